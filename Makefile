@@ -37,7 +37,7 @@ install: build
 		install -D -m 644 dist/mistify-libvirt.default $(DESTDIR)/etc/default/mistify-libvirt
 
 # Debian's package of what `make install` brings, in target/debian. DEB_VERSION= is for another version
-# than that of Cargo.toml. The folder is where cargo-deb looks for what was built.
+# than that of Cargo.toml. The directory is where cargo-deb looks for what was built.
 deb:
 	tests/install-deps.sh deb
 	rm -rf $(TARGET)/release/package
@@ -214,8 +214,8 @@ check-bindings: build
 
 # Whether each lock file has the packages that its Cargo.toml asks for.
 check-locks:
-	for folder in . fuzz tests/coverage; do \
-		$(CARGO) update --quiet --workspace --locked --manifest-path $$folder/Cargo.toml || exit; \
+	for directory in . fuzz tests/coverage; do \
+		$(CARGO) update --quiet --workspace --locked --manifest-path $$directory/Cargo.toml || exit; \
 	done
 
 # What is made for tests alone must not be in what is released (grep's 1: not found), it needs two

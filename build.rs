@@ -2,7 +2,7 @@
 //!
 //! The default build takes the committed `sys/bindings.rs` and needs only `libvirt.so`. Floor:
 //! libvirt 8.0; nothing on the list below is younger, and the library is asked at run time.
-//! `LIBVIRT_LIB_DIR` names a folder with libvirt.so outside the linker's own path.
+//! `LIBVIRT_LIB_DIR` names a directory with libvirt.so outside the linker's own path.
 
 use std::env;
 use std::path::PathBuf;
@@ -30,15 +30,15 @@ fn link() -> Result<(), String> {
     if env::var_os("DOCS_RS").is_some() {
         return Ok(());
     }
-    let folder = env::var("LIBVIRT_LIB_DIR").ok();
-    if let Some(folder) = &folder {
-        println!("cargo::rustc-link-search=native={folder}");
+    let directory = env::var("LIBVIRT_LIB_DIR").ok();
+    if let Some(directory) = &directory {
+        println!("cargo::rustc-link-search=native={directory}");
     }
     println!("cargo::rustc-link-lib=virt");
     carry_unwinder();
     pack_relocations();
     // A cross build's library is the cross linker's business.
-    if env::var("HOST") != env::var("TARGET") || linker_finds_libvirt(folder.as_deref())? {
+    if env::var("HOST") != env::var("TARGET") || linker_finds_libvirt(directory.as_deref())? {
         return Ok(());
     }
     Err(MISSING.to_owned())
@@ -76,12 +76,12 @@ fn starts_with(flag: &str) -> bool {
 }
 
 /// Links an empty shared object against libvirt with the C compiler that rustc links with.
-fn linker_finds_libvirt(folder: Option<&str>) -> Result<bool, String> {
+fn linker_finds_libvirt(directory: Option<&str>) -> Result<bool, String> {
     let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| format!("OUT_DIR: {e}"))?);
     let mut cc = Command::new(env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
     cc.args(["-shared", "-nostdlib", "-Wl,--no-as-needed", "-o"]).arg(out.join("probe.so"));
-    if let Some(folder) = folder {
-        cc.arg(format!("-L{folder}"));
+    if let Some(directory) = directory {
+        cc.arg(format!("-L{directory}"));
     }
     let found =
         cc.arg("-lvirt").output().map_err(|e| format!("the C compiler does not start: {e}"))?;

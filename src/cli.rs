@@ -9,7 +9,7 @@ pub(crate) mod fuzz;
 pub mod import;
 mod layers;
 mod logging;
-mod settings;
+mod options;
 mod switches;
 mod usage;
 mod values;
@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 
-use crate::cli::layers::Given;
-use crate::cli::settings::{SETTINGS, Setting, Takes};
+use crate::cli::layers::OptionValue;
+use crate::cli::options::{ConfigOption, OPTIONS, Takes};
 use crate::cli::switches::{
     CHECK_CONFIG, CONFIG, HELP, Switch, SwitchValue, Switches, VERSION, switch,
 };
@@ -39,7 +39,7 @@ pub use usage::usage;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
     /// Run this command with these settings.
-    Do(Command, Settings),
+    Do(Command, Options),
     /// Print [`usage()`] on standard output.
     Help,
     /// Print the version on standard output.
@@ -51,7 +51,7 @@ pub enum Request {
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct Options {
     /// The configuration of the agent.
     pub config: Box<Config>,
     /// `--log-level`, if it was given.
@@ -108,29 +108,29 @@ impl From<lexopt::Error> for Error {
 /// # Blocking
 /// As long as reading the file blocks.
 pub fn parse(
-    words: impl IntoIterator<Item = OsString>,
+    args: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
     default_file: &str,
 ) -> Result<Request, Error> {
-    let mut parser = lexopt::Parser::from_args(words);
+    let mut parser = lexopt::Parser::from_args(args);
     let (mut flags, mut command) = (Vec::new(), Vec::new());
     let (mut file, mut check_config) = (None, false);
     let mut switches = Switches::default();
-    while let Some(word) = parser.next()? {
-        if !matches!(word, Value(_)) && command == ["ssh"] {
+    while let Some(arg) = parser.next()? {
+        if !matches!(arg, Value(_)) && command == ["ssh"] {
             return Err(Error::Usage(commands::SSH_ORDER.to_owned()));
         }
-        let (setting, switch) = match &word {
+        let (option, switch) = match &arg {
             Value(_) => (None, None),
             Long(name) => option(name, None, &command),
             Short(letter) => option("", Some(*letter), &command),
         };
-        match (setting, switch, word) {
-            (Some(setting), _, _) if setting.takes == Takes::Switch => {
-                flags.push(Given::by_flag(setting, "true".to_owned()));
+        match (option, switch, arg) {
+            (Some(option), _, _) if option.takes == Takes::Switch => {
+                flags.push(OptionValue::by_flag(option, "true".to_owned()));
             }
-            (Some(setting), _, _) => {
-                flags.push(Given::by_flag(setting, utf_8(setting.name, parser.value()?)?));
+            (Some(option), _, _) => {
+                flags.push(OptionValue::by_flag(option, utf_8(option.name, parser.value()?)?));
             }
             (None, Some(switch), _) if switch.name == HELP => return Ok(Request::Help),
             (None, Some(switch), _) if switch.name == VERSION => return Ok(Request::Version),
@@ -147,12 +147,12 @@ pub fn parse(
                 let value = value.map(|value| utf_8(switch.name, value)).transpose()?;
                 switches.add(switch, value)?;
             }
-            (None, None, Value(word)) if command.len() < commands::WORDS_MAX => {
-                command.push(word);
-                if commands::has_own_words(&command) {
-                    let mut words = parser.raw_args()?.peekable();
-                    words.next_if(|word| word == "--");
-                    command.extend(words);
+            (None, None, Value(arg)) if command.len() < commands::ARGS_MAX => {
+                command.push(arg);
+                if commands::has_own_args(&command) {
+                    let mut args = parser.raw_args()?.peekable();
+                    args.next_if(|arg| arg == "--");
+                    command.extend(args);
                 }
             }
             (None, None, other) => return Err(other.unexpected().into()),
@@ -167,32 +167,32 @@ pub fn parse(
         }
         let mut flags = layers.clone();
         return match settings_of(&mut layers, named, variable, default_file) {
-            Ok(settings) => Ok(Request::Do(Command::StopGuests { wrong: None }, settings)),
+            Ok(options) => Ok(Request::Do(Command::StopGuests { wrong: None }, options)),
             // The host stops: the guests are shut down with the settings of the command line alone.
             Err(why) => {
                 let none = |_: &str| None;
-                let settings = settings_of(&mut flags, Some("/dev/null".into()), none, "");
+                let options = settings_of(&mut flags, Some("/dev/null".into()), none, "");
                 let wrong = |why| Error::Value { why, log_format: LogFormat::Text };
                 let command = Command::StopGuests { wrong: Some(why) };
-                Ok(Request::Do(command, settings.map_err(wrong)?))
+                Ok(Request::Do(command, options.map_err(wrong)?))
             }
         };
     }
     if command.iter().map(OsString::as_os_str).eq(["fetch"]) {
-        let settings = settings_of(&mut layers, named, variable, default_file);
-        return Ok(Request::Fetch(settings.and_then(|it| service_of(&it))));
+        let options = settings_of(&mut layers, named, variable, default_file);
+        return Ok(Request::Fetch(options.and_then(|it| service_of(&it))));
     }
     let command = match commands::command(&command, &switches)? {
         Command::Run if check_config => Command::CheckConfig,
         command => command,
     };
-    let settings = settings_of(&mut layers, named, variable, default_file).map_err(|why| {
+    let options = settings_of(&mut layers, named, variable, default_file).map_err(|why| {
         // Other commands are for people, whatever log format the agent's file sets.
         let is_agent = command == Command::Run;
         let log_format = if is_agent { layers::log_format(&layers) } else { LogFormat::Text };
         Error::Value { why, log_format }
     })?;
-    Ok(Request::Do(command, settings))
+    Ok(Request::Do(command, options))
 }
 
 /// Returns the setting, and the switch, of this name, or of this letter if there is one, after these words.
@@ -200,12 +200,12 @@ fn option(
     name: &str,
     letter: Option<char>,
     command: &[OsString],
-) -> (Option<&'static Setting>, Option<&'static Switch>) {
-    let setting = match letter {
-        Some(_) => SETTINGS.iter().find(|setting| setting.short == letter),
-        None => settings::setting(name),
+) -> (Option<&'static ConfigOption>, Option<&'static Switch>) {
+    let option = match letter {
+        Some(_) => OPTIONS.iter().find(|option| option.short == letter),
+        None => options::option(name),
     };
-    (setting, switch(name, letter, &commands::text(command)))
+    (option, switch(name, letter, &commands::text(command)))
 }
 
 /// Returns the value of an option, which must be UTF-8.
@@ -214,19 +214,19 @@ fn utf_8(name: &str, value: OsString) -> Result<String, Error> {
 }
 
 /// Returns the image service of these settings.
-fn service_of(settings: &Settings) -> Result<Option<Service>, String> {
-    let service = settings.config.host.image_service.as_deref();
+fn service_of(options: &Options) -> Result<Option<Service>, String> {
+    let service = options.config.host.image_service.as_deref();
     Ok(service.map(Service::parse).transpose()?)
 }
 
 /// Returns the settings of the options in `layers`, of the environment and of the file. Adds the layers of the
 /// environment and the file to `layers` if they can be read.
 fn settings_of(
-    layers: &mut Vec<Vec<Given>>,
+    layers: &mut Vec<Vec<OptionValue>>,
     named: Option<PathBuf>,
     variable: impl Fn(&str) -> Option<OsString>,
     default_file: &str,
-) -> Result<Settings, String> {
+) -> Result<Options, String> {
     layers.push(layers::environment(variable)?);
     layers.push(match named {
         Some(path) => layers::file(&path, false)?,

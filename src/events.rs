@@ -15,7 +15,7 @@ use crate::config::EventLimits;
 use crate::libvirt::DomainChange;
 use crate::os::clock;
 use crate::os::peer::Share;
-use crate::pool::{NoPlace, Places, Timer};
+use crate::pool::{QuotaExceeded, Slots, Timer};
 use crate::threads::panic_text;
 
 /// An event: a change of a guest or of the host.
@@ -31,13 +31,13 @@ pub struct Event {
     pub guest: String,
     /// Kind of the event, with the members of that kind.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// The kinds of events. The member `event` has the name of the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum What {
+pub enum EventKind {
     /// libvirt reports a change in the life of the domain: it was defined, started, suspended, resumed,
     /// stopped or undefined, for example.
     Lifecycle {
@@ -114,7 +114,7 @@ pub enum What {
     },
 }
 
-impl What {
+impl EventKind {
     /// Its name, as in `event`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -138,7 +138,7 @@ impl What {
     }
 }
 
-impl What {
+impl EventKind {
     /// Returns the event for a change of a domain; `None` for a change that concerns only the agent.
     pub(crate) fn of_domain(change: DomainChange) -> Option<Self> {
         Some(match change {
@@ -161,8 +161,8 @@ pub struct Events {
     state: Mutex<State>,
     /// Signals a new event, or that there will be none.
     changed: Condvar,
-    /// The places of [`EventPlace`].
-    places: Places,
+    /// The places of [`EventSlot`].
+    slots: Slots,
     limits: EventLimits,
 }
 
@@ -172,17 +172,17 @@ struct State {
     next: u64,
     /// The number of libvirt daemons that the agent has connected to, and whether it receives events now.
     connections: u64,
-    is_heard: bool,
+    is_subscribed: bool,
     /// Set when there will be no more events.
     closed: bool,
     /// Callbacks for the next event.
-    calls: Vec<LaterCall>,
+    calls: Vec<Waiter>,
     listeners_so_far: u64,
 }
 
 /// A listener that waits without a thread.
-struct LaterCall {
-    listener: Listener,
+struct Waiter {
+    listener: WaiterId,
     after: u64,
     guest: Option<String>,
     then: Box<dyn FnOnce() + Send>,
@@ -192,23 +192,23 @@ struct LaterCall {
 
 /// The number of a listener that waits without a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Listener(u64);
+pub(crate) struct WaiterId(u64);
 
 /// A place among the waiting callers, which is free again when this is dropped.
-pub struct EventPlace {
+pub struct EventSlot {
     events: Arc<Events>,
     caller: Share,
 }
 
-impl Drop for EventPlace {
+impl Drop for EventSlot {
     fn drop(&mut self) {
-        self.events.places.give_back(self.caller);
+        self.events.slots.give_back(self.caller);
     }
 }
 
 /// The events after the last event that a listener knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Page {
+pub struct EventPage {
     /// The events, oldest first.
     pub events: Vec<Arc<Event>>,
     /// What to ask for next: events after this one.
@@ -226,13 +226,13 @@ impl Events {
             ring: VecDeque::new(),
             next,
             connections: 0,
-            is_heard: false,
+            is_subscribed: false,
             closed: false,
             calls: Vec::new(),
             listeners_so_far: 0,
         };
-        let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
-        Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
+        let (changed, slots) = (Condvar::new(), Slots::new(limits.waiting));
+        Self { state: Mutex::new(state), changed, slots, limits: limits.clone() }
     }
 
     /// Returns the limits.
@@ -242,12 +242,12 @@ impl Events {
 
     /// Stores an event of a guest, or of the host if the name is empty, and wakes the waiting listeners. Does not
     /// block.
-    pub fn note(&self, guest: &str, what: What) {
+    pub fn note(&self, guest: &str, what: EventKind) {
         let time = clock::rfc3339_utc(SystemTime::now());
         let mut state = self.state.lock();
         let event = Event { seq: state.next, time, guest: guest.to_owned(), what };
         state.next += 1;
-        if state.ring.len() >= self.limits.kept {
+        if state.ring.len() >= self.limits.stored {
             state.ring.pop_front();
         }
         state.ring.push_back(Arc::new(event));
@@ -269,10 +269,10 @@ impl Events {
 
     /// Sets whether the agent receives libvirt's events from now on, and from which libvirt: `true` for the same one
     /// as before, `false` for another, `None` for no events.
-    pub(crate) fn set_heard(&self, is_same: Option<bool>) {
+    pub(crate) fn set_subscribed(&self, is_same: Option<bool>) {
         let mut state = self.state.lock();
         state.connections += u64::from(is_same == Some(false));
-        state.is_heard = is_same.is_some();
+        state.is_subscribed = is_same.is_some();
         drop(state);
         self.changed.notify_all();
     }
@@ -282,14 +282,14 @@ impl Events {
     ///
     /// # Blocking
     /// Up to `deadline`; not after [`Events::close`].
-    pub fn heard(&self, deadline: Instant) -> Option<u64> {
+    pub fn subscription(&self, deadline: Instant) -> Option<u64> {
         let mut state = self.state.lock();
-        while !state.is_heard && !state.closed {
+        while !state.is_subscribed && !state.closed {
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 break;
             }
         }
-        state.is_heard.then_some(state.connections)
+        state.is_subscribed.then_some(state.connections)
     }
 
     /// Returns at most `most` events after `after`, of one guest if one is named. If there are none, waits for new
@@ -300,7 +300,13 @@ impl Events {
     ///
     /// # Blocking
     /// Up to `deadline`; not after [`Events::close`].
-    pub fn wait(&self, after: u64, guest: Option<&str>, most: usize, deadline: Instant) -> Page {
+    pub fn wait(
+        &self,
+        after: u64,
+        guest: Option<&str>,
+        most: usize,
+        deadline: Instant,
+    ) -> EventPage {
         let mut state = self.state.lock();
         loop {
             let page = state.page(after, guest, most);
@@ -317,9 +323,9 @@ impl Events {
     ///
     /// # Errors
     /// When this caller, or all callers together, hold the places of [`EventLimits::waiting`].
-    pub fn place(self: &Arc<Self>, caller: Share) -> Result<EventPlace, NoPlace> {
-        self.places.take(caller)?;
-        Ok(EventPlace { events: Arc::clone(self), caller })
+    pub fn place(self: &Arc<Self>, caller: Share) -> Result<EventSlot, QuotaExceeded> {
+        self.slots.take(caller)?;
+        Ok(EventSlot { events: Arc::clone(self), caller })
     }
 
     /// Calls `then` once there is an event after `after`, of one guest if one is named, or at [`Events::close`]. If
@@ -330,7 +336,7 @@ impl Events {
         after: u64,
         guest: Option<String>,
         then: Box<dyn FnOnce() + Send>,
-    ) -> Option<Listener> {
+    ) -> Option<WaiterId> {
         let mut state = self.state.lock();
         let page = state.page(after, guest.as_deref(), 1);
         if !page.events.is_empty() || page.gap || state.closed {
@@ -338,14 +344,14 @@ impl Events {
             then();
             return None;
         }
-        let listener = Listener(state.listeners_so_far);
+        let listener = WaiterId(state.listeners_so_far);
         state.listeners_so_far += 1;
-        state.calls.push(LaterCall { listener, after, guest, then, timer: None });
+        state.calls.push(Waiter { listener, after, guest, then, timer: None });
         Some(listener)
     }
 
     /// Sets the timer of a listener, which is dropped as soon as the listener is called.
-    pub(crate) fn set_timer(&self, listener: Listener, timer: Timer) {
+    pub(crate) fn set_timer(&self, listener: WaiterId, timer: Timer) {
         let mut state = self.state.lock();
         let call = state.calls.iter_mut().find(|call| call.listener == listener);
         let unused = match call {
@@ -362,19 +368,19 @@ impl Events {
     }
 
     /// Calls a listener now, if it was not called.
-    pub(crate) fn call_now(&self, listener: Listener) {
+    pub(crate) fn call_now(&self, listener: WaiterId) {
         self.call_where(|call, _| call.listener == listener);
     }
 
     /// Calls the listeners that `is_due` selects by the number of the oldest stored event. A panic ends that call alone.
-    fn call_where(&self, is_due: impl Fn(&LaterCall, u64) -> bool) {
+    fn call_where(&self, is_due: impl Fn(&Waiter, u64) -> bool) {
         let mut state = self.state.lock();
         let oldest = state.oldest();
         let (due, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.calls).into_iter().partition(|call| is_due(call, oldest));
         state.calls = rest;
         drop(state);
-        for LaterCall { then, .. } in due {
+        for Waiter { then, .. } in due {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(then)) {
                 log::error!("a call that waited for an event panicked: {}", panic_text(payload));
             }
@@ -400,7 +406,7 @@ impl State {
         self.ring.front().map_or(self.next, |event| event.seq)
     }
 
-    fn page(&self, after: u64, guest: Option<&str>, most: usize) -> Page {
+    fn page(&self, after: u64, guest: Option<&str>, most: usize) -> EventPage {
         let last = self.next - 1;
         let oldest = self.oldest();
         let gap = after != 0 && (after > last || after + 1 < oldest);
@@ -413,7 +419,7 @@ impl State {
             Some(event) if events.len() == most => event.seq,
             _ => last,
         };
-        Page { events: events.into_iter().cloned().collect(), next, gap }
+        EventPage { events: events.into_iter().cloned().collect(), next, gap }
     }
 }
 
@@ -428,16 +434,16 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
     const ROOT: Share = Share::User(0);
 
-    fn ring(kept: usize) -> Events {
-        Events::new(&EventLimits { kept, ..EventLimits::default() })
+    fn ring(stored: usize) -> Events {
+        Events::new(&EventLimits { stored, ..EventLimits::default() })
     }
 
     /// Returns the page of this moment.
-    fn look(events: &Events, after: u64, guest: Option<&str>, most: usize) -> Page {
+    fn look(events: &Events, after: u64, guest: Option<&str>, most: usize) -> EventPage {
         events.wait(after, guest, most, Instant::now())
     }
 
-    fn numbers(page: &Page, first: u64) -> Vec<u64> {
+    fn numbers(page: &EventPage, first: u64) -> Vec<u64> {
         page.events.iter().map(|event| event.seq - first).collect()
     }
 
@@ -445,7 +451,7 @@ mod tests {
     fn events_are_numbered_and_readable_from_any_number() {
         let events = ring(10);
         let first = events.last() + 1;
-        (0..5).for_each(|_| events.note("a", What::Reboot));
+        (0..5).for_each(|_| events.note("a", EventKind::Reboot));
         assert_eq!(events.last(), first + 4);
         let all = look(&events, 0, None, 10);
         assert_eq!(
@@ -464,9 +470,9 @@ mod tests {
     fn lost_events_and_unknown_numbers_are_a_gap() {
         let events = ring(3);
         let first = events.last() + 1;
-        (0..5).for_each(|_| events.note("a", What::Reboot));
-        let kept = look(&events, first + 1, None, 10);
-        assert_eq!((numbers(&kept, first), kept.gap), (vec![2, 3, 4], false));
+        (0..5).for_each(|_| events.note("a", EventKind::Reboot));
+        let stored = look(&events, first + 1, None, 10);
+        assert_eq!((numbers(&stored, first), stored.gap), (vec![2, 3, 4], false));
         for after in [first, 1, first + 5, u64::MAX] {
             let page = look(&events, after, None, 10);
             assert_eq!((numbers(&page, first), page.gap), (vec![2, 3, 4], true), "{after}");
@@ -479,7 +485,7 @@ mod tests {
         let events = ring(10);
         let first = events.last() + 1;
         for guest in ["a", "b", "", "a", "b"] {
-            events.note(guest, What::Reboot);
+            events.note(guest, EventKind::Reboot);
         }
         let page = look(&events, 0, Some("a"), 10);
         assert_eq!((numbers(&page, first), page.next), (vec![0, 3], first + 4));
@@ -496,7 +502,7 @@ mod tests {
             thread::spawn(move || events.wait(after, guest, 10, Instant::now() + PATIENCE))
         };
         let (any, other) = (waiter(None), waiter(Some("b")));
-        events.note("a", What::Created);
+        events.note("a", EventKind::Created);
         assert_eq!(any.join().unwrap().events.len(), 1);
         events.close();
         assert_eq!(other.join().unwrap().events.len(), 0);
@@ -508,21 +514,21 @@ mod tests {
     #[test]
     fn a_libvirt_that_was_away_is_another() {
         let events = ring(10);
-        assert_eq!(events.heard(Instant::now()), None);
-        events.set_heard(Some(false));
-        let first = events.heard(Instant::now());
+        assert_eq!(events.subscription(Instant::now()), None);
+        events.set_subscribed(Some(false));
+        let first = events.subscription(Instant::now());
         assert!(first.is_some());
-        events.set_heard(None);
-        assert_eq!(events.heard(Instant::now()), None);
-        events.set_heard(Some(true));
+        events.set_subscribed(None);
+        assert_eq!(events.subscription(Instant::now()), None);
+        events.set_subscribed(Some(true));
         assert_eq!(
-            events.heard(Instant::now()),
+            events.subscription(Instant::now()),
             first,
             "events were missed, and libvirt was there"
         );
-        events.set_heard(None);
-        events.set_heard(Some(false));
-        assert_ne!(events.heard(Instant::now()), first);
+        events.set_subscribed(None);
+        events.set_subscribed(Some(false));
+        assert_ne!(events.subscription(Instant::now()), first);
     }
 
     #[test]
@@ -530,7 +536,7 @@ mod tests {
         let limits = EventLimits { waiting: 1, ..EventLimits::default() };
         let events = Arc::new(Events::new(&limits));
         let first = events.place(ROOT).unwrap();
-        assert_eq!(events.place(ROOT).err(), Some(NoPlace { limit: 1, is_own: false }));
+        assert_eq!(events.place(ROOT).err(), Some(QuotaExceeded { limit: 1, is_own: false }));
         drop(first);
         assert!(events.place(ROOT).is_ok(), "its place is free");
     }
@@ -549,7 +555,7 @@ mod tests {
         let so_far = || calls.load(Ordering::Relaxed);
         let after = events.last();
         let (any, other) = (listen(after, None).unwrap(), listen(after, Some("b")).unwrap());
-        events.note("a", What::Created);
+        events.note("a", EventKind::Created);
         assert_eq!(so_far(), 1, "the one that waits for any guest");
         events.call_now(any);
         assert_eq!(so_far(), 1);
@@ -565,8 +571,8 @@ mod tests {
     #[test]
     fn event_has_its_kind_as_name() {
         let events = ring(10);
-        events.note("web-1", What::Lifecycle { state: "started", detail: "booted" });
-        events.note("", What::Missed { count: 3 });
+        events.note("web-1", EventKind::Lifecycle { state: "started", detail: "booted" });
+        events.note("", EventKind::Missed { count: 3 });
         let page = look(&events, 0, None, 10);
         let json = serde_json::to_value(&page.events).unwrap();
         let seq = page.events[0].seq;

@@ -13,7 +13,7 @@ use crate::{cli, client, http, jobs, journal, rpc, storage};
 /// A target: asked with any bytes, it panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
-/// The targets, by the names of their folders in `fuzz/corpus`.
+/// The targets, by the names of their directories in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 12] = [
     ("http-framing", http::parse::fuzz::framing),
     ("rpc-decode", rpc::fuzz::decode),

@@ -36,7 +36,7 @@
 //! | `Libvirt.DomainXML` | [`crate::guest::domain::VirDomain::domain_xml`] |
 //! | `Libvirt.LookupDomainByName` | [`crate::libvirt::Connection::lookup_domain_by_name`] |
 //! | `Libvirt.LookupNetworkByName` | [`crate::libvirt::Connection::lookup_network_by_name`] |
-//! | `Libvirt.NetworkXML` | [`crate::guest::network::Network::network_xml`] |
+//! | `Libvirt.NetworkXML` | [`crate::guest::network::NetworkDefinition::network_xml`] |
 //! | `Libvirt.NewDomain` | [`crate::ops::new_domain`] |
 //! | `Libvirt.NicMetrics` | [`crate::ops::Libvirt::nic_metrics`] |
 //! | `Libvirt.Poweroff` | [`crate::ops::Libvirt::poweroff`] |
@@ -59,7 +59,7 @@
 //! The verbs take and answer what the wire does:
 //!
 //! ```
-//! use mistify_libvirt::guest::wire::{Disk, Guest, GuestRequest, Nic};
+//! use mistify_libvirt::guest::wire::{Guest, GuestDisk, GuestRequest, Nic};
 //! use mistify_libvirt::guest::wire::metrics::GuestMetricsRequest;
 //! use mistify_libvirt::guest::wire::verbs::ShutdownRequest;
 //! use mistify_libvirt::{guest::state::State, ops::Libvirt, pool::Lane};
@@ -76,7 +76,7 @@
 //!         mac: "02:00:00:00:00:01".into(),
 //!         ..Nic::default()
 //!     }],
-//!     disks: vec![Disk { source: "/dev/zvol/mistify/web-1".into(), ..Disk::default() }],
+//!     disks: vec![GuestDisk { source: "/dev/zvol/mistify/web-1".into(), ..GuestDisk::default() }],
 //!     ..Guest::default()
 //! };
 //! let guest = agent.create_guest(GuestRequest { guest: Some(guest), ..GuestRequest::default() })?;
@@ -118,7 +118,7 @@
 //! use mistify_libvirt::guest::metadata::{
 //!     Metadata, MetadataDevice, MetadataDisk, UserMetadata, UserMetadataParameter,
 //! };
-//! use mistify_libvirt::guest::network::Network;
+//! use mistify_libvirt::guest::network::NetworkDefinition;
 //! use mistify_libvirt::guest::state::{STATE_NAMES, State};
 //! use mistify_libvirt::guest::wire::{Guest, Nic};
 //! use mistify_libvirt::libvirt::{Connection, Domain, XmlKind};
@@ -135,10 +135,10 @@
 //! assert_eq!(connection.lookup_domain_by_name("new")?.uuid()?, domain.uuid()?);
 //!
 //! let nic = Nic { mac: "02:00:00:00:00:02".into(), network: "br0".into(), ..Nic::default() };
-//! let network = Network::for_nic(&nic, BridgeType::OpenVSwitch, "new", "");
+//! let network = NetworkDefinition::for_nic(&nic, BridgeType::OpenVSwitch, "new", "");
 //! connection.define_network(&network.network_xml())?;
 //! let found = connection.lookup_network_by_name("02:00:00:00:00:02")?.xml()?;
-//! assert!(network.same_wiring(&Network::from_xml(&found)?));
+//! assert!(network.same_connection(&NetworkDefinition::from_xml(&found)?));
 //!
 //! let interface = Interface {
 //!     kind: "network".into(),

@@ -24,9 +24,9 @@ fn main() -> ExitCode {
     }
     let passed = activation::take();
     let variable = |name: &str| std::env::var_os(name);
-    let (command, settings) =
+    let (command, options) =
         match cli::parse(std::env::args_os().skip(1), variable, cli::DEFAULT_FILE) {
-            Ok(Request::Do(command, settings)) => (command, settings),
+            Ok(Request::Do(command, options)) => (command, options),
             Ok(Request::Help) => {
                 print!("{}", cli::usage());
                 return ExitCode::SUCCESS;
@@ -48,11 +48,11 @@ fn main() -> ExitCode {
             }
         };
     if command != Command::Run {
-        cli::start_log(&settings);
+        cli::start_log(&options);
     }
-    let config = &settings.config;
+    let config = &options.config;
     let outcome = match command {
-        Command::Run => return serve(settings, passed),
+        Command::Run => return serve(options, passed),
         Command::CheckConfig => Ok(()),
         Command::Completions(shell) => {
             print!("{}", cli::completions(shell));
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.to_string()),
         },
         Command::Create { create, json } => return answer(client::create(config, *create, json)),
-        Command::Ssh { id, words } => return answer(client::ssh(config, &id, &words)),
+        Command::Ssh { id, args } => return answer(client::ssh(config, &id, &args)),
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
         Command::StopGuests { wrong } => stop_guests(config, wrong.as_deref()),
         Command::Pull { url, id, sha256 } => cli::import::pull(config, &url, &id, &sha256),
@@ -74,9 +74,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs the agent. From here on only the log's own thread writes to standard error, which may block.
-fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>) -> ExitCode {
-    let log_format = settings.log_format;
-    let log = cli::Log::start(&settings).map_err(|error| format!("cannot start the log: {error}"));
+fn serve(options: cli::Options, passed: Result<Vec<activation::NamedSocket>, String>) -> ExitCode {
+    let log_format = options.log_format;
+    let log = cli::Log::start(&options).map_err(|error| format!("cannot start the log: {error}"));
     let (log, passed) = match log.and_then(|log| Ok((log, passed?))) {
         Ok(both) => both,
         Err(why) => {
@@ -87,7 +87,7 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
     if let Err(error) = process::raise_open_files(OPEN_FILES) {
         info!("cannot raise the limit of open files: {error}");
     }
-    let mut config = settings.config;
+    let mut config = options.config;
     let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
     config.state_dir = config.state_dir.or_else(ours);
     match run(&config, passed) {
@@ -100,7 +100,7 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
 }
 
 /// Connects the modules and serves until a signal; finishes requests in flight before it returns.
-fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
+fn run(config: &Config, passed: Vec<activation::NamedSocket>) -> Result<(), String> {
     // First, so that a signal during the start is not lost.
     let signals =
         Signals::install().map_err(|error| format!("cannot install signal handlers: {error}"))?;
@@ -133,7 +133,7 @@ fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
             while is_done.recv_timeout(STOP_NEWS) == Err(RecvTimeoutError::Timeout) {
                 if let Some(notify) = &notify {
                     // If the message does not arrive, the service manager's timeout ends this program.
-                    let _ = notify.tell("EXTEND_TIMEOUT_USEC=30000000");
+                    let _ = notify.send("EXTEND_TIMEOUT_USEC=30000000");
                 }
             }
         });

@@ -21,11 +21,11 @@ fail() {
 
 # Compiles the crate against bindings made now and prints where they are.
 regenerate() {
-    local folder
-    folder=$("$cargo" check --quiet --lib --features bindgen --message-format=json |
+    local directory
+    directory=$("$cargo" check --quiet --lib --features bindgen --message-format=json |
         sed -n '/"build-script-executed","package_id":"path+/s/.*"out_dir":"\([^"]*\)".*/\1/p')
-    [ -f "$folder/bindings.rs" ] || fail "none were made"
-    echo "$folder/bindings.rs"
+    [ -f "$directory/bindings.rs" ] || fail "none were made"
+    echo "$directory/bindings.rs"
 }
 
 younger_than_floor() {

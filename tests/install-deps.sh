@@ -29,29 +29,29 @@ set -euo pipefail
 
 # All libraries of the exporter come with what the tests need.
 unpack_exporter() {
-    local package=prometheus-libvirt-exporter folder
-    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/exporter
-    [ ! -x "$folder/usr/bin/$package" ] || return 0
-    mkdir -p "$folder"
-    cd "$folder"
-    # Needs no root; apt's word of a sandbox that cannot enter this folder does no harm.
+    local package=prometheus-libvirt-exporter directory
+    directory=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/exporter
+    [ ! -x "$directory/usr/bin/$package" ] || return 0
+    mkdir -p "$directory"
+    cd "$directory"
+    # Needs no root; apt's word of a sandbox that cannot enter this directory does no harm.
     apt-get download -q "$package"
     dpkg-deb -x "$package"_*.deb .
 }
 
 # Its own defaults would link liblzma; this uses the command.
 build_cargo_deb() {
-    local version=3.8.0 folder
-    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tools
-    [ "$("$folder/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $version" ] || return 0
-    cargo install --quiet --locked --no-default-features --root "$folder" cargo-deb@"$version"
+    local version=3.8.0 directory
+    directory=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tools
+    [ "$("$directory/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $version" ] || return 0
+    cargo install --quiet --locked --no-default-features --root "$directory" cargo-deb@"$version"
 }
 
 # Outside of the checkout: it takes longer than all of the agent, and every checkout needs the same.
 build_cargo_deny() {
-    local version=0.20.2 folder=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt
-    [ "$("$folder/bin/cargo-deny" --version 2>/dev/null)" != "cargo-deny $version" ] || return 0
-    cargo install --quiet --locked --root "$folder" cargo-deny@"$version"
+    local version=0.20.2 directory=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt
+    [ "$("$directory/bin/cargo-deny" --version 2>/dev/null)" != "cargo-deny $version" ] || return 0
+    cargo install --quiet --locked --root "$directory" cargo-deny@"$version"
 }
 
 # Outside of the checkout as well.
@@ -62,11 +62,11 @@ build_coverage() {
 
 # No package of Debian's has it.
 unpack_client() {
-    local folder
-    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/jsonrpcclient
-    [ ! -d "$folder/jsonrpcclient" ] || return 0
+    local directory
+    directory=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/jsonrpcclient
+    [ ! -d "$directory/jsonrpcclient" ] || return 0
     /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-        --no-deps --only-binary :all: --require-hashes --target "$folder" -r /dev/stdin <<'WHEEL' ||
+        --no-deps --only-binary :all: --require-hashes --target "$directory" -r /dev/stdin <<'WHEEL' ||
 jsonrpcclient==4.0.3 --hash=sha256:3cbb9e27e1be29821becf135ea183144a836215422727e1ffe5056a49a670f0d
 WHEEL
         echo "there is no jsonrpcclient" >&2

@@ -87,7 +87,7 @@ impl Report {
     /// The same, and puts it into `target/bench/all.json`, in the place of an older one: what
     /// `make bench-compare` takes.
     pub(crate) fn write_json_among_all(&self, name: &str, host: &str) -> PathBuf {
-        let all = fs::read(folder().join("all.json")).ok();
+        let all = fs::read(directory().join("all.json")).ok();
         let all = all.and_then(|text| serde_json::from_slice(&text).ok());
         let mut all: BTreeMap<String, Value> = all.unwrap_or_default();
         all.insert(name.to_owned(), self.json(name, host));
@@ -124,14 +124,14 @@ impl Report {
     }
 }
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in target");
     target.join("bench")
 }
 
 fn write(name: &str, json: &Value) -> PathBuf {
-    let path = folder().join(format!("{name}.json"));
-    fs::create_dir_all(folder()).expect("target is writable");
+    let path = directory().join(format!("{name}.json"));
+    fs::create_dir_all(directory()).expect("target is writable");
     fs::write(&path, format!("{json:#}\n")).expect("target is writable");
     path
 }

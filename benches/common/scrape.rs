@@ -51,8 +51,8 @@ impl Scraper {
         });
         let took = begin.elapsed();
         let text = text.expect("an answer");
-        let told = text.lines().filter(|line| line.starts_with(OF_EACH_GUEST)).count();
-        assert_eq!(told, self.guests, "{text}");
+        let reported = text.lines().filter(|line| line.starts_with(OF_EACH_GUEST)).count();
+        assert_eq!(reported, self.guests, "{text}");
         Scrape { took, text }
     }
 

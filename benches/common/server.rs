@@ -36,12 +36,12 @@ pub(crate) struct Server {
     /// Its own process, which in a stack is the child of our child.
     pid: u32,
     address: SocketAddr,
-    /// The agent's folder for its state and its disks.
+    /// The agent's directory for its state and its disks.
     _state: Option<Scratch>,
 }
 
 impl Server {
-    /// An agent on this host, with these flags, and with disks in a folder unless a flag names the pool. Its
+    /// An agent on this host, with these flags, and with disks in a directory unless a flag names the pool. Its
     /// log is that of a host in service: warnings.
     pub(crate) fn agent(flags: &[&str]) -> Self {
         let server = Self::spawn_agent(flags);
@@ -175,7 +175,7 @@ impl Drop for Server {
     }
 }
 
-/// What this command has to be told to be an agent, where it will listen, and its folder.
+/// What this command has to be told to be an agent, where it will listen, and its directory.
 fn agent(mut command: Command, flags: &[&str]) -> (Command, SocketAddr, Scratch) {
     let (state, address) = (Scratch::new(), process::free_address());
     command.args(["--config", "/dev/null", "--port", &address.port().to_string()]);

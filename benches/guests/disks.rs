@@ -46,13 +46,13 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
                 numbers.push(number);
             }
         }
-        tell(report, &format!("Debian, disk in a file, {name}"), unit, &numbers);
+        add_rates(report, &format!("Debian, disk in a file, {name}"), unit, &numbers);
     }
     Ok(())
 }
 
 /// Writes the medians of what [`CONTENDERS`] measured in turns, and their ratios.
-pub(crate) fn tell(report: &mut Report, what: &str, unit: &'static str, numbers: &[f64]) {
+pub(crate) fn add_rates(report: &mut Report, what: &str, unit: &'static str, numbers: &[f64]) {
     let medians = [0, 1, 2].map(|contender| {
         let own = numbers.iter().skip(contender).step_by(CONTENDERS.len());
         let mut own: Vec<f64> = own.copied().collect();

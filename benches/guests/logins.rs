@@ -151,10 +151,10 @@ impl Host {
 
     /// The program, in the stack's network, where guests have addresses.
     fn command(stack: &Stack, files: &Scratch) -> Command {
-        let folder = text(files.path());
+        let directory = text(files.path());
         let mut command = stack.command(AGENT);
-        command.args(["--config", "/dev/null", "--socket", &format!("{folder}/socket")]);
-        command.args(["--storage", &format!("directory:{folder}/store")]);
+        command.args(["--config", "/dev/null", "--socket", &format!("{directory}/socket")]);
+        command.args(["--storage", &format!("directory:{directory}/store")]);
         command
     }
 

@@ -15,7 +15,7 @@ use crate::Plan;
 use crate::common::report::Report;
 use crate::common::server::{AGENT, Server};
 use crate::debian::{CONTENDERS, VIRT_INSTALL, virt_install};
-use crate::disks::tell;
+use crate::disks::add_rates;
 use crate::linux::{Console, SMALL_MIB, small};
 use crate::skip::Skip;
 use crate::stack::BlockDevice;
@@ -84,7 +84,7 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
         return Err(Skip(format!("the lab measured {} numbers: {output}", numbers.len())));
     }
     for ((name, _), numbers) in PATTERNS.iter().zip(numbers.chunks(plan.disks * CONTENDERS.len())) {
-        tell(report, &format!("small Linux, disk on a ZFS volume, {name}"), "KiB/s", numbers);
+        add_rates(report, &format!("small Linux, disk on a ZFS volume, {name}"), "KiB/s", numbers);
     }
     Ok(())
 }

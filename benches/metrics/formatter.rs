@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::MetricsConfig;
 use mistify_libvirt::libvirt::{self, Connection};
-use mistify_libvirt::metrics::{self, Fast, Format, Own, Sampler, Slow, View};
-use mistify_libvirt::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
+use mistify_libvirt::metrics::{self, AgentStats, Fast, Format, Sampler, Slow, View};
+use mistify_libvirt::pool::{CallerSnapshot, Lane, LaneSnapshot, PoolSnapshot, Totals};
 
 use crate::common::bed::Bed;
 use crate::common::report::{Aim, Report};
@@ -104,7 +104,7 @@ fn multiplied(seen: &View, guests: usize) -> View {
 }
 
 /// An agent that does nothing.
-fn own() -> Own {
+fn own() -> AgentStats {
     let lane = |lane| LaneSnapshot {
         lane,
         workers: 4,
@@ -117,15 +117,15 @@ fn own() -> Own {
     };
     let callers = CallerSnapshot {
         callers: 0,
-        keys_held: 0,
-        keys_waiting: 0,
+        locks_held: 0,
+        locks_waiting: 0,
         calls_waiting: 0,
-        holds_refused: 0,
-        holds_late: 0,
+        waits_refused: 0,
+        waits_late: 0,
     };
     let lanes = [Lane::Control, Lane::Read, Lane::Urgent, Lane::Storage].map(lane);
-    Own {
-        pool: Snapshot { lanes, callers },
+    AgentStats {
+        pool: PoolSnapshot { lanes, callers },
         calls: BTreeMap::new(),
         open_intents: 0,
         leftovers: 0,

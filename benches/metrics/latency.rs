@@ -34,14 +34,14 @@ type Contender<'a> = (&'static str, &'a dyn Fn(&mut Run));
 /// When there is no exporter.
 pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let fresh = Server::agent_inside(&bed.stack, &["--metrics-max-age", "0"]);
-    let kept = Server::agent_inside(&bed.stack, &[]);
+    let stored = Server::agent_inside(&bed.stack, &[]);
     let exporter = Server::exporter(&bed.stack)?;
     let program = Program::compile();
     let uri = bed.stack.uri();
     let by_c = |calls| program.round(calls, (&uri, &bed.guests[0]), 1, plan.round);
     let rounds: [Contender<'_>; 7] = [
         ("agent, a new fast sample each", &|run| scrape(&fresh, plan.round, run)),
-        ("agent, a sample up to 1 s old", &|run| scrape(&kept, plan.round, run)),
+        ("agent, a sample up to 1 s old", &|run| scrape(&stored, plan.round, run)),
         ("Debian's exporter", &|run| scrape(&exporter, plan.round, run)),
         ("C: state and interfaces", &|run| run.sample.add(by_c(Calls::BulkOwn))),
         ("C: the same with libvirt's event loop", &|run| {
@@ -51,7 +51,7 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
         ("C: all six groups", &|run| run.sample.add(by_c(Calls::BulkAll))),
     ];
     let mut runs = [(); 7].map(|()| Run::default());
-    for server in [&fresh, &kept, &exporter] {
+    for server in [&fresh, &stored, &exporter] {
         warm_up(server);
     }
     for round in 1..=plan.rounds {
@@ -67,8 +67,8 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
     for (run, (name, _)) in runs.iter_mut().zip(rounds) {
         write_row(report, name, run);
     }
-    let [fresh, kept, exporter, own, own_with_events, ..] = &mut runs;
-    claim(report, fresh, kept, exporter);
+    let [fresh, stored, exporter, own, own_with_events, ..] = &mut runs;
+    claim(report, fresh, stored, exporter);
     claim_fast_sample(report, fresh, own, own_with_events);
     Ok(())
 }
@@ -109,13 +109,13 @@ fn write_row(report: &mut Report, name: &str, run: &mut Run) {
     report.row(name, &cells);
 }
 
-fn claim(report: &mut Report, fresh: &mut Run, kept: &mut Run, exporter: &mut Run) {
+fn claim(report: &mut Report, fresh: &mut Run, stored: &mut Run, exporter: &mut Run) {
     for percent in [50, 99] {
         let theirs = exporter.sample.percentile_us(percent);
         let ratio = fresh.sample.percentile_us(percent) / theirs;
         let what = format!("scrape with a new fast sample: p{percent}, times the exporter's");
         report.claim(what, ratio, "", Aim::AtMost(0.1));
-        let ratio = kept.sample.percentile_us(percent) / theirs;
+        let ratio = stored.sample.percentile_us(percent) / theirs;
         let what = format!("... with one up to 1 s old: p{percent}, times the exporter's");
         report.claim(what, ratio, "", Aim::AtMost(0.1));
     }

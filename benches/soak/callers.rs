@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::support::Random;
-use crate::tally::Outcome;
+use crate::totals::Outcome;
 use crate::world::{World, guest};
 
 /// What is called, and how often among the others.
@@ -87,9 +87,9 @@ pub(crate) fn call(world: &World, numbers: &[usize], seed: u64, over: &AtomicBoo
         let method = any_method(&random);
         let params = params(method, owned, &random);
         let (outcome, answered) = call_once(world, method, &params, &random);
-        world.tally.call(method, outcome);
+        world.stats.call(method, outcome);
         if let Some(violation) = owned.learn(method, outcome, answered) {
-            world.tally.violation(&violation);
+            world.stats.violation(&violation);
         }
         thread::sleep(Duration::from_millis(random.below(PAUSE_MS)));
     }
@@ -125,7 +125,7 @@ impl Owned {
             }
             ("CreateGuest" | "Create", Outcome::Ok) => self.is_there = Some(true),
             ("Delete", Outcome::Ok | Outcome::NotFound) => self.is_there = Some(false),
-            // What was begun may still come to an end, or be undone.
+            // What was started may still come to an end, or be undone.
             ("CreateGuest" | "Create" | "Delete", Outcome::Late | Outcome::Failed)
             | (_, Outcome::Unavailable) => self.is_there = None,
             _ => {}
@@ -206,7 +206,7 @@ fn call_once(
         _ => match answer["error"]["code"].as_i64() {
             None if answer.get("result").is_some() => Outcome::Ok,
             code => Outcome::of_code(code.unwrap_or_default()).unwrap_or_else(|| {
-                world.tally.violation(&format!("{method} {params}: {answer}"));
+                world.stats.violation(&format!("{method} {params}: {answer}"));
                 Outcome::Failed
             }),
         },
@@ -227,7 +227,7 @@ fn batch(params: &Value) -> Value {
 fn of_batch(world: &World, answers: &[Value]) -> Outcome {
     let ids: Vec<_> = answers.iter().filter_map(|answer| answer["id"].as_u64()).collect();
     if ids != [0, 1, 2, 3] {
-        world.tally.violation(&format!("a batch of four: {answers:?}"));
+        world.stats.violation(&format!("a batch of four: {answers:?}"));
     }
     Outcome::Ok
 }
@@ -275,12 +275,12 @@ pub(crate) fn scrape(world: &World, seed: u64, over: &AtomicBool) {
             Some(text) if text.starts_with("HTTP/1.1 503 ") => Outcome::Busy,
             Some(text) => {
                 let shown: String = text.chars().take(200).collect();
-                world.tally.violation(&format!("/metrics: {shown}"));
+                world.stats.violation(&format!("/metrics: {shown}"));
                 Outcome::Failed
             }
             None => Outcome::NoAnswer,
         };
-        world.tally.call("/metrics", outcome);
+        world.stats.call("/metrics", outcome);
         thread::sleep(Duration::from_millis(200 + random.below(1500)));
     }
 }
@@ -303,7 +303,7 @@ pub(crate) fn listen(world: &World, seed: u64, over: &AtomicBool) {
         let length = Duration::from_secs(1 + random.below(10));
         let is_reading = random.below(3) != 0;
         let outcome = listen_for(&world.agent().agent, length, is_reading, over);
-        world.tally.call("/events", outcome);
+        world.stats.call("/events", outcome);
         thread::sleep(Duration::from_millis(random.below(500)));
     }
 }

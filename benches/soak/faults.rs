@@ -27,7 +27,7 @@ pub(crate) fn cause(world: &World, faults: Faults, seed: u64, over: &AtomicBool)
         match random.below(10) {
             0..=3 => stop_an_emulator(world, &random, over),
             4 => {
-                world.tally.fault("libvirtd was stopped and went on");
+                world.stats.fault("libvirtd was stopped and went on");
                 world.stack.signal_libvirtd("STOP");
                 wait(Duration::from_millis(500 + random.below(5000)), over);
                 world.stack.signal_libvirtd("CONT");
@@ -35,7 +35,7 @@ pub(crate) fn cause(world: &World, faults: Faults, seed: u64, over: &AtomicBool)
             5 => restart_libvirtd(world, "TERM"),
             6 => restart_libvirtd(world, "KILL"),
             _ if faults == Faults::All => {
-                world.tally.fault("the agent was killed and started");
+                world.stats.fault("the agent was killed and started");
                 world.kill_agent();
             }
             _ => {}
@@ -47,14 +47,14 @@ fn stop_an_emulator(world: &World, random: &Random, over: &AtomicBool) {
     let number = usize::try_from(random.below(GUESTS as u64)).expect("few guests");
     // It may be off.
     let Some(pid) = world.stack.qemu_pid(&id(number)) else { return };
-    world.tally.fault("an emulator was stopped and went on");
+    world.stats.fault("an emulator was stopped and went on");
     send("STOP", pid);
     wait(Duration::from_millis(500 + random.below(8000)), over);
     send("CONT", pid);
 }
 
 fn restart_libvirtd(world: &World, signal: &str) {
-    world.tally.fault(&format!("libvirtd got SIG{signal} and was started"));
+    world.stats.fault(&format!("libvirtd got SIG{signal} and was started"));
     world.stack.signal_libvirtd(signal);
     world.stack.start_libvirtd();
 }

@@ -3,7 +3,7 @@
 //!     make soak MINUTES=60                as root; the seed is printed
 //!     make soak MINUTES=60 SEED=12345     the same calls and faults again, as far as time allows
 //!
-//! On a libvirtd and qemu of its own, with volumes in a folder: four orchestrators call every
+//! On a libvirtd and qemu of its own, with volumes in a directory: four orchestrators call every
 //! method at random for two guests each (guests boot, have two volumes, a NIC and a screen), by
 //! both paths, some in batches, and are cut off now and then; one scrapes, two listen to events.
 //! Meanwhile an emulator or libvirtd is stopped and goes on, or libvirtd is killed or ended and
@@ -21,7 +21,7 @@ mod callers;
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
-mod tally;
+mod totals;
 mod world;
 
 // The tests' bed; it names its parts by `super::`.
@@ -189,7 +189,7 @@ impl Run<'_> {
             ("resident MiB", mib(now.resident_kib)),
             ("threads", float(now.threads)),
             ("descriptors", float(now.descriptors.len())),
-            ("calls so far", float(self.world.tally.calls())),
+            ("calls so far", float(self.world.stats.calls())),
         ];
         let seconds = self.begin.elapsed().as_secs();
         // What a run that is cut off has shown.
@@ -205,7 +205,7 @@ fn fill_rings(world: &World) {
     let life = world.agent();
     let (mut guest, job) = (world::guest(0), json!({ "mistify.async": "true" }));
     world.insist("CreateGuest", &json!({ "guest": guest }));
-    for number in 0..JobLimits::default().kept {
+    for number in 0..JobLimits::default().stored {
         guest["metadata"] = json!({ "n": number.to_string() });
         world.insist("SetMetadata", &json!({ "guest": guest, "args": job }));
     }
@@ -219,7 +219,7 @@ fn fill_rings(world: &World) {
         }
     };
     let fill = &fill;
-    while events(&life.agent) < EventLimits::default().kept {
+    while events(&life.agent) < EventLimits::default().stored {
         thread::scope(|scope| {
             (0..CALLERS).for_each(|number| drop(scope.spawn(move || fill(number))));
         });
@@ -255,9 +255,9 @@ fn judge(world: &World, early: &Vitals, late: &Vitals, left: &[String], report: 
         report.claim("... more than in the long life's early rest", grown, "", Aim::AtMost(0.0));
     }
     report.claim("left over", float(left.len()), "things", Aim::AtMost(0.0));
-    let (count, told) = world.tally.violations();
+    let (count, shown) = world.stats.violations();
     report.claim("what cannot be", float(count), "times", Aim::AtMost(0.0));
-    world.tally.write(report);
+    world.stats.write(report);
     let mut known = early.descriptors.clone();
     for what in &late.descriptors {
         match known.iter().position(|it| it == what) {
@@ -265,7 +265,7 @@ fn judge(world: &World, early: &Vitals, late: &Vitals, left: &[String], report: 
             None => report.note(format!("A descriptor more: {what}")),
         }
     }
-    for what in told {
+    for what in shown {
         report.note(format!("What cannot be: {what}"));
     }
     for what in left {

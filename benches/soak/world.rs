@@ -1,4 +1,4 @@
-//! What the soak runs in: a libvirtd of its own, a store in a folder, and one life of the agent
+//! What the soak runs in: a libvirtd of its own, a store in a directory, and one life of the agent
 //! after the other.
 
 use std::fs;
@@ -17,7 +17,7 @@ use crate::pid_namespace::Inside;
 use crate::skip::Skip;
 use crate::stack::{Stack, in_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
-use crate::tally::Tally;
+use crate::totals::Totals;
 
 /// Guests at most; each caller has some of them to itself.
 pub(crate) const GUESTS: usize = 8;
@@ -44,7 +44,7 @@ const LOCKED: &str = "[Code-68]";
 /// All of it.
 pub(crate) struct World {
     pub(crate) stack: Stack,
-    pub(crate) tally: Tally,
+    pub(crate) stats: Totals,
     life: RwLock<Arc<Inside>>,
     store: Scratch,
     state: Scratch,
@@ -71,8 +71,8 @@ impl World {
         let (stack, store, state) = (Stack::start()?, Scratch::new(), Scratch::new());
         import(store.path());
         let life = RwLock::new(Arc::new(start(&stack, store.path(), state.path())));
-        let tally = Tally::default();
-        let mut world = Self { stack, tally, life, store, state, before: Vec::new() };
+        let stats = Totals::default();
+        let mut world = Self { stack, stats, life, store, state, before: Vec::new() };
         // A store that was used once has what it keeps.
         world.insist("CreateGuest", &json!({ "guest": guest(0) }));
         world.delete_all();
@@ -110,14 +110,14 @@ impl World {
         }
         let log = life.agent.log();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
-        self.tally.violation(&format!("the agent ended by itself: {}", last.join(" / ")));
+        self.stats.violation(&format!("the agent ended by itself: {}", last.join(" / ")));
         drop(life);
         self.kill_agent();
     }
 
     fn examine_log(&self, life: &Inside) {
         for line in life.agent.log().lines().filter(|line| line.contains("panicked")) {
-            self.tally.violation(&format!("a panic: {line}"));
+            self.stats.violation(&format!("a panic: {line}"));
         }
     }
 
@@ -143,7 +143,7 @@ impl World {
     pub(crate) fn at_rest(&self) -> Vitals {
         eprintln!("waiting for rest");
         let life = self.agent();
-        self.has_to_be("what was begun is settled", || life.agent.is_settled());
+        self.has_to_be("what was begun is settled", || life.agent.is_recovered());
         self.has_to_be("jobs have ended", || {
             let jobs = life.agent.health().1["jobs"].take();
             jobs["queued"] == 0 && jobs["running"] == 0
@@ -177,7 +177,7 @@ impl World {
         let end = Instant::now() + SOON;
         while !is_so() {
             if Instant::now() > end {
-                return self.tally.violation(&format!("not so in {} s: {what}", SOON.as_secs()));
+                return self.stats.violation(&format!("not so in {} s: {what}", SOON.as_secs()));
             }
             thread::sleep(LOOK);
         }
@@ -230,7 +230,7 @@ impl World {
             let (end, mut freed) = (Instant::now() + DELETED, None);
             while let Some(error) = self.cannot_delete(&guest) {
                 if Instant::now() > end {
-                    self.tally.violation(&format!("{} cannot be deleted: {error}", guest["id"]));
+                    self.stats.violation(&format!("{} cannot be deleted: {error}", guest["id"]));
                     break;
                 }
                 let is_due = freed.is_none_or(|at: Instant| at.elapsed() > FREED);
@@ -253,7 +253,7 @@ impl World {
     /// The remedy that docs/recovery.md names for a lock that libvirt keeps for ever, and all that libvirt
     /// itself knows of the emulator.
     fn free(&self, id: &str) {
-        self.tally.fault("a guest whose lock libvirt kept was freed");
+        self.stats.fault("a guest whose lock libvirt kept was freed");
         self.stack.signal_libvirtd("TERM");
         // libvirt may have lost its pid file.
         let emulator = format!("guest={id},");
@@ -291,8 +291,8 @@ impl World {
     fn everything(&self) -> Vec<String> {
         let mut found = in_libvirt(|words| self.stack.virsh_ok(words), |_| true);
         files_below(self.store.path(), &mut found);
-        for folder in ["intents", "set-aside"] {
-            let path = self.state.path().join(folder);
+        for directory in ["intents", "set-aside"] {
+            let path = self.state.path().join(directory);
             if path.exists() {
                 files_below(&path, &mut found);
             }

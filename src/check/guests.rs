@@ -6,7 +6,7 @@ use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::machine::unavailable;
 use crate::guest::wire::Guest;
 use crate::libvirt::{self, Code, Connection, Error, version_text};
-use crate::ops::Promised;
+use crate::ops::CommittedMemory;
 
 /// The oldest version that the agent supports, as libvirt encodes it.
 const OLDEST: u64 = 8_000_000;
@@ -77,11 +77,11 @@ pub(super) fn machines(config: &Config) -> Vec<Finding> {
 
 /// Compares the memory that guests may use with that of the host.
 fn memory(connection: &Connection) -> Option<Finding> {
-    let promised = match Promised::ask(connection) {
+    let promised = match CommittedMemory::ask(connection) {
         Ok(promised) => promised?,
         Err(error) => return Some(Finding::warn("memory", error.to_string(), "see libvirt")),
     };
-    let Promised { guests_mib, host_mib } = promised;
+    let CommittedMemory { guests_mib, host_mib } = promised;
     let seen = format!("running guests may use {guests_mib} MiB; the host has {host_mib} MiB");
     Some(match promised.is_too_much() {
         true => Finding::warn("memory", seen, "stop guests, or give them less by SetMemory"),

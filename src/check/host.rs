@@ -12,7 +12,7 @@ use crate::guest::domain::VirDomain;
 use crate::journal::default_state_dir;
 use crate::libvirt::{self, Connection, XmlKind};
 use crate::ops::{bridges_of, is_bridge_missing};
-use crate::os::resolve::{ResolveError, Trusted};
+use crate::os::resolve::{ResolveError, TrustedUsers};
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{kvm as kvm_device, own, process, users};
 use crate::sorted::OrderBy;
@@ -153,13 +153,13 @@ fn linux_bridges() -> Vec<String> {
 /// says.
 pub(super) fn state(config: &Config) -> Vec<Finding> {
     let found = config.state_dir.clone();
-    let Some(folder) =
+    let Some(directory) =
         found.or_else(|| default_state_dir(|name| std::env::var_os(name), process::user()))
     else {
         let seen = "no directory for the agent's state";
         return vec![Finding::fail("state", seen, "set --state-dir")];
     };
-    let mut found = vec![state_of(&folder)];
+    let mut found = vec![state_of(&directory)];
     found.extend(config.audit.log.as_deref().and_then(|log| exposed("state", log, own::check_log)));
     found
 }
@@ -168,21 +168,21 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
 pub(super) fn exposed(
     subject: &'static str,
     path: &Path,
-    check: fn(&Path, Trusted) -> Result<(), ResolveError>,
+    check: fn(&Path, TrustedUsers) -> Result<(), ResolveError>,
 ) -> Option<Finding> {
     let agent = agent_user().unwrap_or_else(|_| process::user());
-    let why = check(path, Trusted::with_agent(agent)).err()?;
+    let why = check(path, TrustedUsers::with_agent(agent)).err()?;
     let remedy = format!("chown it to {} and chmod go-w, or set another path", named(agent));
     let seen = format!("{}: {why}", path.display());
     matches!(why, ResolveError::Exposed { .. }).then(|| Finding::fail(subject, seen, remedy))
 }
 
-fn state_of(folder: &PathBuf) -> Finding {
-    let name = folder.display();
-    if let Some(exposed) = exposed("state", folder, own::check_directory) {
+fn state_of(directory: &PathBuf) -> Finding {
+    let name = directory.display();
+    if let Some(exposed) = exposed("state", directory, own::check_directory) {
         return exposed;
     }
-    match fs::metadata(folder) {
+    match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => {
             Finding::fail("state", format!("{name} is not a directory"), "move the file away")
         }
@@ -357,16 +357,16 @@ mod tests {
     fn state_directory_writable_by_others_is_a_failure() {
         use std::os::unix::fs::PermissionsExt;
 
-        let folder = std::env::temp_dir().join(format!("mistify-check-{}", std::process::id()));
-        assert_eq!(state_of(&folder).level, Level::Ok, "it is made at the start");
-        fs::create_dir(&folder).unwrap();
+        let directory = std::env::temp_dir().join(format!("mistify-check-{}", std::process::id()));
+        assert_eq!(state_of(&directory).level, Level::Ok, "it is made at the start");
+        fs::create_dir(&directory).unwrap();
         for (mode, level) in [(0o700, Level::Ok), (0o755, Level::Ok), (0o775, Level::Fail)] {
-            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(state_of(&folder).level, level, "{mode:o}");
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(state_of(&directory).level, level, "{mode:o}");
         }
-        fs::remove_dir(&folder).unwrap();
-        fs::write(&folder, "").unwrap();
-        assert_eq!(state_of(&folder).level, Level::Fail, "a file");
-        fs::remove_file(&folder).unwrap();
+        fs::remove_dir(&directory).unwrap();
+        fs::write(&directory, "").unwrap();
+        assert_eq!(state_of(&directory).level, Level::Fail, "a file");
+        fs::remove_file(&directory).unwrap();
     }
 }

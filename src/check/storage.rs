@@ -8,10 +8,10 @@ use crate::check::host::named;
 use crate::check::{Finding, can_use};
 use crate::config::fixed::CHECK_LOOK;
 use crate::config::{Config, Store};
-use crate::os::resolve::Trusted;
+use crate::os::resolve::TrustedUsers;
 use crate::os::service::agent_user;
 use crate::os::{process, users};
-use crate::storage::{self, MIB, PoolName, Who, ZfsStore};
+use crate::storage::{self, Grantee, MIB, PoolName, ZfsStore};
 
 /// Free space of the store, in percent, below which a new guest or a snapshot may be the last.
 const FREE_PERCENT_MIN: u64 = 10;
@@ -27,7 +27,7 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Store::Directory(path) => path.display().to_string(),
     };
     let agent = agent_user().unwrap_or_else(|_| process::user());
-    let asked = storage::open(&config.host, &config.storage, Trusted::with_agent(agent), None)
+    let asked = storage::open(&config.host, &config.storage, TrustedUsers::with_agent(agent), None)
         .and_then(|store| store.usage(Instant::now() + CHECK_LOOK));
     vec![match asked {
         Ok(usage) => {
@@ -96,10 +96,10 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     };
     let (who, pool) = (named(user), &config.host.zpool);
     let groups = users::groups(user).unwrap_or_default();
-    let is_meant = |it: Who<'_>| match it {
-        Who::Everyone => true,
-        Who::User(name) => matches!(users::user_id(name), Ok(Some(id)) if id == user),
-        Who::Group(name) => {
+    let is_meant = |it: Grantee<'_>| match it {
+        Grantee::Everyone => true,
+        Grantee::User(name) => matches!(users::user_id(name), Ok(Some(id)) if id == user),
+        Grantee::Group(name) => {
             matches!(users::group_id(name), Ok(Some(id)) if groups.contains(&id))
         }
     };

@@ -7,7 +7,7 @@ use crate::cli::Error;
 use crate::cli::create::create;
 use crate::cli::switches::Switches;
 use crate::cli::values::utf_8;
-use crate::client::{Ask, Create, Params};
+use crate::client::{ClientCommand, Create, Params};
 use crate::config::fixed::SHUTDOWN_WAIT_MAX;
 use crate::fetch::is_sum;
 
@@ -16,7 +16,7 @@ use crate::fetch::is_sum;
 const SHUTDOWN_WAIT_S: u64 = 120;
 
 /// The number of words of the longest subcommand.
-pub(super) const WORDS_MAX: usize = 4;
+pub(super) const ARGS_MAX: usize = 4;
 
 /// The subcommands with their descriptions, for the usage.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
@@ -108,25 +108,25 @@ pub enum Command {
         /// The guest's id.
         id: String,
         /// The arguments of ssh after the address.
-        words: Vec<OsString>,
+        args: Vec<OsString>,
     },
     /// Send a request to the running agent.
     Ask {
         /// The request.
-        ask: Ask,
+        ask: ClientCommand,
         /// Whether the answer is JSON on a terminal, too.
         json: bool,
     },
 }
 
 /// Returns the words of a subcommand as one text, for errors and for [`Switches::check`].
-pub(super) fn text(words: &[OsString]) -> String {
+pub(super) fn text(args: &[OsString]) -> String {
     let mut text = String::new();
-    for word in words {
+    for arg in args {
         if !text.is_empty() {
             text.push(' ');
         }
-        text += &word.to_string_lossy();
+        text += &arg.to_string_lossy();
     }
     text
 }
@@ -135,12 +135,12 @@ pub(super) fn text(words: &[OsString]) -> String {
 ///
 /// # Errors
 /// Words that are no subcommand.
-pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command, Error> {
-    switches.check(&text(words))?;
+pub(super) fn command(args: &[OsString], switches: &Switches) -> Result<Command, Error> {
+    switches.check(&text(args))?;
     let json = switches.has("json");
-    let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let texts: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-    match (texts.as_slice(), words) {
+    match (texts.as_slice(), args) {
         ([], _) => Ok(Command::Run),
         (["check"], _) => Ok(Command::Check { json }),
         (["completions", name], _) => Shell::named(name)
@@ -153,16 +153,16 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
             let sha256 = sum(switches.value("sha256"))?;
             Ok(Command::Pull { url: utf_8(url)?, id: utf_8(id)?, sha256 })
         }
-        (["create", _], [_, word]) => {
-            Ok(Command::Create { create: Box::new(create(word, switches)?), json })
+        (["create", _], [_, arg]) => {
+            Ok(Command::Create { create: Box::new(create(arg, switches)?), json })
         }
-        (["ssh", _, ..], [_, id, words @ ..]) => {
-            Ok(Command::Ssh { id: utf_8(id)?, words: words.to_vec() })
+        (["ssh", _, ..], [_, id, args @ ..]) => {
+            Ok(Command::Ssh { id: utf_8(id)?, args: args.to_vec() })
         }
         (["leftovers", ..], [_, id @ ..]) if id.len() <= 1 => {
             let guest = id.first().map(utf_8).transpose()?.unwrap_or_default();
             let remove = switches.has("remove");
-            Ok(Command::Ask { ask: Ask::Leftovers { guest, remove }, json })
+            Ok(Command::Ask { ask: ClientCommand::Leftovers { guest, remove }, json })
         }
         (["shutdown", _], [_, id]) => {
             let given = seconds("wait", switches.value("wait"))?;
@@ -175,13 +175,13 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
                 let why = "--force-after: must not be more than --wait".to_owned();
                 return Err(Error::Usage(why));
             }
-            let ask = Ask::Shutdown { id: utf_8(id)?, wait, force_after };
+            let ask = ClientCommand::Shutdown { id: utf_8(id)?, wait, force_after };
             Ok(Command::Ask { ask, json })
         }
         (["shutdown", _, seconds], _) if switches.has("wait") => {
             Err(Error::Usage(format!("{seconds}: write --wait={seconds}")))
         }
-        (texts, words) => match ask(texts, words)? {
+        (texts, args) => match ask(texts, args)? {
             Some(ask) => Ok(Command::Ask { ask, json }),
             None => Err(Error::Usage(format!("{}: not a subcommand", texts.join(" ")))),
         },
@@ -195,12 +195,12 @@ pub(super) const SSH_ORDER: &str =
 
 /// Returns whether the arguments after these words belong to another program: the arguments after
 /// `ssh ID`.
-pub(super) fn has_own_words(words: &[OsString]) -> bool {
-    matches!(words, [verb, _] if verb == "ssh")
+pub(super) fn has_own_args(args: &[OsString]) -> bool {
+    matches!(args, [verb, _] if verb == "ssh")
 }
 
 /// Returns the request for the agent, if this subcommand is one.
-fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
+fn ask(texts: &[&str], args: &[OsString]) -> Result<Option<ClientCommand>, Error> {
     let method = |verb: &str| match verb {
         "status" => Some("Status"),
         "run" => Some("Run"),
@@ -214,21 +214,23 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
         "delete" => Some("Delete"),
         _ => None,
     };
-    Ok(Some(match (texts, words) {
-        (["list"], _) => Ask::List,
-        (["top"], _) => Ask::Top,
-        (["metrics", _], [_, id]) => Ask::Metrics(utf_8(id)?),
-        (["call", _], [_, method]) => Ask::Call { method: utf_8(method)?, params: Params::None },
-        (["call", _, text], [_, method, word]) => {
+    Ok(Some(match (texts, args) {
+        (["list"], _) => ClientCommand::List,
+        (["top"], _) => ClientCommand::Top,
+        (["metrics", _], [_, id]) => ClientCommand::Metrics(utf_8(id)?),
+        (["call", _], [_, method]) => {
+            ClientCommand::Call { method: utf_8(method)?, params: Params::None }
+        }
+        (["call", _, text], [_, method, arg]) => {
             let params = match text.strip_prefix('@') {
                 Some(file) => Params::File(file.into()),
                 None if *text == "-" => Params::File("-".into()),
-                None => Params::Text(utf_8(word)?),
+                None => Params::Text(utf_8(arg)?),
             };
-            Ask::Call { method: utf_8(method)?, params }
+            ClientCommand::Call { method: utf_8(method)?, params }
         }
         ([verb, _], [_, id]) => match method(verb) {
-            Some(method) => Ask::Guest { method, id: utf_8(id)? },
+            Some(method) => ClientCommand::Guest { method, id: utf_8(id)? },
             None => return Ok(None),
         },
         _ => return Ok(None),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::commands::{COMMANDS, Shell};
-use crate::cli::settings::{SETTINGS, Takes};
+use crate::cli::options::{OPTIONS, Takes};
 use crate::cli::switches::{SWITCHES, Switch, SwitchValue};
 use crate::rpc::Service;
 
@@ -66,9 +66,9 @@ fn has_value(switch: &Switch) -> bool {
 }
 
 fn bash() -> String {
-    let mut flags: Vec<String> = SETTINGS.iter().map(|it| format!("--{}", it.name)).collect();
+    let mut flags: Vec<String> = OPTIONS.iter().map(|it| format!("--{}", it.name)).collect();
     flags.extend(switches().map(|it| format!("--{}", it.name)));
-    let settings = SETTINGS.iter().filter(|it| it.takes != Takes::Switch).map(|it| it.name);
+    let options = OPTIONS.iter().filter(|it| it.takes != Takes::Switch).map(|it| it.name);
     let others = switches().filter(|it| has_value(it) && choices(it).is_none()).map(|it| it.name);
     let mut chosen = String::new();
     for switch in SWITCHES {
@@ -83,7 +83,7 @@ fn bash() -> String {
             );
         }
     }
-    let values: Vec<String> = settings.chain(others).map(|it| format!("--{it}")).collect();
+    let values: Vec<String> = options.chain(others).map(|it| format!("--{it}")).collect();
     format!(
         "# bash completion for mistify-libvirt.
 _mistify_libvirt() {{
@@ -125,13 +125,13 @@ fn zsh() -> String {
     let mut flags = String::new();
     // These characters have a special meaning for `_arguments`.
     let plain = |text: &str| quoted(text).replace(['[', ']', ':'], " ");
-    for setting in SETTINGS {
-        let (star, value) = match setting.takes {
+    for option in OPTIONS {
+        let (star, value) = match option.takes {
             Takes::Switch => ("", String::new()),
             Takes::One(value) => ("", format!(":{}:_default", plain(value))),
             Takes::Many(value) => ("*", format!(":{}:_default", plain(value))),
         };
-        let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
+        let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", option.name, plain(option.help));
     }
     for switch in switches() {
         let rows = SWITCHES.iter().filter(|row| row.name == switch.name);
@@ -173,11 +173,11 @@ fn fish() -> String {
         let verb = words.split(' ').next().unwrap_or_default();
         let _ = writeln!(text, "{complete} {none_yet} -f -a {verb} -d '{}'", quoted(help));
     }
-    for setting in SETTINGS {
-        let short = setting.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
-        let value = if setting.takes == Takes::Switch { "" } else { " -r" };
-        let help = quoted(setting.help);
-        let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
+    for option in OPTIONS {
+        let short = option.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
+        let value = if option.takes == Takes::Switch { "" } else { " -r" };
+        let help = quoted(option.help);
+        let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", option.name);
     }
     for switch in SWITCHES {
         let value = match choices(switch) {
@@ -218,8 +218,8 @@ mod tests {
             for word in commands() {
                 assert!(words.contains(&word), "{shell:?}: {word}");
             }
-            for setting in SETTINGS {
-                assert!(words.contains(&setting.name), "{shell:?}: {}", setting.name);
+            for option in OPTIONS {
+                assert!(words.contains(&option.name), "{shell:?}: {}", option.name);
             }
             for switch in SWITCHES {
                 assert!(words.contains(&switch.name), "{shell:?}: {}", switch.name);

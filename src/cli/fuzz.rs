@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::str;
 
-use super::layers::{Given, combine, environment, lines};
-use super::{Settings, values};
+use super::layers::{OptionValue, combine, environment, lines};
+use super::{Options, values};
 use crate::config::DEADLINE_S_MAX;
 use crate::storage::PoolName;
 
@@ -31,14 +31,14 @@ pub(crate) fn configuration(data: &[u8]) {
         }
     };
     let flags = || {
-        let flag = |given: &Given| Given::by_flag(given.setting, given.text.clone());
+        let flag = |given: &OptionValue| OptionValue::by_flag(given.option, given.text.clone());
         given.iter().map(flag).collect::<Vec<_>>()
     };
-    let in_file = settings(&[read().expect("as before")]);
-    let by_flags = settings(&[flags()]);
+    let in_file = options(&[read().expect("as before")]);
+    let by_flags = options(&[flags()]);
     match &in_file {
-        Ok(settings) => {
-            assert_within_bounds(settings);
+        Ok(options) => {
+            assert_within_bounds(options);
             assert_eq!(by_flags, in_file);
             assert_eq!(settings_of_both(flags(), &given), in_file, "flags win");
         }
@@ -47,30 +47,30 @@ pub(crate) fn configuration(data: &[u8]) {
     // An empty variable is not set, and commas separate its values.
     if !given.iter().any(|given| given.text.is_empty() || given.text.contains([',', '\0'])) {
         let variables = environment(|name| variable(&given, name)).expect("it is UTF-8");
-        let by_variables = settings(&[variables]);
+        let by_variables = options(&[variables]);
         assert_eq!(by_variables.is_ok(), in_file.is_ok(), "{by_variables:?}");
         assert!(in_file.is_err() || by_variables == in_file);
     }
 }
 
-fn settings(layers: &[Vec<Given>]) -> Result<Settings, String> {
+fn options(layers: &[Vec<OptionValue>]) -> Result<Options, String> {
     combine(layers)?.finish()
 }
 
-fn settings_of_both(flags: Vec<Given>, weaker: &[Given]) -> Result<Settings, String> {
-    let weaker = weaker.iter().map(|given| Given { place: String::new(), ..given.clone() });
-    settings(&[flags, weaker.collect()])
+fn settings_of_both(flags: Vec<OptionValue>, weaker: &[OptionValue]) -> Result<Options, String> {
+    let weaker = weaker.iter().map(|given| OptionValue { place: String::new(), ..given.clone() });
+    options(&[flags, weaker.collect()])
 }
 
 /// Returns the values of a setting in the form of its variable.
-fn variable(given: &[Given], name: &str) -> Option<OsString> {
-    let of_it = given.iter().filter(|given| given.setting.variable() == name);
+fn variable(given: &[OptionValue], name: &str) -> Option<OsString> {
+    let of_it = given.iter().filter(|given| given.option.variable() == name);
     let texts: Vec<&str> = of_it.map(|given| given.text.as_str()).collect();
     (!texts.is_empty()).then(|| texts.join(",").into())
 }
 
-fn assert_within_bounds(settings: &Settings) {
-    let config = &settings.config;
+fn assert_within_bounds(options: &Options) {
+    let config = &options.config;
     assert!(PoolName::parse(&config.host.zpool).is_ok(), "the store takes {}", config.host.zpool);
     let pool = &config.pool;
     let workers =

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::fetch::{self, Cancellation, Download};
-use crate::import::{Teller, import, open};
-use crate::os::resolve::Trusted;
+use crate::import::{ImportReporter, import, open};
+use crate::os::resolve::TrustedUsers;
 use crate::os::service::agent_user;
-use crate::storage::{self, Id, Image, MIB, Volumes};
+use crate::storage::{self, Id, MIB, StoredImage, Volumes};
 
 /// Imports `file` as the image `id`; writes the progress to standard error and the image to standard output.
 ///
@@ -41,7 +41,12 @@ pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), St
     Ok(())
 }
 
-fn fetched(config: &Config, url: &str, id: &str, sha256: &str) -> Result<Image, Box<dyn Error>> {
+fn fetched(
+    config: &Config,
+    url: &str,
+    id: &str,
+    sha256: &str,
+) -> Result<StoredImage, Box<dyn Error>> {
     let id = Id::parse(id)?;
     let (volumes, _) = store(config)?;
     let deadline = Instant::now() + config.deadlines.change;
@@ -58,25 +63,26 @@ fn fetched(config: &Config, url: &str, id: &str, sha256: &str) -> Result<Image, 
     if sum != sha256 {
         return Err(format!("SHA-256 checksum is {sum}, expected {sha256}").into());
     }
-    let teller = Teller { progress: &tell, warn: &|line| eprintln!("pulling {url}: {line}") };
-    import(volumes, content, false, &id, config.storage.kill, &teller)
+    let reporter =
+        ImportReporter { progress: &report, warn: &|line| eprintln!("pulling {url}: {line}") };
+    import(volumes, content, false, &id, config.storage.kill, &reporter)
 }
 
-fn tell(done_bytes: u64, size_bytes: u64) {
+fn report(done_bytes: u64, size_bytes: u64) {
     eprintln!("{} of {} MiB", done_bytes / MIB, size_bytes.div_ceil(MIB));
 }
 
 /// Opens the store; returns it with the users whose files it trusts.
-fn store(config: &Config) -> Result<(Arc<dyn Volumes>, Trusted), Box<dyn Error>> {
-    let trusted = Trusted::with_agent(agent_user()?);
+fn store(config: &Config) -> Result<(Arc<dyn Volumes>, TrustedUsers), Box<dyn Error>> {
+    let trusted = TrustedUsers::with_agent(agent_user()?);
     Ok((storage::open(&config.host, &config.storage, trusted, None)?, trusted))
 }
 
-fn bring(config: &Config, file: &Path, id: &str) -> Result<Image, Box<dyn Error>> {
+fn bring(config: &Config, file: &Path, id: &str) -> Result<StoredImage, Box<dyn Error>> {
     let id = Id::parse(id)?;
     let (volumes, trusted) = store(config)?;
     let (content, may_change) = open(file, trusted)?;
     let warn = |line: &str| eprintln!("importing {}: {line}", file.display());
-    let teller = Teller { progress: &tell, warn: &warn };
-    import(&*volumes, content, may_change, &id, config.storage.kill, &teller)
+    let reporter = ImportReporter { progress: &report, warn: &warn };
+    import(&*volumes, content, may_change, &id, config.storage.kill, &reporter)
 }

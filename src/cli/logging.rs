@@ -15,7 +15,7 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record, log_enabled};
 use serde_json::{Map, json};
 
-use crate::cli::{LogFormat, Settings};
+use crate::cli::{LogFormat, Options};
 use crate::config::fixed::{LAST_LINES, LOG_BYTES, LOG_LINES};
 use crate::http::STARTED;
 use crate::os::clock;
@@ -32,9 +32,9 @@ type Format = fn(&Record<'_>) -> String;
 ///
 /// # Blocking
 /// A thread that logs waits for standard error.
-pub fn start_log(settings: &Settings) {
-    builder(settings).init();
-    bound_level(settings);
+pub fn start_log(options: &Options) {
+    builder(options).init();
+    bound_level(options);
 }
 
 /// The log of the agent, which the thread `log-writer` writes to standard error.
@@ -53,13 +53,13 @@ impl Log {
     ///
     /// # Errors
     /// When the system cannot start a thread.
-    pub fn start(settings: &Settings) -> io::Result<Self> {
+    pub fn start(options: &Options) -> io::Result<Self> {
         let bounds = Bounds { lines: LOG_LINES, bytes: LOG_BYTES };
-        let target = StandardError { format: format(settings) };
+        let target = StandardError { format: format(options) };
         let writer = Arc::new(Writer::start(LOG_WRITER, bounds, target)?);
         let pipe = Box::new(Lines(Arc::clone(&writer)));
-        builder(settings).target(env_logger::Target::Pipe(pipe)).init();
-        bound_level(settings);
+        builder(options).target(env_logger::Target::Pipe(pipe)).init();
+        bound_level(options);
         let hook_writer = Arc::clone(&writer);
         panic::set_hook(Box::new(move |info| log_panic(info, &hook_writer)));
         Ok(Self { writer })
@@ -169,35 +169,35 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn builder(settings: &Settings) -> Builder {
+fn builder(options: &Options) -> Builder {
     let mut builder = Builder::new();
     builder.filter_level(DEFAULT_LEVEL);
-    match level(settings) {
+    match level(options) {
         None => builder.parse_default_env(),
         Some(DEFAULT_LEVEL) => builder.filter_module(STARTED, LevelFilter::Info),
         Some(level) => builder.filter_level(level),
     };
-    let format = format(settings);
+    let format = format(options);
     builder.format(move |line, record| writeln!(line, "{}", format(record)));
     builder
 }
 
 /// Makes the macros of `log` stop at the level of the agent, although the log line of a start is above it: a
 /// request costs less if the macros need not call the logger.
-fn bound_level(settings: &Settings) {
-    if let Some(level) = level(settings) {
+fn bound_level(options: &Options) {
+    if let Some(level) = level(options) {
         log::set_max_level(level);
     }
 }
 
 /// Returns the level of all modules; `None` if `RUST_LOG` decides. An empty variable counts as unset.
-fn level(settings: &Settings) -> Option<LevelFilter> {
+fn level(options: &Options) -> Option<LevelFilter> {
     let is_set = env::var_os(DEFAULT_FILTER_ENV).is_some_and(|value| !value.is_empty());
-    settings.log_level.or((!is_set).then_some(DEFAULT_LEVEL))
+    options.log_level.or((!is_set).then_some(DEFAULT_LEVEL))
 }
 
-fn format(settings: &Settings) -> Format {
-    match settings.log_format {
+fn format(options: &Options) -> Format {
+    match options.log_format {
         LogFormat::Json => |record| json_line(record, now()),
         LogFormat::Text if is_journal() => journal_line,
         LogFormat::Text => |record| {

@@ -4,34 +4,34 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::client::Ask;
+use crate::client::ClientCommand;
 use crate::config::{SocketConfig, Store};
 
 /// A file that does not exist.
 const NO_FILE: &str = "/nonexistent/mistify-libvirt.conf";
 
-fn request(words: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Request, Error> {
+fn request(args: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Request, Error> {
     let variable = |name: &str| {
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| OsString::from(value))
     };
-    parse(words.iter().map(OsString::from), variable, file)
+    parse(args.iter().map(OsString::from), variable, file)
 }
 
-fn settings(words: &[&str], variables: &[(&str, &str)], file: &str) -> Settings {
-    match request(words, variables, file) {
-        Ok(Request::Do(Command::Run, settings)) => settings,
-        other => panic!("{words:?}: {other:?}"),
+fn options(args: &[&str], variables: &[(&str, &str)], file: &str) -> Options {
+    match request(args, variables, file) {
+        Ok(Request::Do(Command::Run, options)) => options,
+        other => panic!("{args:?}: {other:?}"),
     }
 }
 
-fn run(words: &[&str]) -> (Config, Option<LevelFilter>) {
-    let settings = settings(words, &[], NO_FILE);
-    (*settings.config, settings.log_level)
+fn run(args: &[&str]) -> (Config, Option<LevelFilter>) {
+    let options = options(args, &[], NO_FILE);
+    (*options.config, options.log_level)
 }
 
-fn error(words: &[&str]) -> Error {
-    request(words, &[], NO_FILE).unwrap_err()
+fn error(args: &[&str]) -> Error {
+    request(args, &[], NO_FILE).unwrap_err()
 }
 
 fn value(why: impl Into<String>) -> Error {
@@ -56,16 +56,16 @@ fn without_arguments_the_original_defaults_apply() {
 
 #[test]
 fn short_and_long_flags_mean_the_same() {
-    let words = ["-p", "7", "-z", "tank", "-l", "debug"];
-    assert_eq!(run(&words), run(&["--port=7", "--zpool=tank", "--log-level=debug"]));
+    let args = ["-p", "7", "-z", "tank", "-l", "debug"];
+    assert_eq!(run(&args), run(&["--port=7", "--zpool=tank", "--log-level=debug"]));
     assert_eq!(run(&["-p7"]).0.listen, ["127.0.0.1:7".parse().unwrap()]);
 }
 
 #[test]
 fn listen_takes_the_port_where_it_names_none() {
-    let words = ["--listen", "[::1]", "-p", "8", "--listen", "127.0.0.2:9", "--listen=::ffff"];
-    assert!(matches!(error(&words), Error::Value { .. }), "an IPv6 address wants brackets");
-    let (config, _) = run(&words[..6]);
+    let args = ["--listen", "[::1]", "-p", "8", "--listen", "127.0.0.2:9", "--listen=::ffff"];
+    assert!(matches!(error(&args), Error::Value { .. }), "an IPv6 address wants brackets");
+    let (config, _) = run(&args[..6]);
     let expected: Vec<SocketAddr> =
         vec!["[::1]:8".parse().unwrap(), "127.0.0.2:9".parse().unwrap()];
     assert_eq!(config.listen, expected);
@@ -93,28 +93,26 @@ fn deadlines_are_seconds_from_1_to_3600() {
 fn a_fetcher_has_the_image_service_of_all_settings() {
     let service = |text: &str| Ok(Some(Service::parse(text).unwrap()));
     let path = file("fetch", "image-service = file.example\nqueue = 5\n");
-    for (words, variables, file, expected) in [
+    for (args, variables, file, expected) in [
         (&["fetch"][..], &[][..], NO_FILE, Ok(None)),
         (&["fetch"], &[], &path, service("file.example")),
         (&["fetch", "-i", "flag.example:8080"], &[], &path, service("flag.example:8080")),
         (&["fetch"], &[("MISTIFY_IMAGE_SERVICE", "a.example")], NO_FILE, service("a.example")),
     ] {
-        assert_eq!(request(words, variables, file), Ok(Request::Fetch(expected)), "{words:?}");
+        assert_eq!(request(args, variables, file), Ok(Request::Fetch(expected)), "{args:?}");
     }
     fs::remove_file(path).unwrap();
     // The caller that requests an image gets the configuration error with which the agent would not
     // start.
-    for words in [["fetch", "--config", NO_FILE], ["fetch", "--queue", "0"]] {
-        let Ok(Request::Fetch(Err(why))) = request(&words, &[], NO_FILE) else {
-            panic!("{words:?}")
-        };
-        assert!(why.contains(words[2]), "{why}");
+    for args in [["fetch", "--config", NO_FILE], ["fetch", "--queue", "0"]] {
+        let Ok(Request::Fetch(Err(why))) = request(&args, &[], NO_FILE) else { panic!("{args:?}") };
+        assert!(why.contains(args[2]), "{why}");
     }
 }
 
 #[test]
 fn unknown_arguments_are_usage_errors() {
-    for words in [
+    for args in [
         &["--nope"][..],
         &["word"],
         &["-x"],
@@ -128,7 +126,7 @@ fn unknown_arguments_are_usage_errors() {
         &["check", "surplus"],
         &["list", "surplus"],
     ] {
-        assert!(matches!(error(words), Error::Usage(_)), "{words:?}");
+        assert!(matches!(error(args), Error::Usage(_)), "{args:?}");
     }
 }
 
@@ -177,15 +175,15 @@ fn values_that_cannot_be_name_their_flag() {
         &["--metrics-listen", "host"],
         &["--socket-group", "callers"],
     ];
-    for words in cases {
-        let Error::Value { why, .. } = error(words) else { panic!("{words:?}") };
-        assert!(why.starts_with(words[0]), "{why}");
+    for args in cases {
+        let Error::Value { why, .. } = error(args) else { panic!("{args:?}") };
+        assert!(why.starts_with(args[0]), "{why}");
     }
 }
 
 #[test]
 fn original_log_levels_and_critical_are_accepted() {
-    for (word, expected) in [
+    for (arg, expected) in [
         ("panic", LevelFilter::Error),
         ("fatal", LevelFilter::Error),
         ("critical", LevelFilter::Error),
@@ -195,7 +193,7 @@ fn original_log_levels_and_critical_are_accepted() {
         ("info", LevelFilter::Info),
         ("debug", LevelFilter::Debug),
     ] {
-        assert_eq!(run(&["-l", word]).1, Some(expected), "{word}");
+        assert_eq!(run(&["-l", arg]).1, Some(expected), "{arg}");
     }
 }
 
@@ -209,16 +207,16 @@ fn limits_of_the_pool_are_flags() {
 #[test]
 fn help_lists_options_and_commands_in_100_columns() {
     let usage = usage();
-    for setting in SETTINGS {
+    for option in OPTIONS {
         assert!(
-            usage.contains(&format!("--{} ", setting.name))
-                || usage.contains(&format!("--{}\n", setting.name)),
+            usage.contains(&format!("--{} ", option.name))
+                || usage.contains(&format!("--{}\n", option.name)),
             "{}",
-            setting.name
+            option.name
         );
     }
-    for (words, _) in commands::COMMANDS {
-        assert!(usage.contains(&format!("\n  {words} ")), "{words}");
+    for (args, _) in commands::COMMANDS {
+        assert!(usage.contains(&format!("\n  {args} ")), "{args}");
     }
     for line in usage.lines() {
         assert!(line.len() <= 100 && line == line.trim_end(), "{line:?}");
@@ -270,25 +268,25 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
     ];
     let singles = values.map(|(name, value)| (name, value, "queue", "64"));
     let all: Vec<_> = singles.iter().chain(&beside).collect();
-    assert_eq!(all.len(), SETTINGS.len(), "each setting is tried here");
+    assert_eq!(all.len(), OPTIONS.len(), "each setting is tried here");
     for &&(name, value, other, other_value) in &all {
-        let words = |name, value| match settings::setting(name).unwrap().takes {
+        let args = |name, value| match options::option(name).unwrap().takes {
             Takes::Switch => format!("--{name}"),
             _ => format!("--{name}={value}"),
         };
-        let flags = [words(other, other_value), words(name, value)];
-        let by_flag = settings(&[&flags[0], &flags[1]], &[], NO_FILE);
-        assert_ne!(by_flag, settings(&[&flags[0]], &[], NO_FILE), "{name}");
-        let names = [name, other].map(|name| settings::setting(name).unwrap().variable());
+        let flags = [args(other, other_value), args(name, value)];
+        let by_flag = options(&[&flags[0], &flags[1]], &[], NO_FILE);
+        assert_ne!(by_flag, options(&[&flags[0]], &[], NO_FILE), "{name}");
+        let names = [name, other].map(|name| options::option(name).unwrap().variable());
         let variables = [(names[0].as_str(), value), (names[1].as_str(), other_value)];
-        assert_eq!(settings(&[], &variables, NO_FILE), by_flag, "{name}");
+        assert_eq!(options(&[], &variables, NO_FILE), by_flag, "{name}");
         let path =
             file(name, &format!("# a comment\n\n {name} = {value} \n{other}={other_value}\n"));
         // The other setting may be the same one, which the file then contains once.
         if name != other {
-            assert_eq!(settings(&[], &[], &path), by_flag, "{name}");
-            assert_eq!(settings(&["--config", &path], &[], NO_FILE), by_flag, "{name}");
-            assert_eq!(settings(&[], &[("MISTIFY_CONFIG", &path)], NO_FILE), by_flag, "{name}");
+            assert_eq!(options(&[], &[], &path), by_flag, "{name}");
+            assert_eq!(options(&["--config", &path], &[], NO_FILE), by_flag, "{name}");
+            assert_eq!(options(&[], &[("MISTIFY_CONFIG", &path)], NO_FILE), by_flag, "{name}");
         }
         fs::remove_file(path).unwrap();
     }
@@ -297,17 +295,17 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
 #[test]
 fn flag_overrides_variable_which_overrides_file() {
     let path = file("order", "queue = 1\nallow-user = a\nallow-user = b\nsparse = true\n");
-    let queue = |words: &[&str], variables: &[(&str, &str)]| {
-        settings(words, variables, &path).config.pool.queue
+    let queue = |args: &[&str], variables: &[(&str, &str)]| {
+        options(args, variables, &path).config.pool.queue
     };
     assert_eq!(queue(&["--queue", "3"], &[("MISTIFY_QUEUE", "2")]), 3);
     assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "2")]), 2);
     assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "")]), 1, "empty is not set");
     // A layer that sets some of several values replaces all of them.
-    let users = |variables: &[(&str, &str)]| settings(&[], variables, &path).config.callers.users;
+    let users = |variables: &[(&str, &str)]| options(&[], variables, &path).config.callers.users;
     assert_eq!(users(&[]), ["a", "b"]);
     assert_eq!(users(&[("MISTIFY_ALLOW_USER", "c, d")]), ["c", "d"]);
-    assert!(!settings(&[], &[("MISTIFY_SPARSE", "false")], &path).config.host.sparse);
+    assert!(!options(&[], &[("MISTIFY_SPARSE", "false")], &path).config.host.sparse);
     fs::remove_file(path).unwrap();
 }
 
@@ -345,12 +343,12 @@ fn named_file_must_exist_and_be_small() {
     let error = request(&[], &[], &path).unwrap_err();
     assert_eq!(error, value(format!("cannot read {path}: larger than 64 KiB")));
     fs::remove_file(path).unwrap();
-    assert_eq!(settings(&["--config", "/dev/null"], &[], NO_FILE).config, Box::default());
+    assert_eq!(options(&["--config", "/dev/null"], &[], NO_FILE).config, Box::default());
 }
 
 #[test]
 fn to_check_the_settings_is_to_read_them() {
-    let checked = |words: &[&str]| request(words, &[], NO_FILE);
+    let checked = |args: &[&str]| request(args, &[], NO_FILE);
     assert!(matches!(checked(&["--check-config"]), Ok(Request::Do(Command::CheckConfig, _))));
     assert!(matches!(checked(&["--check-config", "--queue=0"]), Err(Error::Value { .. })));
 }
@@ -371,24 +369,24 @@ fn a_pool_may_be_a_dataset_or_none() {
     assert_eq!((host.zpool.as_str(), host.store), ("tank/hosts/a", Store::Zfs));
     assert_eq!(run(&["-z", ""]).0.host.store, Store::None);
     let path = file("pool", "zpool =");
-    assert_eq!(settings(&[], &[], &path).config.host.store, Store::None);
+    assert_eq!(options(&[], &[], &path).config.host.store, Store::None);
     fs::remove_file(path).unwrap();
-    for words in [&["-z", "", "--storage", "zfs"][..], &["-z", "", "--image-store"]] {
-        assert!(matches!(error(words), Error::Value { .. }), "{words:?}");
+    for args in [&["-z", "", "--storage", "zfs"][..], &["-z", "", "--image-store"]] {
+        assert!(matches!(error(args), Error::Value { .. }), "{args:?}");
     }
 }
 
 #[test]
 fn an_error_has_the_format_of_the_agents_log() {
-    let format = |words: &[&str], variables: &[(&str, &str)], file: &str| match request(
-        words, variables, file,
+    let format = |args: &[&str], variables: &[(&str, &str)], file: &str| match request(
+        args, variables, file,
     ) {
         Err(Error::Value { log_format, .. }) => log_format,
         other => panic!("{other:?}"),
     };
     let json = ("MISTIFY_LOG_FORMAT", "json");
     let bad_line = file("format", "log-format = json\nqueue = 0");
-    for (words, variables, file, expected) in [
+    for (args, variables, file, expected) in [
         (&["-p", "x", "--log-format", "json"][..], &[][..], NO_FILE, LogFormat::Json),
         (&["-p", "x"], &[json], NO_FILE, LogFormat::Json),
         (&["-p", "x", "--log-format", "text"], &[json], NO_FILE, LogFormat::Text),
@@ -397,7 +395,7 @@ fn an_error_has_the_format_of_the_agents_log() {
         (&[], &[], &bad_line, LogFormat::Json),
         (&["list", "-p", "x"], &[json], NO_FILE, LogFormat::Text),
     ] {
-        assert_eq!(format(words, variables, file), expected, "{words:?}");
+        assert_eq!(format(args, variables, file), expected, "{args:?}");
     }
     fs::remove_file(bad_line).unwrap();
 }
@@ -414,14 +412,14 @@ fn image_store_uses_the_same_hosts_on_its_own_port() {
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
     assert_eq!(run(&["--image-store"]).0.image_store, [address("127.0.0.1:19999")]);
     let listen = ["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2", "--listen", "[::1]"];
-    let words = [&["--image-store-port=0", "--image-store"], &listen[..]].concat();
-    assert_eq!(run(&words).0.image_store, [address("127.0.0.1:0"), address("[::1]:0")]);
+    let args = [&["--image-store-port=0", "--image-store"], &listen[..]].concat();
+    assert_eq!(run(&args).0.image_store, [address("127.0.0.1:0"), address("[::1]:0")]);
 }
 
 #[test]
 fn permitted_callers_and_the_socket_are_flags() {
-    let words = ["--socket-group", "g", "--allow-user", "a", "--allow-user=7", "--allow-group=b"];
-    let (config, _) = run(&[&words[..], &["--socket=/run/s", "--allow-any-local"]].concat());
+    let args = ["--socket-group", "g", "--allow-user", "a", "--allow-user=7", "--allow-group=b"];
+    let (config, _) = run(&[&args[..], &["--socket=/run/s", "--allow-any-local"]].concat());
     let socket = SocketConfig { path: "/run/s".into(), group: Some("g".into()) };
     assert_eq!(config.socket, Some(socket));
     assert_eq!(
@@ -446,20 +444,18 @@ fn credentials_of_remote_callers_are_flags() {
 
 #[test]
 fn import_takes_four_arguments_among_flags() {
-    let words = ["-z", "tank", "image", "import", "--sparse", "./a.raw", "web", "-l", "info"];
-    let request = request(&words, &[], NO_FILE).unwrap();
-    let Request::Do(Command::Import { file, id }, settings) = request else {
-        panic!("{request:?}")
-    };
-    let host = settings.config.host;
+    let args = ["-z", "tank", "image", "import", "--sparse", "./a.raw", "web", "-l", "info"];
+    let request = request(&args, &[], NO_FILE).unwrap();
+    let Request::Do(Command::Import { file, id }, options) = request else { panic!("{request:?}") };
+    let host = options.config.host;
     assert_eq!((host.zpool.as_str(), host.sparse), ("tank", true));
     assert_eq!((file.as_path(), id.as_str()), (Path::new("./a.raw"), "web"));
-    assert_eq!(settings.log_level, Some(LevelFilter::Info));
+    assert_eq!(options.log_level, Some(LevelFilter::Info));
 }
 
 #[test]
 fn other_subcommands_refuse_a_subcommands_options() {
-    for (words, why) in [
+    for (args, why) in [
         (&["list", "--wait"][..], "--wait: valid only with shutdown and create"),
         (&["shutdown", "a", "--wait=0"], "--wait: write 1 to 3600 seconds"),
         (&["shutdown", "a", "--wait="], "--wait: write 1 to 3600 seconds"),
@@ -478,12 +474,12 @@ fn other_subcommands_refuse_a_subcommands_options() {
         (&["--remove", "leftoversx"], "--remove: valid only with leftovers"),
         (&["image", "pull", "a", "b"], "image pull: --sha256 SUM is required"),
     ] {
-        assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
+        assert_eq!(error(args), Error::Usage(why.to_owned()), "{args:?}");
     }
     // The program's own options may be repeated, and every option may stand anywhere.
-    for words in [&["--json", "--remove", "leftovers", "--json"][..], &["leftovers", "--remove"]] {
-        let ask = Ask::Leftovers { guest: String::new(), remove: true };
-        let asked = request(words, &[], NO_FILE);
+    for args in [&["--json", "--remove", "leftovers", "--json"][..], &["leftovers", "--remove"]] {
+        let ask = ClientCommand::Leftovers { guest: String::new(), remove: true };
+        let asked = request(args, &[], NO_FILE);
         assert!(matches!(asked, Ok(Request::Do(Command::Ask { ask: it, .. }, _)) if it == ask));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::layers::DEFAULT_FILE;
-use crate::cli::settings::{SETTINGS, Setting, Takes};
+use crate::cli::options::{ConfigOption, OPTIONS, Takes};
 use crate::cli::switches::{SWITCHES, SwitchValue};
 
 /// The column of the descriptions.
@@ -30,13 +30,13 @@ pub fn usage() -> String {
         entry(&mut text, &format!("  {words}"), help);
     }
     text += "\nOptions:\n";
-    for setting in SETTINGS {
-        let value = match setting.takes {
+    for option in OPTIONS {
+        let value = match option.takes {
             Takes::Switch => None,
             Takes::One(value) | Takes::Many(value) => Some(value),
         };
         let value = value.map(|value| format!(" {value}")).unwrap_or_default();
-        entry(&mut text, &flag(setting.short, setting.name, &value), &help(setting));
+        entry(&mut text, &flag(option.short, option.name, &value), &help(option));
     }
     for switch in SWITCHES {
         let (before, value, after) = match switch.value {
@@ -64,10 +64,10 @@ fn flag(short: Option<char>, name: &str, value: &str) -> String {
     format!("  {short}--{name}{value}")
 }
 
-fn help(setting: &Setting) -> String {
-    match setting.takes {
-        Takes::Many(_) => format!("{}; repeatable", setting.help),
-        Takes::One(_) | Takes::Switch => setting.help.to_owned(),
+fn help(option: &ConfigOption) -> String {
+    match option.takes {
+        Takes::Many(_) => format!("{}; repeatable", option.help),
+        Takes::One(_) | Takes::Switch => option.help.to_owned(),
     }
 }
 

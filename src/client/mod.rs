@@ -22,7 +22,7 @@ use output::shown;
 pub use connection::Endpoint;
 pub use create::{Create, NewGuest, create};
 pub use reach::ssh;
-pub use verbs::{Ask, Params, run};
+pub use verbs::{ClientCommand, Params, run};
 pub use wait::WaitFor;
 
 /// The reason for which a command failed.

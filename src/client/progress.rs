@@ -21,13 +21,13 @@ impl Progress {
         let (stop, stopped) = bounded::<()>(0);
         let began = Instant::now();
         let work = move || {
-            let mut was_told = false;
+            let mut has_printed = false;
             while stopped.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
                 // If the terminal is closed, no user sees the progress.
                 let _ = write!(io::stderr(), "\r{what}: {} s", began.elapsed().as_secs());
-                was_told = true;
+                has_printed = true;
             }
-            if was_told {
+            if has_printed {
                 let _ = write!(io::stderr(), "\r\x1b[K");
             }
         };

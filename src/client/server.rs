@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::fixed::CLIENT_CONNECT;
 use crate::os::peer::Peer;
-use crate::os::resolve::Trusted;
+use crate::os::resolve::TrustedUsers;
 use crate::os::service::agent_user;
 use crate::os::socket_owners::{End, SocketOwners};
 
@@ -61,7 +61,7 @@ pub(super) fn check_unix(stream: &UnixStream) -> io::Result<()> {
 }
 
 fn check(uid: u32) -> io::Result<()> {
-    if Trusted::own().has(uid) || agent_user() == Ok(uid) {
+    if TrustedUsers::own().has(uid) || agent_user() == Ok(uid) {
         return Ok(());
     }
     let why = format!(

@@ -221,12 +221,12 @@ mod tests {
             looks.map(|(seconds, age, bytes)| all([("g", looked(at(seconds), age, 0.1, bytes))]));
         let mut looks = looks.into_iter();
         let mut before = looks.next().unwrap();
-        let told = looks.map(|mut now| {
+        let rates = looks.map(|mut now| {
             let disks = rates(&before, &mut now)[0].disks;
             before = now;
             disks.map(|(read, written)| (read.round(), written.round()))
         });
         let hundred = Some((100.0, 200.0));
-        assert_eq!(told.collect::<Vec<_>>(), [None, hundred, hundred, Some((0.0, 0.0))]);
+        assert_eq!(rates.collect::<Vec<_>>(), [None, hundred, hundred, Some((0.0, 0.0))]);
     }
 }

@@ -17,7 +17,7 @@ use crate::guest::wire::agent::is_of_link;
 
 /// A subcommand that calls the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum ClientCommand {
     /// Any method of the agent, such as `Status` or `ImageStore.ListImages`.
     Call {
         /// Its name; a name without a service belongs to `Libvirt`.
@@ -74,17 +74,17 @@ pub enum Params {
 /// See [`Error`].
 ///
 /// # Blocking
-/// Up to the agent's deadline for changes and 10 s; [`Ask::Top`] until its terminal is closed.
-pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
+/// Up to the agent's deadline for changes and 10 s; [`ClientCommand::Top`] until its terminal is closed.
+pub fn run(config: &Config, ask: &ClientCommand, json: bool) -> Result<(), Error> {
     let client = Client::new(config)?;
     let for_people = is_for_people(json);
-    if *ask == Ask::Top {
+    if *ask == ClientCommand::Top {
         return top::run(&client, for_people);
     }
     let (method, params, what) = request(ask)?;
     let progress = Progress::of(printable(&what));
     let answer = match ask {
-        Ask::List => all_guests(&client),
+        ClientCommand::List => all_guests(&client),
         _ => client.call(&method, &params),
     };
     drop(progress);
@@ -98,12 +98,12 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
 }
 
 /// Returns an error if the answer is not the wanted outcome.
-fn outcome(ask: &Ask, answer: &Value) -> Result<(), Error> {
+fn outcome(ask: &ClientCommand, answer: &Value) -> Result<(), Error> {
     match ask {
-        Ask::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
+        ClientCommand::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
             Err(Error::Answered("cannot remove all leftovers".to_owned()))
         }
-        Ask::Shutdown { id, wait, force_after } if wait.or(*force_after).is_some() => {
+        ClientCommand::Shutdown { id, wait, force_after } if wait.or(*force_after).is_some() => {
             match answer["guest"]["state"].as_str() {
                 Some("shutoff" | "crashed") => Ok(()),
                 _ => Err(Error::Answered(format!("{id} went off and was started again"))),
@@ -134,10 +134,10 @@ fn all_guests(client: &Client) -> Result<Value, Error> {
 }
 
 /// Returns the method, its parameters, and the title of its progress.
-fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
+fn request(ask: &ClientCommand) -> Result<(String, Value, String), Error> {
     let libvirt = |method: &str| format!("Libvirt.{method}");
     Ok(match ask {
-        Ask::Call { method, params } => {
+        ClientCommand::Call { method, params } => {
             let method = if method.contains('.') { method.clone() } else { libvirt(method) };
             let params = match read_params(params)? {
                 params @ Value::Array(_) => params,
@@ -145,17 +145,21 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
             };
             (method.clone(), params, method)
         }
-        Ask::Guest { method, id } => (libvirt(method), of_guest(id), format!("{method} {id}")),
-        Ask::Shutdown { id, wait, force_after } => {
+        ClientCommand::Guest { method, id } => {
+            (libvirt(method), of_guest(id), format!("{method} {id}"))
+        }
+        ClientCommand::Shutdown { id, wait, force_after } => {
             let params = json!({ "guest": { "id": id }, "wait": wait, "force_after": force_after });
             (libvirt("Shutdown"), json!([params]), format!("Shutdown {id}"))
         }
-        Ask::List => (libvirt("List"), json!([{}]), "List".to_owned()),
-        Ask::Leftovers { guest, remove } => {
+        ClientCommand::List => (libvirt("List"), json!([{}]), "List".to_owned()),
+        ClientCommand::Leftovers { guest, remove } => {
             let method = if *remove { "RemoveLeftovers" } else { "Leftovers" };
             (libvirt(method), of_guest(guest), method.to_owned())
         }
-        Ask::Metrics(_) | Ask::Top => (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned()),
+        ClientCommand::Metrics(_) | ClientCommand::Top => {
+            (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned())
+        }
     })
 }
 
@@ -193,9 +197,9 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Selects the requested guest from an answer about all guests.
-fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
+fn narrow(ask: &ClientCommand, mut answer: Value) -> Result<Value, Error> {
     match ask {
-        Ask::Metrics(id) => match answer.get_mut(id) {
+        ClientCommand::Metrics(id) => match answer.get_mut(id) {
             Some(guest) => Ok(guest.take()),
             None => Err(Error::Answered(format!("guest {id} not found"))),
         },
@@ -203,21 +207,21 @@ fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
     }
 }
 
-fn readable(ask: &Ask, answer: &Value) -> String {
+fn readable(ask: &ClientCommand, answer: &Value) -> String {
     match ask {
-        Ask::List => list(answer),
-        Ask::Metrics(_) => metrics(answer),
-        Ask::Leftovers { .. } => leftovers(&answer["leftovers"]),
-        Ask::Guest { method: "Console", .. } => lines(&answer["console"]),
-        Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
-        Ask::Guest { method: "DiscardSaved", id } => {
+        ClientCommand::List => list(answer),
+        ClientCommand::Metrics(_) => metrics(answer),
+        ClientCommand::Leftovers { .. } => leftovers(&answer["leftovers"]),
+        ClientCommand::Guest { method: "Console", .. } => lines(&answer["console"]),
+        ClientCommand::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
+        ClientCommand::Guest { method: "DiscardSaved", id } => {
             format!("{} saved memory removed; the next start boots\n", printable(id))
         }
-        Ask::Guest { id, .. } | Ask::Shutdown { id, .. } => {
+        ClientCommand::Guest { id, .. } | ClientCommand::Shutdown { id, .. } => {
             let forced = if answer["forced"] == true { ", forced off" } else { "" };
             format!("{} {}{forced}\n", printable(id), word(&answer["guest"]["state"]))
         }
-        Ask::Call { .. } | Ask::Top => format!("{answer:#}\n"),
+        ClientCommand::Call { .. } | ClientCommand::Top => format!("{answer:#}\n"),
     }
 }
 
@@ -308,7 +312,7 @@ mod tests {
     #[test]
     fn method_defaults_to_libvirt_and_params_to_a_list() {
         let asked = |method: &str, params| {
-            let ask = Ask::Call { method: method.to_owned(), params };
+            let ask = ClientCommand::Call { method: method.to_owned(), params };
             let (method, params, _) = request(&ask).unwrap();
             (method, params.to_string())
         };
@@ -317,7 +321,7 @@ mod tests {
         assert_eq!(asked("Libvirt.Run", text("[1]")), ("Libvirt.Run".into(), "[1]".into()));
         let images = asked("ImageStore.ListImages", text(r#"{"id":"a"}"#));
         assert_eq!(images, ("ImageStore.ListImages".into(), r#"[{"id":"a"}]"#.into()));
-        let wrong = Ask::Call { method: "Run".into(), params: text("{") };
+        let wrong = ClientCommand::Call { method: "Run".into(), params: text("{") };
         let begin = "cannot parse the parameters: ";
         assert!(matches!(request(&wrong), Err(Error::Asked(why)) if why.starts_with(begin)));
     }
@@ -357,7 +361,7 @@ mod tests {
     #[test]
     fn a_guest_that_was_started_again_is_not_off() {
         let shutdown = |wait, force_after, state: &str| {
-            let ask = Ask::Shutdown { id: "web-1".to_owned(), wait, force_after };
+            let ask = ClientCommand::Shutdown { id: "web-1".to_owned(), wait, force_after };
             outcome(&ask, &json!({ "guest": { "state": state } })).map_err(|error| error.status())
         };
         assert_eq!(shutdown(None, None, "running"), Ok(()), "nobody waits");
@@ -368,7 +372,7 @@ mod tests {
 
     #[test]
     fn metrics_of_a_missing_guest_are_an_error() {
-        let metrics = Ask::Metrics("b".to_owned());
+        let metrics = ClientCommand::Metrics("b".to_owned());
         assert_eq!(narrow(&metrics, json!({ "a": {} })).unwrap_err().status(), 1);
         assert_eq!(narrow(&metrics, json!({ "b": { "age": 1 } })), Ok(json!({ "age": 1 })));
     }

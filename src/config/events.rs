@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct EventLimits {
     /// Events that the agent stores for later requests. Creating, running, stopping and deleting
     /// 100 guests produces about 800.
-    pub kept: usize,
+    pub stored: usize,
     /// Events from libvirt that have no number yet. All guests of a host that go down at once
     /// produce as many.
     pub backlog: usize,
@@ -29,7 +29,7 @@ pub struct EventLimits {
 impl Default for EventLimits {
     fn default() -> Self {
         Self {
-            kept: 4_096,
+            stored: 4_096,
             backlog: 1_024,
             pause: Duration::from_secs(1),
             wait: Duration::from_secs(50),

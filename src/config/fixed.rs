@@ -71,7 +71,7 @@ pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// milliseconds.
 pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Configuration file. All options, one on each line, are about 2 KiB.
-pub const SETTINGS_BYTES: u64 = 64 * 1024;
+pub const CONFIG_FILE_BYTES: u64 = 64 * 1024;
 /// A token, and the file that contains it. No secret is longer.
 pub const TOKEN_BYTES: usize = 512;
 /// Minimum length of a token. 128 random bits are 22 characters of base64 and 32 of hexadecimal.
@@ -211,7 +211,7 @@ pub const GUEST_FILESYSTEMS: usize = 16;
 /// Length of a mount point in metrics.
 pub const MOUNTPOINT_CHARS: usize = 128;
 /// Age after which the file systems of a guest are no more in metrics: its guest agent was silent three times.
-pub const FILESYSTEMS_KEPT: Duration = Duration::from_secs(900);
+pub const FILESYSTEMS_AGE: Duration = Duration::from_secs(900);
 /// Time between two events that tell of changed addresses of one guest. A guest chooses its addresses itself.
 pub const ADDRESS_EVENTS: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.
@@ -226,16 +226,16 @@ pub const PNG_BYTES: usize = 11 * 1024 * 1024;
 pub const HEADERS_MAX: usize = 100;
 /// Domain handles that a worker caches, each well below 1 KiB. A host has fewer guests. With more,
 /// the worker looks them up again from time to time.
-pub const KEPT_DOMAINS_MAX: usize = 256;
+pub const CACHED_DOMAINS_MAX: usize = 256;
 /// Lifetime of a cached domain handle. A renamed guest keeps its old name for this time. For less
 /// frequent calls the cost of a lookup does not matter.
-pub const KEPT_FOR: Duration = Duration::from_secs(1);
+pub const CACHED_DOMAIN_AGE: Duration = Duration::from_secs(1);
 /// Changed guests that the agent notes until it reads their definitions again. With more, it reads those of all
 /// guests.
 pub const USES_CHANGED_MAX: usize = 4096;
 /// Time after which the agent reads the definitions of all guests again before it makes a volume. libvirt does not
 /// report each change of other tools.
-pub const USES_KEPT_FOR: Duration = Duration::from_secs(600);
+pub const PATH_USES_AGE: Duration = Duration::from_secs(600);
 /// Open files that the agent requests from the system: all connections, and the files of libvirt
 /// and the store.
 pub const OPEN_FILES: u64 = 4096;

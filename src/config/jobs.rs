@@ -16,10 +16,10 @@ pub struct JobLimits {
     /// Request of one job. A guest with 64 NICs and 256 disks has less than 100 KiB.
     pub request_bytes: usize,
     /// Finished jobs that the agent stores. With more, it removes the job that finished first.
-    pub kept: usize,
+    pub stored: usize,
     /// Time that callers can read a finished job. The next job removes its file. After a restart
     /// the agent starts no queued job that is older.
-    pub kept_for: Duration,
+    pub retention: Duration,
     /// File of one job. The result is as long as the request, or six times that if every character
     /// needs an escape.
     pub file_bytes: u64,
@@ -34,8 +34,8 @@ impl Default for JobLimits {
             queued: 64,
             queued_per_guest: 8,
             request_bytes: 128 * 1024,
-            kept: 256,
-            kept_for: Duration::from_secs(3600),
+            stored: 256,
+            retention: Duration::from_secs(3600),
             file_bytes: 1024 * 1024,
             pause: Duration::from_millis(100),
         }

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Order;
-use super::order::{Cancellation, ask};
+use super::FetchRequest;
+use super::request::{Cancellation, ask};
 use crate::config::fixed::{FETCH_ORDER, IMPORT_MEMORY_BYTES};
 use crate::import::{self, time_for};
-use crate::os::confine::Reach;
+use crate::os::confine::AccessScope;
 use crate::os::disk::room;
-use crate::os::files::{self, Settled};
+use crate::os::files::{self, WriterState};
 use crate::os::program::{Ended, Program};
 use crate::storage::{MIB, Volumes};
 
@@ -50,7 +50,7 @@ impl Download<'_> {
         let (directory, bytes_max) = self.room()?;
         let draft = files::nameless(&directory)
             .map_err(|error| format!("cannot create a file in {}: {error}", directory.display()))?;
-        ask(&Order { url, bytes_max }, self.service, &draft, self.cancellation)?;
+        ask(&FetchRequest { url, bytes_max }, self.service, &draft, self.cancellation)?;
         Ok(own(draft)?)
     }
 
@@ -82,10 +82,10 @@ impl Download<'_> {
 
 /// The content, when who fetched it can change it no more.
 fn own(draft: File) -> io::Result<File> {
-    match files::settled(draft, FETCH_ORDER)? {
-        Settled::Alone(content) => Ok(content),
-        Settled::Unknown(content) => import::copy_aside(&content),
-        Settled::Open => Err(io::Error::other("the fetcher still has the file open")),
+    match files::writer_state(draft, FETCH_ORDER)? {
+        WriterState::Alone(content) => Ok(content),
+        WriterState::Unknown(content) => import::copy_aside(&content),
+        WriterState::Open => Err(io::Error::other("the fetcher still has the file open")),
     }
 }
 
@@ -104,7 +104,7 @@ pub fn sha256(content: &File, kill: Duration) -> Result<String, Box<dyn Error>> 
     command.stdin(input).stdout(Stdio::piped());
     let program = Program {
         command,
-        reach: Reach::Files(&[]),
+        scope: AccessScope::Files(&[]),
         memory_bytes: IMPORT_MEMORY_BYTES,
         file_bytes: 0,
         time: time_for(bytes),
@@ -139,17 +139,18 @@ mod tests {
 
     use super::*;
     use crate::config::{HostConfig, StorageLimits, Store};
-    use crate::os::resolve::Trusted;
-    use crate::storage::{self, Adopts, Space, Wanted};
+    use crate::os::resolve::TrustedUsers;
+    use crate::storage::{self, AdoptionRule, Space, VolumeSpec};
 
     #[test]
     fn a_draft_is_its_owners_when_no_other_can_write() {
         let draft = files::nameless(&env::temp_dir()).unwrap();
         draft.write_all_at(b"content", 0).unwrap();
         let other = draft.try_clone().unwrap();
-        assert!(matches!(files::settled(draft, Duration::ZERO).unwrap(), Settled::Open));
+        assert!(matches!(files::writer_state(draft, Duration::ZERO).unwrap(), WriterState::Open));
         // A program that another test is just starting has it as well, until it runs.
-        let Settled::Alone(mut reader) = files::settled(other, FETCH_ORDER).unwrap() else {
+        let WriterState::Alone(mut reader) = files::writer_state(other, FETCH_ORDER).unwrap()
+        else {
             panic!("nobody else has it")
         };
         let mut text = String::new();
@@ -163,7 +164,7 @@ mod tests {
         let root = env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
         crate::os::own::make_directory(&root).unwrap();
         let host = HostConfig { store: Store::Directory(root.clone()), ..HostConfig::default() };
-        (storage::open(&host, &StorageLimits::default(), Trusted::own(), None).unwrap(), root)
+        (storage::open(&host, &StorageLimits::default(), TrustedUsers::own(), None).unwrap(), root)
     }
 
     fn deadline() -> Instant {
@@ -182,14 +183,14 @@ mod tests {
         let (volumes, root) = store("room");
         volumes.prepare(deadline()).unwrap();
         let free_bytes = volumes.usage(deadline()).unwrap().free_bytes;
-        let wanted = Wanted {
+        let wanted = VolumeSpec {
             volume: volumes.pool().dataset("guests/web/disk-0").unwrap(),
             image: None,
             size_mib: free_bytes / 2 / MIB,
             space: Space::Reserved,
             owner: None,
             maker: None,
-            adopts: Adopts::Any,
+            adoption: AdoptionRule::Any,
             unmarked: false,
             content: None,
         };

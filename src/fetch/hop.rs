@@ -7,12 +7,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Host, Order, Scheme, Service, Url, is_public};
+use super::{FetchRequest, Host, Scheme, Service, Url, is_public};
 use crate::config::fixed::{
     FETCH_CONNECT, FETCH_KILL, FETCH_MEMORY_BYTES, FETCH_RATE_BYTES, FETCH_REDIRECTS,
     FETCH_SILENCE, FETCH_SILENT_BYTES, FETCH_TIME,
 };
-use crate::os::confine::Reach;
+use crate::os::confine::AccessScope;
 use crate::os::program::{Ended, Program};
 
 /// Debian's package curl has it there, and so have others.
@@ -29,7 +29,7 @@ const TOO_LARGE: i32 = 63;
 /// # Blocking
 /// Up to [`FETCH_TIME`], and as long as the system takes to resolve names.
 pub fn fetch(
-    order: &Order,
+    order: &FetchRequest,
     service: Option<&Service>,
     target: &File,
     is_unwanted: &dyn Fn() -> bool,
@@ -132,9 +132,9 @@ fn hop(
     let mut command = Command::new(CURL);
     command.args(arguments(url, addresses, bytes_max, time));
     command.stdin(Stdio::null()).stdout(target.try_clone().map_err(text)?);
-    let (reach, memory_bytes) = (Reach::Network, FETCH_MEMORY_BYTES);
+    let (scope, memory_bytes) = (AccessScope::Network, FETCH_MEMORY_BYTES);
     let (file_bytes, kill) = (bytes_max, FETCH_KILL);
-    let program = Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted };
+    let program = Program { command, scope, memory_bytes, file_bytes, time, kill, is_unwanted };
     let ended = program.run(&mut |_| {}).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => late(),
         _ => text(error),
@@ -370,7 +370,7 @@ mod tests {
         let file = files::nameless(&env::temp_dir()).unwrap();
         file.write_all_at(b"of before", 0).unwrap();
         let service = Service::parse(&place).unwrap();
-        let order = Order { url: format!("http://{place}/images"), bytes_max: 100 };
+        let order = FetchRequest { url: format!("http://{place}/images"), bytes_max: 100 };
         let outcome = fetch(&order, Some(&service), &file, &|| false);
         thread.join().unwrap();
         outcome.map(|bytes| {

@@ -14,7 +14,7 @@
 mod address;
 mod download;
 mod hop;
-mod order;
+mod request;
 mod url;
 
 use serde::{Deserialize, Serialize};
@@ -22,13 +22,13 @@ use serde::{Deserialize, Serialize};
 pub use self::address::is_public;
 pub use self::download::{Download, is_sum, sha256};
 pub use self::hop::{CURL, fetch};
-pub use self::order::{Cancellation, REMEDY, SOCKET, ask, serve};
+pub use self::request::{Cancellation, REMEDY, SOCKET, ask, serve};
 pub(crate) use self::url::is_uri;
 pub use self::url::{Host, Scheme, Service, Url, component};
 
 /// What is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub struct FetchRequest {
     /// From where.
     pub url: String,
     /// How many bytes it may have.

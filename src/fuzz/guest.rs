@@ -7,7 +7,7 @@ use crate::config::{BridgeType, HostConfig, VncListen};
 use crate::guest::check::{check_definition, check_definition_with_networks};
 use crate::guest::displays::with_chosen_vnc_port;
 use crate::guest::domain::{Graphics, SourceKind, VirDomain};
-use crate::guest::network::Network;
+use crate::guest::network::NetworkDefinition;
 use crate::guest::same::{same_as_domain, same_guest};
 use crate::guest::wire::Guest;
 use crate::guest::xml::Element;
@@ -39,13 +39,13 @@ pub(super) fn guest_to_xml(data: &[u8]) {
     let kept = read.metadata.guest.expect("the request is kept");
     assert!(kept == guest && same_guest(&kept, &guest));
     if check_definition_with_networks(&guest, &host).is_ok() {
-        let networks: Vec<Network> = guest
+        let networks: Vec<NetworkDefinition> = guest
             .nics
             .iter()
-            .map(|nic| Network::for_nic(nic, host.bridge_type, &guest.id, ""))
+            .map(|nic| NetworkDefinition::for_nic(nic, host.bridge_type, &guest.id, ""))
             .collect();
         for network in &networks {
-            assert_eq!(Network::from_xml(&network.network_xml()).as_ref(), Ok(network));
+            assert_eq!(NetworkDefinition::from_xml(&network.network_xml()).as_ref(), Ok(network));
         }
         // Where nothing is left to be completed, and memory is not more than can be.
         let is_itself = same_as_domain(&guest, &model, &networks);
@@ -103,10 +103,11 @@ pub(super) fn live_xml(data: &[u8]) {
             assert_eq!(Element::from_xml(&element.to_xml(), root), Ok(element));
         }
     }
-    if let Ok(network) = Network::from_xml(xml) {
+    if let Ok(network) = NetworkDefinition::from_xml(xml) {
         // What is written has the form of a guest's network, whatever was read.
-        let expected = Network { uuid: String::new(), is_for_guest: true, ..network.clone() };
-        assert_eq!(Network::from_xml(&network.network_xml()), Ok(expected));
+        let expected =
+            NetworkDefinition { uuid: String::new(), is_for_guest: true, ..network.clone() };
+        assert_eq!(NetworkDefinition::from_xml(&network.network_xml()), Ok(expected));
     }
     let Ok(domain) = VirDomain::from_xml(xml) else { return };
     let again = |domain: &VirDomain| {

@@ -8,7 +8,7 @@ use crate::config::{
     BridgeType, GUEST_DISKS_MAX, GUEST_METADATA_BYTES, GUEST_NICS_MAX, HostConfig, Nat, VncListen,
 };
 use crate::guest::invalid::{Fault, ID_BYTES_MAX, Invalid, VNC_PORT_MIN};
-use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::wire::{Guest, GuestDisk, Nic};
 use crate::guest::xml::escaped_bytes;
 
 const VNC_PORT_MAX: i64 = 65535;
@@ -78,7 +78,7 @@ pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid>
 ///
 /// # Errors
 /// The first thing that is wrong, by name.
-pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
+pub fn check_attached_disk(disk: &GuestDisk) -> Result<(), Invalid> {
     first(disk_text_faults("disk", disk))?;
     first(machine::disk_faults("disk", disk))
 }
@@ -243,8 +243,8 @@ fn nic_text_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
     )
 }
 
-fn disk_text_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
-    let Disk { bus, device, volume, image, source, .. } = disk;
+fn disk_text_faults(place: &str, disk: &GuestDisk) -> Vec<Invalid> {
+    let GuestDisk { bus, device, volume, image, source, .. } = disk;
     line_faults(
         place,
         &[

@@ -48,7 +48,7 @@ pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
 
 /// What a domain that runs has to be reached by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Inside {
+pub(crate) struct LiveAliases {
     /// MAC addresses of its NICs, in lower case.
     pub(crate) macs: Vec<String>,
     /// The networks of libvirt that they are plugged into.
@@ -57,7 +57,7 @@ pub(crate) struct Inside {
     pub(crate) agent: Option<bool>,
 }
 
-impl Inside {
+impl LiveAliases {
     /// Reads it from the live definition of a domain.
     ///
     /// # Errors

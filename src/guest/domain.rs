@@ -422,7 +422,7 @@ impl Disk {
     /// is lost without qemu's knowledge. Without it qemu meets the full pool itself and pauses the
     /// guest. ZFS keeps its own cache, so nothing is kept twice either. A regular file may lie where
     /// that cannot be had (tmpfs), and stays as it was.
-    pub fn for_guest(disk: &wire::Disk, source: SourceKind) -> Self {
+    pub fn for_guest(disk: &wire::GuestDisk, source: SourceKind) -> Self {
         let path = disk.source.clone();
         let cache = match (disk.cache.as_str(), source) {
             ("", SourceKind::Block) => "none",

@@ -11,7 +11,7 @@ use crate::guest::domain::{
 };
 use crate::guest::hardware::{Hardware, is_x86};
 use crate::guest::metadata::{
-    Besides, Metadata, MetadataDevice, MetadataDisk, UserMetadata, UserMetadataParameter,
+    Metadata, MetadataDevice, MetadataDisk, OwnedObjects, UserMetadata, UserMetadataParameter,
 };
 use crate::guest::xml::{Element, Error};
 use crate::guest::xml_values::number;
@@ -390,7 +390,7 @@ fn write_metadata(metadata: &Metadata, uuid: &str) -> Element {
         write_device(&metadata.device).with("xmlns", DEVICE_NAMESPACE),
     ];
     let guest = metadata.guest.as_ref().map(|_| {
-        let element = metadata.kept(&format!("{GUEST_PREFIX}:guest"), uuid);
+        let element = metadata.stored(&format!("{GUEST_PREFIX}:guest"), uuid);
         element.with(&format!("xmlns:{GUEST_PREFIX}"), GUEST_NAMESPACE)
     });
     Element::new("metadata")
@@ -413,7 +413,7 @@ impl Metadata {
     /// `virDomainSetMetadata` wants it: under no namespace, for libvirt puts it under
     /// [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`]. `uuid` is the domain's.
     pub fn guest_element(&self, uuid: &str) -> String {
-        self.kept("guest", uuid).to_xml()
+        self.stored("guest", uuid).to_xml()
     }
 
     /// The element of its disks, for the same call.
@@ -421,7 +421,7 @@ impl Metadata {
         write_device(&self.device).to_xml()
     }
 
-    fn kept(&self, name: &str, uuid: &str) -> Element {
+    fn stored(&self, name: &str, uuid: &str) -> Element {
         let json = self.guest.as_ref().map(serde_json::to_string).transpose();
         let json = json.expect("a guest has text keys alone").unwrap_or_default();
         let networks: Vec<&str> = self.besides.networks.iter().map(String::as_str).collect();
@@ -445,9 +445,9 @@ impl Metadata {
 /// virt-clone copies the metadata of another domain: then its uuid is not this domain's, and nothing of it
 /// is this domain's. A former agent stored no uuid: there the id in the request has to be the name.
 fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
-    let kept = metadata.child_in(GUEST_NAMESPACE, "guest");
-    let request = stored_request(kept);
-    if !is_own(kept, request.as_ref(), name, uuid) {
+    let stored = metadata.child_in(GUEST_NAMESPACE, "guest");
+    let request = stored_request(stored);
+    if !is_own(stored, request.as_ref(), name, uuid) {
         return Metadata::default();
     }
     let device = metadata.child_in(DEVICE_NAMESPACE, "device");
@@ -463,28 +463,28 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
             value: parameter.attribute("value").to_owned(),
         }
     });
-    let networks = kept.attribute("networks").split_whitespace().map(str::to_owned);
+    let networks = stored.attribute("networks").split_whitespace().map(str::to_owned);
     let device = MetadataDevice { disks: disks.collect() };
     Metadata {
-        profile: kept.attribute("profile").to_owned(),
+        profile: stored.attribute("profile").to_owned(),
         guest: request.map(|request| under_name(request, name, &device)),
         device,
         user_metadata: UserMetadata { parameters: parameters.collect() },
-        besides: Besides {
-            volumes: kept.attribute("volumes") == "yes",
+        besides: OwnedObjects {
+            volumes: stored.attribute("volumes") == "yes",
             networks: networks.into_set(),
-            instance: kept.attribute("instance").to_owned(),
+            instance: stored.attribute("instance").to_owned(),
         },
     }
 }
 
 /// The request that is stored; one that somebody edited beyond reading is as good as none.
-fn stored_request(kept: &Element) -> Option<wire::Guest> {
-    serde_json::from_str(&kept.text).ok()
+fn stored_request(stored: &Element) -> Option<wire::Guest> {
+    serde_json::from_str(&stored.text).ok()
 }
 
-fn is_own(kept: &Element, request: Option<&wire::Guest>, name: &str, uuid: &str) -> bool {
-    match kept.attribute("domain") {
+fn is_own(stored: &Element, request: Option<&wire::Guest>, name: &str, uuid: &str) -> bool {
+    match stored.attribute("domain") {
         "" => request.is_none_or(|request| request.id == name),
         owner => owner == uuid,
     }
@@ -497,8 +497,8 @@ fn is_own(kept: &Element, request: Option<&wire::Guest>, name: &str, uuid: &str)
 pub(crate) fn is_of_another(xml: &str) -> Result<bool, Error> {
     let domain = Element::from_xml(xml, "domain")?;
     let (name, uuid) = (&domain.child("name").text, domain.child("uuid").trimmed());
-    let kept = domain.child("metadata").child_in(GUEST_NAMESPACE, "guest");
-    Ok(!is_own(kept, stored_request(kept).as_ref(), name, uuid))
+    let stored = domain.child("metadata").child_in(GUEST_NAMESPACE, "guest");
+    Ok(!is_own(stored, stored_request(stored).as_ref(), name, uuid))
 }
 
 /// The disk sources of the request that is stored with a domain, also where it is another domain's request: the

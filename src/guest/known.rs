@@ -1,8 +1,8 @@
 //! The guest that a domain is, in the words of the wire.
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
-use crate::guest::network::Network;
-use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::network::NetworkDefinition;
+use crate::guest::wire::{Guest, GuestDisk, Nic};
 
 /// The request that is kept with a domain as CreateGuest answered it: where it names no source,
 /// with volume and source of the disk.
@@ -21,7 +21,7 @@ pub fn answered(request: &Guest, found: &VirDomain) -> Guest {
 
 /// A guest of the original agent, which kept no request: what the domain says of it, and for the
 /// rest what the caller does. `networks` has those of its interfaces.
-pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[Network]) -> Guest {
+pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[NetworkDefinition]) -> Guest {
     let disks = found.devices.disks.iter().map(|disk| of_disk(asked, disk));
     let nics = found.devices.interfaces.iter().map(|it| of_interface(asked, it, networks));
     Guest {
@@ -34,10 +34,10 @@ pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[Network]) -> Gues
     }
 }
 
-fn of_disk(asked: &Guest, found: &domain::Disk) -> Disk {
+fn of_disk(asked: &Guest, found: &domain::Disk) -> GuestDisk {
     let source = found.source.path();
     let asked = asked.disks.iter().find(|disk| disk.source == source);
-    Disk {
+    GuestDisk {
         bus: found.target.bus.clone(),
         device: found.target.device.clone(),
         source: source.to_owned(),
@@ -45,7 +45,7 @@ fn of_disk(asked: &Guest, found: &domain::Disk) -> Disk {
     }
 }
 
-fn of_interface(asked: &Guest, found: &domain::Interface, networks: &[Network]) -> Nic {
+fn of_interface(asked: &Guest, found: &domain::Interface, networks: &[NetworkDefinition]) -> Nic {
     let mac = &found.mac.address;
     let asked = asked.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac));
     let network = networks.iter().find(|network| network.name == found.source.network);

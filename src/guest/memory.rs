@@ -157,7 +157,7 @@ impl Plugged {
     ///
     /// # Errors
     /// If a number in it is none.
-    pub fn told(&self, memory_kib: u64) -> Result<Option<(String, u64)>, Error> {
+    pub fn targets(&self, memory_kib: u64) -> Result<Option<(String, u64)>, Error> {
         let mut devices = self.domain.child("devices").children_in("", "memory");
         let Some(mut device) = devices.next().cloned() else { return Ok(None) };
         let cell = self.domain.child("cpu").child("numa").child("cell");
@@ -247,7 +247,7 @@ mod tests {
     fn the_device_gives_and_the_balloon_takes() {
         for (asked, requested, balloon) in [(512, 0, 512), (768, 256, 512), (256, 0, 256)] {
             let plugged = Plugged::from_xml(&running(128)).unwrap().expect("it has a device");
-            let (device, target) = plugged.told(asked * MIB).unwrap().expect("it has a device");
+            let (device, target) = plugged.targets(asked * MIB).unwrap().expect("it has a device");
             let device = Element::from_xml(&device, "memory").unwrap();
             let found = read_memory_kib(device.child("target").child("requested"));
             assert_eq!((found, target), (Ok(requested * MIB), balloon * MIB), "{asked}");

@@ -27,12 +27,12 @@ pub struct Metadata {
     pub guest: Option<wire::Guest>,
     /// What is the guest's besides. Beyond the owner's model.
     #[serde(skip)]
-    pub besides: Besides,
+    pub besides: OwnedObjects,
 }
 
 /// What this agent has made for a guest that its request does not tell of, and Delete removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Besides {
+pub struct OwnedObjects {
     /// Whether there may be volumes.
     pub volumes: bool,
     /// Names of networks.
@@ -95,13 +95,13 @@ impl Metadata {
             user_metadata: UserMetadata::from(&guest.metadata),
             profile: guest.profile.clone(),
             guest: Some(guest.clone()),
-            besides: Besides::default(),
+            besides: OwnedObjects::default(),
         }
     }
 }
 
-impl From<&wire::Disk> for MetadataDisk {
-    fn from(disk: &wire::Disk) -> Self {
+impl From<&wire::GuestDisk> for MetadataDisk {
+    fn from(disk: &wire::GuestDisk) -> Self {
         Self { device: disk.device.clone(), image: disk.image.clone(), volume: disk.volume.clone() }
     }
 }

@@ -9,7 +9,7 @@ use crate::guest::xml_values::number;
 
 /// What matters here of a libvirt network, see <https://libvirt.org/formatnetwork.html>.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Network {
+pub struct NetworkDefinition {
     /// Name: the NIC's MAC address.
     pub name: String,
     /// libvirt's own identifier; empty before libvirt drew one.
@@ -35,7 +35,7 @@ pub struct NetworkMark {
     pub domain: String,
 }
 
-impl Network {
+impl NetworkDefinition {
     /// The network that `nic` of a guest needs on a host with bridges of this type. `domain` is the uuid of the
     /// guest's domain.
     pub fn for_nic(nic: &Nic, bridge_type: BridgeType, guest: &str, domain: &str) -> Self {
@@ -51,7 +51,7 @@ impl Network {
     }
 
     /// Whether both lead to the same place under the same name, whoever made them.
-    pub fn same_wiring(&self, other: &Self) -> bool {
+    pub fn same_connection(&self, other: &Self) -> bool {
         self.name == other.name
             && self.bridge == other.bridge
             && self.openvswitch == other.openvswitch
@@ -128,8 +128,9 @@ mod tests {
         Nic { mac: MAC.into(), network: "mistify0".into(), vlans, ..Nic::default() }
     }
 
-    fn golden() -> [(&'static str, Network, &'static str); 3] {
-        let network = |bridge_type, vlans| Network::for_nic(&nic(vlans), bridge_type, "web-1", "");
+    fn golden() -> [(&'static str, NetworkDefinition, &'static str); 3] {
+        let network =
+            |bridge_type, vlans| NetworkDefinition::for_nic(&nic(vlans), bridge_type, "web-1", "");
         [
             (
                 "network-trunk.define.xml",
@@ -159,36 +160,38 @@ mod tests {
     #[test]
     fn libvirt_gives_back_the_network_that_was_defined() {
         for (_, network, dumped) in golden() {
-            let read = Network::from_xml(dumped).unwrap();
+            let read = NetworkDefinition::from_xml(dumped).unwrap();
             assert!(!read.uuid.is_empty());
-            assert_eq!(Network { uuid: String::new(), ..read }, network);
+            assert_eq!(NetworkDefinition { uuid: String::new(), ..read }, network);
         }
     }
 
     #[test]
     fn an_active_network_of_qemu_is_read_the_same() {
         let dumped = include_str!("../../tests/golden/qemu-network.dump.xml");
-        let read = Network::from_xml(dumped).unwrap();
-        let network = Network::for_nic(&nic(None), BridgeType::Linux, "web-1", "");
-        assert!(read.same_wiring(&network));
+        let read = NetworkDefinition::from_xml(dumped).unwrap();
+        let network = NetworkDefinition::for_nic(&nic(None), BridgeType::Linux, "web-1", "");
+        assert!(read.same_connection(&network));
         assert_eq!(read.owner, network.owner);
     }
 
     #[test]
     fn a_nic_without_vlans_gets_no_vlan_element() {
         for vlans in [None, Some(Vec::new())] {
-            let network = Network::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1", "");
+            let network =
+                NetworkDefinition::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1", "");
             assert!(!network.network_xml().contains("<vlan"));
         }
     }
 
     #[test]
     fn network_identity_excludes_uuid_and_owner() {
-        let network = Network::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1", "");
-        let other = |change: fn(&mut Network)| {
+        let network =
+            NetworkDefinition::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1", "");
+        let other = |change: fn(&mut NetworkDefinition)| {
             let mut other = network.clone();
             change(&mut other);
-            network.same_wiring(&other)
+            network.same_connection(&other)
         };
         assert!(other(|n| n.uuid = "u".into()));
         assert!(other(|n| n.owner = None));
@@ -203,7 +206,7 @@ mod tests {
         let xml = "<network><name>02:00:00:00:00:0b</name><forward mode='bridge'/>\
             <bridge name='br0'/><portgroup name='other'><vlan><tag id='9'/></vlan></portgroup>\
             </network>";
-        let network = Network::from_xml(xml).unwrap();
+        let network = NetworkDefinition::from_xml(xml).unwrap();
         assert_eq!((network.owner, network.vlans), (None, vec![]));
     }
 
@@ -212,7 +215,7 @@ mod tests {
         let xml = "<network><portgroup name='vlan-all'><vlan><tag id='x'/></vlan></portgroup>\
             </network>";
         assert_eq!(
-            Network::from_xml(xml),
+            NetworkDefinition::from_xml(xml),
             Err(Error::Number { name: "tag id", found: "x".to_owned() })
         );
     }
@@ -227,7 +230,7 @@ mod tests {
             openvswitch: bool,
         ) {
             let network =
-                Network {
+                NetworkDefinition {
                     name,
                     uuid: String::new(),
                     bridge,
@@ -236,7 +239,7 @@ mod tests {
                     owner: owner.map(|(guest, domain)| NetworkMark { guest, domain }),
                     is_for_guest: true,
                 };
-            prop_assert_eq!(Network::from_xml(&network.network_xml()), Ok(network));
+            prop_assert_eq!(NetworkDefinition::from_xml(&network.network_xml()), Ok(network));
         }
     }
 }

@@ -11,21 +11,21 @@ const CONSOLE_LOGS: &str = "/var/log/libvirt/qemu/";
 const NVRAM: &str = "/var/lib/libvirt/qemu/nvram/";
 const CONSOLE_LOG_END: &str = ".tty";
 
-/// The folders below which a disk's `source` may lie on this host.
+/// The directories below which a disk's `source` may lie on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
-    zvols(host).into_iter().chain(folders(host)).collect()
+    zvols(host).into_iter().chain(directories(host)).collect()
 }
 
-/// The folder of the pool's volumes; none without a store.
+/// The directory of the pool's volumes; none without a store.
 pub fn zvols(host: &HostConfig) -> Option<PathBuf> {
     (host.store != Store::None).then(|| Path::new("/dev/zvol").join(&host.zpool))
 }
 
-/// The folders beside it.
-pub fn folders(host: &HostConfig) -> Vec<PathBuf> {
+/// The directories beside it.
+pub fn directories(host: &HostConfig) -> Vec<PathBuf> {
     let store = match &host.store {
         Store::Zfs | Store::None => None,
-        Store::Directory(folder) => Some(folder.clone()),
+        Store::Directory(directory) => Some(directory.clone()),
     };
     store.into_iter().chain(host.allow_disk_paths.iter().cloned()).collect()
 }
@@ -38,7 +38,7 @@ pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
     is_of_host(host).then(|| format!("{CONSOLE_LOGS}{id}{CONSOLE_LOG_END}"))
 }
 
-/// The file of the UEFI variables of the domain with this uuid, in libvirt's folder of them; empty where libvirt
+/// The file of the UEFI variables of the domain with this uuid, in libvirt's directory of them; empty where libvirt
 /// is not the qemu driver of this host. libvirt's own choice is a file by the domain's name, which it leaves
 /// behind when the domain is renamed: the next guest of that name would start with it.
 pub fn nvram(uuid: &str, host: &HostConfig) -> String {

@@ -4,7 +4,7 @@
 
 use crate::config::Profile;
 use crate::guest::capabilities::Capabilities;
-use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::wire::{Guest, GuestDisk, Nic};
 
 /// The name of [`Profile::Modern`].
 pub const MODERN: &str = Profile::Modern.name();
@@ -16,13 +16,13 @@ const QUEUES_MAX: u64 = 8;
 
 /// What a new guest's definition depends on besides its request.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct DefinitionContext {
     /// What libvirt offers for its kind; none where libvirt's driver does not say, and then the guest is
     /// `classic`.
     pub offer: Option<Capabilities>,
     /// For each disk whether it is a block device, and whether the host can read and write it past its page
     /// cache.
-    pub disks: Vec<DiskPlace>,
+    pub disks: Vec<DiskSourceInfo>,
     /// For each NIC the maximum transmission unit of its bridge, in bytes; 0 where that is not known.
     pub mtus: Vec<u64>,
     /// Processors of the host.
@@ -33,7 +33,7 @@ pub struct Place {
 
 /// What a disk's source is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskPlace {
+pub struct DiskSourceInfo {
     /// Whether it is a block device.
     pub is_block: bool,
     /// Whether it can be read and written past the host's page cache (`O_DIRECT`).
@@ -54,7 +54,7 @@ pub fn of(guest: &Guest, configured: Profile) -> Profile {
 }
 
 /// Fills in what a request leaves open. Which profile it was is in the guest afterwards.
-pub fn fill(guest: &mut Guest, configured: Profile, place: &Place) {
+pub fn fill(guest: &mut Guest, configured: Profile, place: &DefinitionContext) {
     let profile = of(guest, configured);
     let offer = place.offer.as_ref().filter(|_| profile == Profile::Modern);
     let machine = offer.and_then(Capabilities::modern_machine);
@@ -117,7 +117,7 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
 /// Fills in the open members of a disk of the guest whose domain has this uuid.
 ///
 /// `native` blocks qemu where a sparse file has to grow, and needs a cache that is passed by.
-pub fn fill_disk(disk: &mut Disk, place: DiskPlace, uuid: &str) {
+pub fn fill_disk(disk: &mut GuestDisk, place: DiskSourceInfo, uuid: &str) {
     // Its medium may be changed for one of another file system, and nothing of it can be freed.
     if disk.is_cdrom() {
         return;
@@ -126,7 +126,7 @@ pub fn fill_disk(disk: &mut Disk, place: DiskPlace, uuid: &str) {
     if disk.cache.is_empty() {
         cache.clone_into(&mut disk.cache);
     }
-    if disk.io.is_empty() && Disk::passes_page_cache(&disk.cache) {
+    if disk.io.is_empty() && GuestDisk::passes_page_cache(&disk.cache) {
         (if place.is_block { "native" } else { "threads" }).clone_into(&mut disk.io);
     }
     if disk.discard.is_empty() {

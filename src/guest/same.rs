@@ -4,10 +4,10 @@
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::hardware::is_machine;
 use crate::guest::limits::{Limits, limited};
-use crate::guest::network::Network;
+use crate::guest::network::NetworkDefinition;
 use crate::guest::placement::is_same;
 use crate::guest::profile::CLASSIC;
-use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
+use crate::guest::wire::{DEFAULT_GUEST_TYPE, Guest, GuestDisk, Nic};
 
 /// Whether two requests describe the same guest.
 ///
@@ -27,28 +27,28 @@ pub fn same_guest(a: &Guest, b: &Guest) -> bool {
 
 /// Whether a guest has the machine that a request describes, by the request that is kept and by the domain that
 /// the profile made of it. Members that the request does not have may be anything.
-pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
-    let is = |asked: &str, kept: &str, found: &str| {
-        asked.is_empty() || asked == kept || (kept.is_empty() && asked == found)
+pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
+    let is = |asked: &str, stored: &str, found: &str| {
+        asked.is_empty() || asked == stored || (stored.is_empty() && asked == found)
     };
     let own = &found.hardware;
     let machine = &found.os.kind.machine;
     let most = found.vcpu_max.max(found.vcpu);
     // Former agents knew no other.
     let profile = Some(found.metadata.profile.as_str()).filter(|profile| !profile.is_empty());
-    is(&asked.profile, &kept.profile, profile.unwrap_or(CLASSIC))
-        && is(&asked.cpu_model, &kept.cpu_model, &own.cpu_model)
-        && is(&asked.firmware, &kept.firmware, &own.firmware)
-        && is(&asked.video, &kept.video, &own.video)
-        && is(&asked.on_crash, &kept.on_crash, &own.on_crash)
-        && is(&asked.watchdog, &kept.watchdog, &own.watchdog)
-        && is(&asked.clock, &kept.clock, &own.clock)
-        && (asked.start_order.is_none() || asked.start_order == kept.start_order)
-        && (asked.start_delay_s.is_none() || asked.start_delay_s == kept.start_delay_s)
-        && (asked.stop_timeout_s.is_none() || asked.stop_timeout_s == kept.stop_timeout_s)
-        && is(&asked.seed, &kept.seed, "")
-        && is(&asked.seed_bus, &kept.seed_bus, "")
-        && (is(&asked.machine, &kept.machine, machine) || is_machine(machine, &asked.machine))
+    is(&asked.profile, &stored.profile, profile.unwrap_or(CLASSIC))
+        && is(&asked.cpu_model, &stored.cpu_model, &own.cpu_model)
+        && is(&asked.firmware, &stored.firmware, &own.firmware)
+        && is(&asked.video, &stored.video, &own.video)
+        && is(&asked.on_crash, &stored.on_crash, &own.on_crash)
+        && is(&asked.watchdog, &stored.watchdog, &own.watchdog)
+        && is(&asked.clock, &stored.clock, &own.clock)
+        && (asked.start_order.is_none() || asked.start_order == stored.start_order)
+        && (asked.start_delay_s.is_none() || asked.start_delay_s == stored.start_delay_s)
+        && (asked.stop_timeout_s.is_none() || asked.stop_timeout_s == stored.stop_timeout_s)
+        && is(&asked.seed, &stored.seed, "")
+        && is(&asked.seed_bus, &stored.seed_bus, "")
+        && (is(&asked.machine, &stored.machine, machine) || is_machine(machine, &asked.machine))
         && (asked.cpu_topology.is_none() || asked.cpu_topology == own.cpu_topology)
         && (asked.max_memory_mib == 0
             || asked.max_memory_mib.checked_mul(KIB_PER_MIB) == Some(found.most_memory_kib()))
@@ -63,18 +63,18 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
         && (!asked.display || !found.devices.graphics.kind.is_empty())
         && asked.disks.iter().enumerate().all(|(index, disk)| {
             // Disks may have come and gone since: the kept request knows which is which.
-            let device = kept.disks.get(index).map_or(&disk.device, |kept| &kept.device);
+            let device = stored.disks.get(index).map_or(&disk.device, |stored| &stored.device);
             found.disk_by_device(device).is_none_or(|own| same_disk_settings(disk, own))
         })
         && asked.nics.iter().all(|nic| {
             // libvirt drops what the model of a NIC does not have.
-            kept.nics.contains(nic)
+            stored.nics.contains(nic)
                 || found.interface_by_mac(&nic.mac).is_none_or(|own| same_nic_settings(nic, own))
         })
 }
 
 /// Whether a disk has the settings that a request has of it.
-pub fn same_disk_settings(asked: &Disk, own: &domain::Disk) -> bool {
+pub fn same_disk_settings(asked: &GuestDisk, own: &domain::Disk) -> bool {
     let is = |asked: &String, own: &String| asked.is_empty() || asked == own;
     is(&asked.kind, &own.device)
         && is(&asked.format, &own.driver.kind)
@@ -104,7 +104,7 @@ pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
 ///
 /// It kept no metadata either, so that cannot be compared. A `model` that the guest leaves open may
 /// be any: libvirt fills it in. Of a disk libvirt knows the source alone.
-pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[Network]) -> bool {
+pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[NetworkDefinition]) -> bool {
     // The original's memory is its maximum.
     let memory_kib = match guest.max_memory_mib {
         0 => domain.most_memory_kib(),
@@ -138,7 +138,11 @@ pub fn same_nic(a: &Nic, b: &Nic) -> bool {
 }
 
 /// Whether a NIC is what libvirt has; `networks` has the interface's.
-pub fn same_interface(nic: &Nic, interface: &domain::Interface, networks: &[Network]) -> bool {
+pub fn same_interface(
+    nic: &Nic,
+    interface: &domain::Interface,
+    networks: &[NetworkDefinition],
+) -> bool {
     let network = networks.iter().find(|n| n.name == interface.source.network);
     nic.mac.eq_ignore_ascii_case(&interface.mac.address)
         && (nic.model.is_empty() || nic.model == interface.model.kind)
@@ -150,7 +154,7 @@ fn vlans(nic: &Nic) -> &[i64] {
     nic.vlans.as_deref().unwrap_or_default()
 }
 
-fn same_disk(a: &Disk, b: &Disk) -> bool {
+fn same_disk(a: &GuestDisk, b: &GuestDisk) -> bool {
     if a.source.is_empty() && b.source.is_empty() {
         return a.is_cdrom() == b.is_cdrom()
             && (&a.volume, &a.image, a.size_mib) == (&b.volume, &b.image, b.size_mib);
@@ -240,7 +244,7 @@ mod tests {
     }
 
     /// What libvirt has of [`guest`] when the original agent made it.
-    fn made_by_the_original() -> (VirDomain, Vec<Network>) {
+    fn made_by_the_original() -> (VirDomain, Vec<NetworkDefinition>) {
         let mut domain = VirDomain::for_guest(&guest(), &HostConfig::default(), &[]);
         domain.metadata = crate::guest::metadata::Metadata::default();
         domain.devices.interfaces[1].model.kind = "rtl8139".into();
@@ -248,9 +252,9 @@ mod tests {
             .nics
             .iter()
             .rev()
-            .map(|nic| Network {
+            .map(|nic| NetworkDefinition {
                 owner: None,
-                ..Network::for_nic(nic, BridgeType::OpenVSwitch, "", "")
+                ..NetworkDefinition::for_nic(nic, BridgeType::OpenVSwitch, "", "")
             })
             .collect();
         (domain, networks)

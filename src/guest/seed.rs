@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::wire::seed::CloudInit;
-use crate::guest::wire::{Disk, Guest, Nic, disk_device, disk_prefix};
+use crate::guest::wire::{Guest, GuestDisk, Nic, disk_device, disk_prefix};
 
 /// The size of a seed's volume in MiB.
 pub const SEED_MIB: u64 = 1;
@@ -198,7 +198,7 @@ fn bits(address: IpAddr) -> u8 {
 
 /// The disk of a guest's seed, behind the guest's own disks, so that these keep their names; none for a guest
 /// without one.
-pub fn disk(guest: &Guest, is_modern: bool) -> Option<Disk> {
+pub fn disk(guest: &Guest, is_modern: bool) -> Option<GuestDisk> {
     if !files::is_on_disk(&guest.seed) {
         return None;
     }
@@ -210,13 +210,13 @@ pub fn disk(guest: &Guest, is_modern: bool) -> Option<Disk> {
     };
     let prefix = disk_prefix(bus);
     let before = guest.disks.iter().filter(|disk| disk_prefix(&disk.bus) == prefix).count();
-    Some(Disk {
+    Some(GuestDisk {
         bus: bus.to_owned(),
         device: disk_device(prefix, before),
         size_mib: SEED_MIB,
         read_only: true,
         is_seed: true,
-        ..Disk::default()
+        ..GuestDisk::default()
     })
 }
 

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn only_unexpected_states_have_a_reason() {
-        for (state, reason, told) in [
+        for (state, reason, expected) in [
             (1, 1, ""),
             (3, 1, ""),
             (3, 5, "io-error"),
@@ -141,7 +141,7 @@ mod tests {
             (3, 99, ""),
             (99, 1, ""),
         ] {
-            assert_eq!(Condition::from_codes(state, reason).reason, told, "{state} {reason}");
+            assert_eq!(Condition::from_codes(state, reason).reason, expected, "{state} {reason}");
         }
     }
 

@@ -89,39 +89,39 @@ pub fn has_members(asked: &Guest) -> bool {
 }
 
 /// Takes the members over that [`updated`] changes.
-pub fn take_over(kept: &mut Guest, asked: &Guest) {
+pub fn take_over(stored: &mut Guest, asked: &Guest) {
     let words = [
-        (&mut kept.cpu_model, &asked.cpu_model),
-        (&mut kept.machine, &asked.machine),
-        (&mut kept.firmware, &asked.firmware),
-        (&mut kept.video, &asked.video),
-        (&mut kept.on_crash, &asked.on_crash),
-        (&mut kept.watchdog, &asked.watchdog),
-        (&mut kept.clock, &asked.clock),
-        (&mut kept.numa, &asked.numa),
+        (&mut stored.cpu_model, &asked.cpu_model),
+        (&mut stored.machine, &asked.machine),
+        (&mut stored.firmware, &asked.firmware),
+        (&mut stored.video, &asked.video),
+        (&mut stored.on_crash, &asked.on_crash),
+        (&mut stored.watchdog, &asked.watchdog),
+        (&mut stored.clock, &asked.clock),
+        (&mut stored.numa, &asked.numa),
     ];
-    for (kept, asked) in words {
+    for (stored, asked) in words {
         if !asked.is_empty() {
-            kept.clone_from(asked);
+            stored.clone_from(asked);
         }
     }
-    kept.cpu_topology = asked.cpu_topology.or(kept.cpu_topology);
-    kept.guest_agent = asked.guest_agent.or(kept.guest_agent);
-    kept.start_order = asked.start_order.or(kept.start_order);
-    kept.start_delay_s = asked.start_delay_s.or(kept.start_delay_s);
-    kept.stop_timeout_s = asked.stop_timeout_s.or(kept.stop_timeout_s);
+    stored.cpu_topology = asked.cpu_topology.or(stored.cpu_topology);
+    stored.guest_agent = asked.guest_agent.or(stored.guest_agent);
+    stored.start_order = asked.start_order.or(stored.start_order);
+    stored.start_delay_s = asked.start_delay_s.or(stored.start_delay_s);
+    stored.stop_timeout_s = asked.stop_timeout_s.or(stored.stop_timeout_s);
     if asked.max_memory_mib > 0 {
-        kept.max_memory_mib = asked.max_memory_mib;
+        stored.max_memory_mib = asked.max_memory_mib;
     }
-    kept.max_cpu = if asked.max_cpu > 0 { asked.max_cpu } else { kept.max_cpu };
+    stored.max_cpu = if asked.max_cpu > 0 { asked.max_cpu } else { stored.max_cpu };
     if asked.hugepages_kib > 0 {
-        kept.hugepages_kib = asked.hugepages_kib;
+        stored.hugepages_kib = asked.hugepages_kib;
     }
     if !asked.cpu_pinning.is_empty() {
-        kept.cpu_pinning.clone_from(&asked.cpu_pinning);
+        stored.cpu_pinning.clone_from(&asked.cpu_pinning);
     }
-    kept.tpm |= asked.tpm;
-    kept.hyperv |= asked.hyperv;
+    stored.tpm |= asked.tpm;
+    stored.hyperv |= asked.hyperv;
 }
 
 /// Changes the definition (`virDomainGetXMLDesc`, inactive) to what the request's members say; a member that is
@@ -333,8 +333,8 @@ pub fn with_request(xml: &str, request: &Guest) -> Result<String, Error> {
     let json = serde_json::to_string(request).expect("a guest has text keys alone");
     let metadata = domain.child_mut("metadata");
     let mut own = metadata.children.iter_mut();
-    if let Some(kept) = own.find(|it| it.namespace == GUEST_NAMESPACE && it.name == "guest") {
-        kept.text = json;
+    if let Some(stored) = own.find(|it| it.namespace == GUEST_NAMESPACE && it.name == "guest") {
+        stored.text = json;
     }
     Ok(domain.to_xml())
 }

@@ -36,7 +36,7 @@ pub struct Guest {
     pub nics: Vec<Nic>,
     /// Disks, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub disks: Vec<Disk>,
+    pub disks: Vec<GuestDisk>,
     /// A name of [`State`](crate::guest::state::State), or a caller's own word such as `create`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub state: String,
@@ -203,7 +203,7 @@ impl CpuTopology {
 impl Guest {
     /// Does what `CreateGuest` does to a request before all else: an empty type is
     /// [`DEFAULT_GUEST_TYPE`], and each disk gets its bus and the name of its place there. A bus that is
-    /// not one of [`Disk::buses`] becomes the first of them (contract section 5: `virtio`); where buses are not
+    /// not one of [`GuestDisk::buses`] becomes the first of them (contract section 5: `virtio`); where buses are not
     /// honoured, each becomes the one that every machine has.
     pub fn complete(&mut self, honours_buses: bool) {
         if self.kind.is_empty() {
@@ -319,7 +319,7 @@ pub const CDROM: &str = "cdrom";
 
 /// A disk of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Disk {
+pub struct GuestDisk {
     /// `cdrom`, or `disk`; empty: `disk`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
@@ -365,7 +365,7 @@ pub struct Disk {
     pub is_seed: bool,
 }
 
-members!(Disk {
+members!(GuestDisk {
     "kind" => kind: value,
     "bus" => bus: value,
     "device" => device: value,
@@ -383,7 +383,7 @@ members!(Disk {
     "limits" => limits: optional,
 });
 
-impl Disk {
+impl GuestDisk {
     /// Whether it is a CD-ROM, whose medium may be absent and never belongs to the guest.
     pub fn is_cdrom(&self) -> bool {
         self.kind == CDROM

@@ -18,10 +18,10 @@ use crate::os::peer::Caller;
 use crate::os::poll::Interest;
 use crate::threads::{ByteBudget, Queue, Reservation};
 
-use super::exchange::{self, Answer, Await, Exchange, Then};
+use super::exchange::{self, AfterResponse, Answer, AwaitedEnd, Exchange};
 use super::listener::Stream;
 use super::parse::Parser;
-use super::rarely::Rarely;
+use super::rarely::RateLimitedLog;
 use super::request::Request;
 use super::respond;
 use super::responder::{Responder, Task};
@@ -34,13 +34,13 @@ const LATE: Refusal =
 /// A connection between its accept and its close.
 pub(super) struct Connection {
     exchange: Arc<Exchange>,
-    place: Place,
+    kind: ConnectionKind,
     parser: Parser,
     phase: Phase,
     /// When the phase began.
     since: Instant,
     /// When the first byte of the request that is being read arrived.
-    begun: Option<Instant>,
+    started: Option<Instant>,
     /// Whether a request was dispatched on this connection.
     has_called: bool,
     /// Memory for the body that arrives, from the budget that the caller's connections share.
@@ -49,7 +49,7 @@ pub(super) struct Connection {
 
 /// Whether a connection is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ConnectionKind {
     Served,
     /// The connection is over a limit; it only gets that answer.
     Spare,
@@ -58,13 +58,13 @@ pub(super) enum Place {
 enum Phase {
     /// Idle, or in the middle of a request.
     Reading,
-    /// A handler has a request. With [`Await::Caller`] the front still polls the socket: at its next event
+    /// A handler has a request. With [`AwaitedEnd::Caller`] the front still polls the socket: at its next event
     /// the answer is ready.
-    InFlight(Await),
+    InFlight(AwaitedEnd),
     Writing {
         bytes: Vec<u8>,
         sent: usize,
-        then: Then,
+        then: AfterResponse,
         /// The memory of the bytes; dropped with them.
         _reservation: Option<Reservation>,
     },
@@ -74,7 +74,7 @@ enum Phase {
 }
 
 /// The result of a step of the connection.
-pub(super) enum Fate {
+pub(super) enum StepOutcome {
     Open,
     /// A request is complete and is dispatched to a handler.
     Dispatch(Request),
@@ -88,7 +88,7 @@ pub(super) struct Round<'a> {
     /// The buffer into which sockets are read.
     pub(super) scratch: &'a mut [u8],
     /// Limits the log lines about callers with a wrong token, or without one.
-    pub(super) bad_tokens: &'a mut Rarely,
+    pub(super) bad_tokens: &'a mut RateLimitedLog,
 }
 
 impl Connection {
@@ -96,18 +96,18 @@ impl Connection {
     pub(super) fn new(
         stream: Stream,
         caller: Caller,
-        place: Place,
+        kind: ConnectionKind,
         now: Instant,
         budget: &Arc<ByteBudget>,
     ) -> Self {
         Self {
             reservation: budget.empty(),
             exchange: Arc::new(Exchange::new(stream, caller)),
-            place,
+            kind,
             parser: Parser::default(),
             phase: Phase::Reading,
             since: now,
-            begun: None,
+            started: None,
             has_called: false,
         }
     }
@@ -126,17 +126,17 @@ impl Connection {
         self.reservation.budget()
     }
 
-    pub(super) fn place(&self) -> Place {
-        self.place
+    pub(super) fn kind(&self) -> ConnectionKind {
+        self.kind
     }
 
     /// Returns the event of the socket to poll for, if any.
     pub(super) fn interest(&self) -> Option<Interest> {
         match self.phase {
-            Phase::Reading | Phase::InFlight(Await::Caller) | Phase::Lingering { .. } => {
+            Phase::Reading | Phase::InFlight(AwaitedEnd::Caller) | Phase::Lingering { .. } => {
                 Some(Interest::Read)
             }
-            Phase::InFlight(Await::Handler) => None,
+            Phase::InFlight(AwaitedEnd::Handler) => None,
             Phase::Writing { .. } => Some(Interest::Write),
         }
     }
@@ -145,11 +145,11 @@ impl Connection {
     /// front checks again after the idle time, because the answer may be ready.
     pub(super) fn deadline(&self, shared: &Shared) -> Option<Instant> {
         let limits = &shared.limits;
-        match (&self.phase, self.begun) {
-            (Phase::Reading, Some(begun)) => begun.checked_add(limits.request),
+        match (&self.phase, self.started) {
+            (Phase::Reading, Some(started)) => started.checked_add(limits.request),
             (Phase::Reading, None) => self.idle_until(shared),
-            (Phase::InFlight(Await::Caller), _) => self.since.checked_add(limits.idle),
-            (Phase::InFlight(Await::Handler), _) => None,
+            (Phase::InFlight(AwaitedEnd::Caller), _) => self.since.checked_add(limits.idle),
+            (Phase::InFlight(AwaitedEnd::Handler), _) => None,
             (Phase::Writing { .. }, _) => self.since.checked_add(limits.write),
             (Phase::Lingering { .. }, _) => self.since.checked_add(limits.linger),
         }
@@ -168,14 +168,14 @@ impl Connection {
 
     /// Returns whether no request has started and no response is in flight.
     fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Reading) && self.begun.is_none()
+        matches!(self.phase, Phase::Reading) && self.started.is_none()
     }
 
     /// Returns since when the connection is idle; `None` if it is not.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         match self.phase {
             // A handler that sent its response at once does not wake the front.
-            Phase::InFlight(Await::Caller) => self.exchange.answered_at(),
+            Phase::InFlight(AwaitedEnd::Caller) => self.exchange.answered_at(),
             _ => self.is_idle().then_some(self.since),
         }
     }
@@ -186,13 +186,13 @@ impl Connection {
     }
 
     /// Handles an event of the socket.
-    pub(super) fn on_ready(&mut self, round: &mut Round<'_>) -> Fate {
+    pub(super) fn on_ready(&mut self, round: &mut Round<'_>) -> StepOutcome {
         match self.phase {
             Phase::Reading => self.read(round),
-            Phase::InFlight(_) => match self.on_handler(Await::Handler, round) {
+            Phase::InFlight(_) => match self.on_handler(AwaitedEnd::Handler, round) {
                 // The answer was ready; so this event is the next request.
-                Fate::Open if matches!(self.phase, Phase::Reading) => self.read(round),
-                fate => fate,
+                StepOutcome::Open if matches!(self.phase, Phase::Reading) => self.read(round),
+                outcome => outcome,
             },
             Phase::Writing { .. } => self.write(round),
             Phase::Lingering { .. } => self.discard(round),
@@ -200,22 +200,22 @@ impl Connection {
     }
 
     /// Handles the deadline of the phase.
-    pub(super) fn on_deadline(&mut self, round: &mut Round<'_>) -> Fate {
+    pub(super) fn on_deadline(&mut self, round: &mut Round<'_>) -> StepOutcome {
         match self.phase {
-            Phase::Reading if self.begun.is_some() => self.refuse(LATE, round),
-            Phase::InFlight(_) => self.on_handler(Await::Handler, round),
+            Phase::Reading if self.started.is_some() => self.refuse(LATE, round),
+            Phase::InFlight(_) => self.on_handler(AwaitedEnd::Handler, round),
             // A request that arrives at the last moment is not lost.
             Phase::Reading => match self.read(round) {
-                Fate::Open if self.is_idle() => Fate::Closed,
-                fate => fate,
+                StepOutcome::Open if self.is_idle() => StepOutcome::Closed,
+                outcome => outcome,
             },
-            Phase::Writing { .. } | Phase::Lingering { .. } => Fate::Closed,
+            Phase::Writing { .. } | Phase::Lingering { .. } => StepOutcome::Closed,
         }
     }
 
     /// Takes a handler's answer if there is one. `until` says what to wait for otherwise.
-    pub(super) fn on_handler(&mut self, until: Await, round: &mut Round<'_>) -> Fate {
-        let Phase::InFlight(awaited) = &mut self.phase else { return Fate::Open };
+    pub(super) fn on_handler(&mut self, until: AwaitedEnd, round: &mut Round<'_>) -> StepOutcome {
+        let Phase::InFlight(awaited) = &mut self.phase else { return StepOutcome::Open };
         match self.exchange.take(until) {
             Some(Answer { at, unsent, then, reservation }) => {
                 self.since = at;
@@ -224,10 +224,10 @@ impl Connection {
                 self.write(round)
             }
             None => {
-                if until == Await::Handler {
-                    *awaited = Await::Handler;
+                if until == AwaitedEnd::Handler {
+                    *awaited = AwaitedEnd::Handler;
                 }
-                Fate::Open
+                StepOutcome::Open
             }
         }
     }
@@ -240,7 +240,8 @@ impl Connection {
         round: &Round<'_>,
     ) -> Responder {
         // The next request is in the buffer already, so the socket will not signal it.
-        let until = if self.parser.has_begun() { Await::Handler } else { Await::Caller };
+        let until =
+            if self.parser.has_started() { AwaitedEnd::Handler } else { AwaitedEnd::Caller };
         self.exchange.begin(until);
         self.has_called = true;
         self.phase = Phase::InFlight(until);
@@ -250,7 +251,7 @@ impl Connection {
     }
 
     /// Answers with the refusal and closes the connection.
-    pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> Fate {
+    pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> StepOutcome {
         match refusal.reason {
             Reason::Token => {
                 if let Some(more) = round.bad_tokens.now(round.now) {
@@ -262,28 +263,29 @@ impl Connection {
             }
             _ => log::debug!("request from {} refused: {}", self.caller(), refusal.sentence),
         }
-        round.shared.tally.count_refusal(refusal.reason);
+        round.shared.stats.count_refusal(refusal.reason);
         self.since = round.now;
         let bytes = respond::encode_refusal(&refusal, self.parser.version());
         // The rest of the refused request is dropped.
         self.parser = Parser::default();
         self.reservation.shrink_to(0);
-        self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close, _reservation: None };
+        self.phase =
+            Phase::Writing { bytes, sent: 0, then: AfterResponse::Close, _reservation: None };
         self.write(round)
     }
 
-    fn read(&mut self, round: &mut Round<'_>) -> Fate {
+    fn read(&mut self, round: &mut Round<'_>) -> StepOutcome {
         match read_some(self.stream(), round.scratch) {
-            Ok(Some([])) | Err(_) => Fate::Closed,
+            Ok(Some([])) | Err(_) => StepOutcome::Closed,
             Ok(Some(bytes)) => {
                 self.parser.push(bytes);
                 self.parse(round)
             }
-            Ok(None) => Fate::Open,
+            Ok(None) => StepOutcome::Open,
         }
     }
 
-    fn parse(&mut self, round: &mut Round<'_>) -> Fate {
+    fn parse(&mut self, round: &mut Round<'_>) -> StepOutcome {
         let (guard, caller) = (&round.shared.guard, &self.exchange.caller);
         let judge = |request: &Request| guard.judge(request, caller);
         match self.parser.next(&round.shared.limits, judge) {
@@ -291,71 +293,73 @@ impl Connection {
                 if !self.reservation.grow_to(request.body.capacity()) {
                     return self.refuse(NO_ROOM, round);
                 }
-                self.begun = None;
-                Fate::Dispatch(request)
+                self.started = None;
+                StepOutcome::Dispatch(request)
             }
             Ok(None) => {
                 // A body that is announced and does not arrive takes no memory.
                 if !self.reservation.grow_to(self.parser.body_capacity()) {
                     return self.refuse(NO_ROOM, round);
                 }
-                let begun = self.begun.unwrap_or(round.now);
-                self.begun = self.parser.has_begun().then_some(begun);
+                let started = self.started.unwrap_or(round.now);
+                self.started = self.parser.has_started().then_some(started);
                 if self.parser.take_expectation() {
                     // When the socket has no room for 25 bytes the caller may wait in vain and time out.
                     match exchange::send(self.stream(), respond::CONTINUE) {
                         Ok(0) => {}
                         Ok(sent) if sent == respond::CONTINUE.len() => {}
-                        Ok(_) | Err(_) => return Fate::Closed,
+                        Ok(_) | Err(_) => return StepOutcome::Closed,
                     }
                 }
-                Fate::Open
+                StepOutcome::Open
             }
             Err(refusal) => self.refuse(refusal, round),
         }
     }
 
-    fn write(&mut self, round: &mut Round<'_>) -> Fate {
-        let Phase::Writing { bytes, sent, then, .. } = &mut self.phase else { return Fate::Open };
+    fn write(&mut self, round: &mut Round<'_>) -> StepOutcome {
+        let Phase::Writing { bytes, sent, then, .. } = &mut self.phase else {
+            return StepOutcome::Open;
+        };
         let rest = bytes.get(*sent..).unwrap_or_default();
         match exchange::send(&self.exchange.stream, rest) {
             Ok(count) => *sent += count,
-            Err(_) => return Fate::Closed,
+            Err(_) => return StepOutcome::Closed,
         }
         if *sent < bytes.len() {
-            return Fate::Open;
+            return StepOutcome::Open;
         }
         match then {
-            Then::KeepOpen => {
+            AfterResponse::KeepOpen => {
                 // If nothing was left to send, the connection is idle since the handler's answer.
                 self.since = if bytes.is_empty() { self.since } else { round.now };
                 self.phase = Phase::Reading;
                 // A pipelined request may have arrived with the one that is answered now.
                 self.parse(round)
             }
-            Then::Close => self.linger(round),
+            AfterResponse::Close => self.linger(round),
         }
     }
 
-    fn linger(&mut self, round: &mut Round<'_>) -> Fate {
+    fn linger(&mut self, round: &mut Round<'_>) -> StepOutcome {
         // A caller that has disconnected needs no more bytes.
         if self.stream().shutdown(Shutdown::Write).is_err() {
-            return Fate::Closed;
+            return StepOutcome::Closed;
         }
         self.parser = Parser::default();
         self.phase = Phase::Lingering { bytes_left: round.shared.limits.linger_bytes };
         self.since = round.now;
-        Fate::Open
+        StepOutcome::Open
     }
 
-    fn discard(&mut self, round: &mut Round<'_>) -> Fate {
-        let Phase::Lingering { bytes_left } = &mut self.phase else { return Fate::Open };
+    fn discard(&mut self, round: &mut Round<'_>) -> StepOutcome {
+        let Phase::Lingering { bytes_left } = &mut self.phase else { return StepOutcome::Open };
         match read_some(&self.exchange.stream, round.scratch) {
-            Ok(Some([])) | Err(_) => return Fate::Closed,
+            Ok(Some([])) | Err(_) => return StepOutcome::Closed,
             Ok(Some(bytes)) => *bytes_left = bytes_left.saturating_sub(bytes.len()),
             Ok(None) => {}
         }
-        if *bytes_left == 0 { Fate::Closed } else { Fate::Open }
+        if *bytes_left == 0 { StepOutcome::Closed } else { StepOutcome::Open }
     }
 }
 
@@ -384,7 +388,7 @@ mod tests {
     use crate::http::caller_probe::CallerProbe;
     use crate::http::guard::Guard;
     use crate::http::stream_counts::StreamCounts;
-    use crate::http::tally::Tally;
+    use crate::http::tally::HttpStats;
     use crate::os::peer::{Origin, Peer};
     use crate::os::poll::Waker;
 
@@ -396,7 +400,7 @@ mod tests {
             abandoned: Mutex::default(),
             limits: HttpLimits::default(),
             guard: Guard::default(),
-            tally: Arc::new(Tally::default()),
+            stats: Arc::new(HttpStats::default()),
             probe: CallerProbe::new().unwrap(),
             waker: Waker::new().unwrap(),
             stop: OnceLock::new(),
@@ -420,15 +424,15 @@ mod tests {
         let caller = Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: None }) };
         let begin = Instant::now();
         let mut connection =
-            Connection::new(stream, caller, Place::Served, begin, &shared.others_budget);
+            Connection::new(stream, caller, ConnectionKind::Served, begin, &shared.others_budget);
         let now = connection.deadline(&shared).unwrap();
-        let (mut scratch, mut bad_tokens) = ([0; 256], Rarely::default());
+        let (mut scratch, mut bad_tokens) = ([0; 256], RateLimitedLog::default());
         let mut round =
             Round { shared: &shared, now, scratch: &mut scratch, bad_tokens: &mut bad_tokens };
 
         // The bytes arrive after the front has polled the sockets.
         theirs.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let Fate::Dispatch(request) = connection.on_deadline(&mut round) else {
+        let StepOutcome::Dispatch(request) = connection.on_deadline(&mut round) else {
             panic!("the request is thrown away");
         };
 
@@ -437,7 +441,7 @@ mod tests {
         let stream = Stream::Unix(ours);
         stream.prepare().unwrap();
         let mut silent =
-            Connection::new(stream, caller, Place::Served, begin, &shared.others_budget);
-        assert!(matches!(silent.on_deadline(&mut round), Fate::Closed));
+            Connection::new(stream, caller, ConnectionKind::Served, begin, &shared.others_budget);
+        assert!(matches!(silent.on_deadline(&mut round), StepOutcome::Closed));
     }
 }

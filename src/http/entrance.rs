@@ -12,10 +12,10 @@ use crate::os::poll::{self, Interest, PeerState, PollSet};
 use crate::sorted::OrderBy;
 use crate::threads::ByteBudget;
 
-use super::connection::{Connection, Fate, Place, Round};
-use super::gate::{self, Gate, Verdict};
+use super::connection::{Connection, ConnectionKind, Round, StepOutcome};
+use super::gate::{self, PeerAuth, Verdict};
 use super::listener::{Listener, Stream};
-use super::rarely::Rarely;
+use super::rarely::RateLimitedLog;
 use super::tally::{Reason, Refusal};
 
 pub(super) const BUSY: Refusal =
@@ -26,9 +26,9 @@ pub(super) const BUSY: Refusal =
 const LAST_ACCEPTS: usize = 4096;
 
 /// The listening sockets, and the decision which callers may connect.
-pub(super) struct Entrance {
+pub(super) struct Acceptor {
     listeners: Vec<Listener>,
-    gate: Gate,
+    peer_auth: PeerAuth,
     /// Connections whose callers are still being authorized: nothing is read from them.
     waiting: Vec<Waiting>,
     /// Set while accepting pauses.
@@ -36,7 +36,7 @@ pub(super) struct Entrance {
     /// Set once the stop has started.
     closes_at: Option<Instant>,
     /// Limits the log lines about failures to accept.
-    failures: Rarely,
+    failures: RateLimitedLog,
 }
 
 struct Waiting {
@@ -45,13 +45,13 @@ struct Waiting {
     since: Instant,
 }
 
-impl Entrance {
-    pub(super) fn new(listeners: Vec<Listener>, gate: Gate) -> Self {
-        let (waiting, failures) = (Vec::new(), Rarely::default());
-        Self { listeners, gate, waiting, accept_from: None, closes_at: None, failures }
+impl Acceptor {
+    pub(super) fn new(listeners: Vec<Listener>, peer_auth: PeerAuth) -> Self {
+        let (waiting, failures) = (Vec::new(), RateLimitedLog::default());
+        Self { listeners, peer_auth, waiting, accept_from: None, closes_at: None, failures }
     }
 
-    /// Returns the number of sockets that [`Entrance::fill`] adds to a set.
+    /// Returns the number of sockets that [`Acceptor::fill`] adds to a set.
     pub(super) fn listeners(&self) -> usize {
         self.listeners.len()
     }
@@ -109,7 +109,7 @@ impl Entrance {
             for _ in 0..most {
                 let Some(listener) = self.listeners.get(index) else { break };
                 match listener.accept() {
-                    Ok((stream, address)) => self.meet(stream, address, connections, round),
+                    Ok((stream, address)) => self.accept(stream, address, connections, round),
                     Err(error) => match error.kind() {
                         io::ErrorKind::WouldBlock => break,
                         // An error of one connection, or an interrupted call.
@@ -135,28 +135,28 @@ impl Entrance {
         }
     }
 
-    fn meet(
+    fn accept(
         &mut self,
         stream: Stream,
         address: Option<SocketAddr>,
         connections: &mut Vec<Connection>,
         round: &mut Round<'_>,
     ) {
-        match self.gate.identify(&stream, address) {
+        match self.peer_auth.identify(&stream, address) {
             Some(caller) => {
                 self.judge(Waiting { stream, caller, since: round.now }, connections, round);
             }
-            None => round.shared.tally.count_denied(),
+            None => round.shared.stats.count_denied(),
         }
     }
 
     /// Serves a connection, refuses it, or lets it wait for the group lookup.
     fn judge(&mut self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let limits = &round.shared.limits;
-        let why = match self.gate.judge(&guest.caller, limits, round.now) {
-            Verdict::May => return self.seat(guest, connections, round),
-            Verdict::MayNot if guest.caller.peer.is_some() => "not allowed to call",
-            Verdict::MayNot => "disconnected before its user was known, or not on this host",
+        let why = match self.peer_auth.judge(&guest.caller, limits, round.now) {
+            Verdict::Allowed => return self.register(guest, connections, round),
+            Verdict::Denied if guest.caller.peer.is_some() => "not allowed to call",
+            Verdict::Denied => "disconnected before its user was known, or not on this host",
             Verdict::Unknown => {
                 let same = self.waiting.iter().filter(|it| it.caller.peer == guest.caller.peer);
                 let (all, same) = (self.waiting.len(), same.count());
@@ -168,13 +168,13 @@ impl Entrance {
                 "timed out looking up the groups of the user"
             }
         };
-        round.shared.tally.count_denied();
-        self.gate.log_denied(&guest.caller, why, round.now);
+        round.shared.stats.count_denied();
+        self.peer_auth.log_denied(&guest.caller, why, round.now);
     }
 
     fn look_again(&mut self, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let limits = &round.shared.limits;
-        let has_learned = self.gate.learn(limits, round.now);
+        let has_learned = self.peer_auth.learn(limits, round.now);
         if has_learned || self.deadline(limits).is_some_and(|deadline| deadline <= round.now) {
             for guest in std::mem::take(&mut self.waiting) {
                 self.judge(guest, connections, round);
@@ -184,25 +184,32 @@ impl Entrance {
 
     /// Serves a connection whose caller may call. Over a limit it replaces an idle connection of the same
     /// caller. If that caller has none, the front answers that it is busy.
-    fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+    fn register(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;
         if let Err(error) = stream.prepare() {
             log::debug!("cannot accept the connection of {caller}: {error}");
             return;
         }
-        let served = connections.iter().filter(|it| it.place() == Place::Served);
-        let has_place = gate::has_place(&caller, served.map(Connection::caller), limits);
+        let served = connections.iter().filter(|it| it.kind() == ConnectionKind::Served);
+        let has_room = gate::has_room(&caller, served.map(Connection::caller), limits);
         // The budget is taken first, as the idle connection may be the last that holds the caller's budget.
         let budget = Self::budget_of(&caller, connections, round);
-        if has_place || evict_idle(&caller, connections, round) {
-            connections.push(Connection::new(stream, caller, Place::Served, round.now, &budget));
+        if has_room || evict_idle(&caller, connections, round) {
+            connections.push(Connection::new(
+                stream,
+                caller,
+                ConnectionKind::Served,
+                round.now,
+                &budget,
+            ));
             return;
         }
-        let mut connection = Connection::new(stream, caller, Place::Spare, round.now, &budget);
-        let fate = connection.refuse(BUSY, round);
-        let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
-        if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {
+        let mut connection =
+            Connection::new(stream, caller, ConnectionKind::Spare, round.now, &budget);
+        let outcome = connection.refuse(BUSY, round);
+        let spare = connections.iter().filter(|it| it.kind() == ConnectionKind::Spare).count();
+        if spare < SPARE_CONNECTIONS && !matches!(outcome, StepOutcome::Closed) {
             connections.push(connection);
         }
     }
@@ -233,7 +240,7 @@ fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<
     let mut idle: Vec<(Instant, usize)> = connections
         .iter()
         .enumerate()
-        .filter(|(_, it)| it.place() == Place::Served && it.caller().share() == share)
+        .filter(|(_, it)| it.kind() == ConnectionKind::Served && it.caller().share() == share)
         .filter_map(|(index, it)| Some((it.idle_since().filter(is_old)?, index)))
         .collect();
     idle.order_by(&Ord::cmp);

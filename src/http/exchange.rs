@@ -18,11 +18,11 @@ use super::listener::Stream;
 pub(super) struct Exchange {
     pub(super) stream: Stream,
     pub(super) caller: Caller,
-    turn: Mutex<Turn>,
+    turn: Mutex<NextActor>,
 }
 
 /// The side that acts next. The lock is held for one assignment only.
-enum Turn {
+enum NextActor {
     /// A handler, which wakes the front only for what the front cannot see by itself.
     Handler,
     /// A handler, and the front waits for it to finish.
@@ -36,7 +36,7 @@ pub(super) struct Answer {
     pub(super) at: Instant,
     /// The bytes that the socket did not take.
     pub(super) unsent: Vec<u8>,
-    pub(super) then: Then,
+    pub(super) then: AfterResponse,
     /// The memory of the unsent bytes; dropped with them.
     pub(super) reservation: Option<Reservation>,
 }
@@ -44,67 +44,72 @@ pub(super) struct Answer {
 impl Answer {
     /// Returns whether the front has nothing left to do for this answer.
     fn is_simple(&self) -> bool {
-        self.unsent.is_empty() && self.then == Then::KeepOpen
+        self.unsent.is_empty() && self.then == AfterResponse::KeepOpen
     }
 
     /// Closes a connection without a response, or after the whole response was sent.
     pub(super) fn close() -> Self {
-        Self { at: Instant::now(), unsent: Vec::new(), then: Then::Close, reservation: None }
+        Self {
+            at: Instant::now(),
+            unsent: Vec::new(),
+            then: AfterResponse::Close,
+            reservation: None,
+        }
     }
 }
 
 /// What happens to the connection when everything is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterResponse {
     KeepOpen,
     Close,
 }
 
 /// Whether the front waits for a handler, or for the caller alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Await {
+pub(super) enum AwaitedEnd {
     Handler,
     Caller,
 }
 
 impl Exchange {
     pub(super) fn new(stream: Stream, caller: Caller) -> Self {
-        Self { stream, caller, turn: Mutex::new(Turn::Front(None)) }
+        Self { stream, caller, turn: Mutex::new(NextActor::Front(None)) }
     }
 
     /// Hands the request to a handler.
-    pub(super) fn begin(&self, until: Await) {
+    pub(super) fn begin(&self, until: AwaitedEnd) {
         *self.turn.lock() = match until {
-            Await::Handler => Turn::HandlerAwaited,
-            Await::Caller => Turn::Handler,
+            AwaitedEnd::Handler => NextActor::HandlerAwaited,
+            AwaitedEnd::Caller => NextActor::Handler,
         };
     }
 
     /// Hands the connection back to the front. Returns `true` when the caller must wake the front.
     pub(super) fn finish(&self, answer: Answer) -> bool {
         let is_simple = answer.is_simple();
-        let before = std::mem::replace(&mut *self.turn.lock(), Turn::Front(Some(answer)));
-        !is_simple || matches!(before, Turn::HandlerAwaited)
+        let before = std::mem::replace(&mut *self.turn.lock(), NextActor::Front(Some(answer)));
+        !is_simple || matches!(before, NextActor::HandlerAwaited)
     }
 
     /// Returns when an answer was given after which the connection is idle; `None` without such an
     /// answer.
     pub(super) fn answered_at(&self) -> Option<Instant> {
         match &*self.turn.lock() {
-            Turn::Front(Some(answer)) => answer.is_simple().then_some(answer.at),
-            Turn::Front(None) | Turn::Handler | Turn::HandlerAwaited => None,
+            NextActor::Front(Some(answer)) => answer.is_simple().then_some(answer.at),
+            NextActor::Front(None) | NextActor::Handler | NextActor::HandlerAwaited => None,
         }
     }
 
-    /// Takes the answer if there is one. Otherwise, with [`Await::Handler`], the handler wakes the
+    /// Takes the answer if there is one. Otherwise, with [`AwaitedEnd::Handler`], the handler wakes the
     /// front at its end.
-    pub(super) fn take(&self, until: Await) -> Option<Answer> {
+    pub(super) fn take(&self, until: AwaitedEnd) -> Option<Answer> {
         let mut turn = self.turn.lock();
         match &mut *turn {
-            Turn::Front(answer) => answer.take(),
-            Turn::Handler | Turn::HandlerAwaited => {
-                if until == Await::Handler {
-                    *turn = Turn::HandlerAwaited;
+            NextActor::Front(answer) => answer.take(),
+            NextActor::Handler | NextActor::HandlerAwaited => {
+                if until == AwaitedEnd::Handler {
+                    *turn = NextActor::HandlerAwaited;
                 }
                 None
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::{HttpLimits, SocketConfig};
-use crate::os::activation::Passed;
+use crate::os::activation::PassedSocket;
 use crate::os::poll::{Interest, PollSet, Waker};
 use crate::os::users;
 use crate::rpc::Inbound;
@@ -18,20 +18,20 @@ use crate::threads::{ByteBudget, Queue};
 
 use super::access::{self, Access};
 use super::caller_probe::CallerProbe;
-use super::connection::{Connection, Fate, Round};
-use super::entrance::Entrance;
-use super::exchange::Await;
-use super::gate::Gate;
+use super::connection::{Connection, Round, StepOutcome};
+use super::entrance::Acceptor;
+use super::exchange::AwaitedEnd;
+use super::gate::PeerAuth;
 use super::guard::Guard;
 use super::handlers;
-use super::heartbeat::Door;
+use super::heartbeat::SelfProbe;
 use super::listener::Listener;
-use super::rarely::Rarely;
+use super::rarely::RateLimitedLog;
 use super::request::Request;
 use super::responder::{Responder, Task};
 use super::shared::{Shared, Stop};
 use super::stream_counts::StreamCounts;
-use super::tally::{Counters, Tally};
+use super::tally::{Counters, HttpStats};
 use super::{Handler, IsShort};
 
 /// The size of one read from a socket, in bytes.
@@ -65,7 +65,7 @@ pub struct Front {
     limits: HttpLimits,
     access: Access,
     guard: Guard,
-    tally: Arc<Tally>,
+    stats: Arc<HttpStats>,
     is_short: Option<IsShort>,
 }
 
@@ -88,8 +88,8 @@ impl Front {
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
-        let (tally, is_short) = (Arc::default(), None);
-        Ok(Self { listeners, limits, access, guard, tally, is_short })
+        let (stats, is_short) = (Arc::default(), None);
+        Ok(Self { listeners, limits, access, guard, stats, is_short })
     }
 
     /// Listens on `[::1]` beside the addresses that have such a twin ([`ipv6_twin`]). If that fails, callers of these
@@ -128,7 +128,7 @@ impl Front {
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking; no cause of that is known.
-    pub fn add(&mut self, socket: Passed) -> io::Result<()> {
+    pub fn add(&mut self, socket: PassedSocket) -> io::Result<()> {
         self.listeners.push(Listener::passed(socket)?);
         Ok(())
     }
@@ -167,18 +167,18 @@ impl Front {
     }
 
     /// Returns an address at which this process can connect to the front.
-    pub(super) fn door(&self) -> Option<Door> {
+    pub(super) fn self_probe(&self) -> Option<SelfProbe> {
         // Loopback comes first, as other addresses may require a token.
         let is_local = |it: &&Listener| {
             it.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
         };
         let local = self.listeners.iter().filter(is_local);
-        local.chain(&self.listeners).find_map(|listener| listener.door().ok())
+        local.chain(&self.listeners).find_map(|listener| listener.self_probe().ok())
     }
 
     /// Returns the counts, for the handler that shows them and is made before the start.
-    pub fn tally(&self) -> Arc<Tally> {
-        Arc::clone(&self.tally)
+    pub fn stats(&self) -> Arc<HttpStats> {
+        Arc::clone(&self.stats)
     }
 
     /// Starts to serve.
@@ -196,12 +196,12 @@ impl Front {
             streams: StreamCounts::new(&self.limits),
             limits: self.limits,
             guard: self.guard,
-            tally: self.tally,
+            stats: self.stats,
             probe: CallerProbe::new()?,
             waker: Waker::new()?,
             stop: OnceLock::new(),
         });
-        let gate = Gate::new(self.access, &shared)?;
+        let peer_auth = PeerAuth::new(self.access, &shared)?;
         // A connection has one request in flight, so the queue is never full.
         let tasks = Tasks(Arc::new(Queue::new(shared.limits.connections)));
         let handlers = (0..shared.limits.handlers)
@@ -209,7 +209,7 @@ impl Front {
             .collect::<io::Result<Vec<_>>>()?;
         let service = Service {
             shared: Arc::clone(&shared),
-            entrance: Entrance::new(self.listeners, gate),
+            acceptor: Acceptor::new(self.listeners, peer_auth),
             tasks,
             handler,
             is_short: self.is_short,
@@ -248,7 +248,7 @@ pub struct Running {
 impl Running {
     /// Returns the counts of this moment.
     pub fn counters(&self) -> Counters {
-        self.shared.tally.counters()
+        self.shared.stats.counters()
     }
 
     /// Stops: refuses new connections, closes idle ones, and finishes requests that have started or are in
@@ -260,7 +260,7 @@ impl Running {
     /// Until the last response is sent and its connection closed, at most for `drain`. Handlers that still work
     /// then are not waited for.
     pub fn stop(mut self, drain: Duration) -> bool {
-        self.tell_to_stop(drain);
+        self.request_stop(drain);
         let is_finished = self.front.take().is_some_and(|front| front.join().unwrap_or(false));
         if is_finished {
             for handler in self.handlers.drain(..) {
@@ -273,7 +273,7 @@ impl Running {
     }
 
     /// Starts the stop that [`Running::stop`] waits for, so that several services can start theirs at once.
-    pub fn tell_to_stop(&self, drain: Duration) {
+    pub fn request_stop(&self, drain: Duration) {
         let since = Instant::now();
         let by = since.checked_add(drain).unwrap_or(since);
         self.shared.stop.get_or_init(|| Stop { since, by });
@@ -283,7 +283,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.tell_to_stop(Duration::ZERO);
+        self.request_stop(Duration::ZERO);
     }
 }
 
@@ -299,7 +299,7 @@ impl Drop for Tasks {
 /// State that the front's thread owns.
 struct Service {
     shared: Arc<Shared>,
-    entrance: Entrance,
+    acceptor: Acceptor,
     tasks: Tasks,
     handler: Handler,
     is_short: Option<IsShort>,
@@ -311,7 +311,7 @@ impl Service {
     fn run(mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut set = PollSet::default();
-        let (mut scratch, mut bad_tokens) = (vec![0; READ_BYTES], Rarely::default());
+        let (mut scratch, mut bad_tokens) = (vec![0; READ_BYTES], RateLimitedLog::default());
         loop {
             self.fill(&mut set);
             if let Err(error) = set.wait(self.time_left()) {
@@ -322,11 +322,11 @@ impl Service {
             let (scratch, bad_tokens) = (&mut scratch, &mut bad_tokens);
             let mut round = Round { shared: &shared, now, scratch, bad_tokens };
             self.serve(&set, &mut round);
-            self.entrance.admit(&set, &mut self.connections, &mut round);
-            shared.tally.set_connections(self.connections.len());
+            self.acceptor.admit(&set, &mut self.connections, &mut round);
+            shared.stats.set_connections(self.connections.len());
             if let Some(stop) = shared.stop.get() {
-                self.entrance.close();
-                let is_empty = self.connections.is_empty() && self.entrance.is_empty();
+                self.acceptor.close();
+                let is_empty = self.connections.is_empty() && self.acceptor.is_empty();
                 if is_empty || now >= stop.by {
                     return self.connections.iter().all(Connection::is_served);
                 }
@@ -338,7 +338,7 @@ impl Service {
     fn fill(&self, set: &mut PollSet) {
         set.clear();
         set.add(&self.shared.waker, Interest::Read);
-        self.entrance.fill(set);
+        self.acceptor.fill(set);
         for connection in &self.connections {
             match connection.interest() {
                 Some(interest) => set.add(connection.stream(), interest),
@@ -352,7 +352,7 @@ impl Service {
         let shared = &self.shared;
         let deadlines = self.connections.iter().filter_map(|it| it.deadline(shared));
         let stop_by = shared.stop.get().map(|stop| stop.by);
-        let others = [self.entrance.deadline(&shared.limits), stop_by];
+        let others = [self.acceptor.deadline(&shared.limits), stop_by];
         let next = deadlines.chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -363,28 +363,28 @@ impl Service {
             round.shared.waker.drain();
         }
         let is_stopping = round.shared.is_stopping();
-        let until = if is_stopping { Await::Handler } else { Await::Caller };
-        let first = 1 + self.entrance.listeners();
+        let until = if is_stopping { AwaitedEnd::Handler } else { AwaitedEnd::Caller };
+        let first = 1 + self.acceptor.listeners();
         // Backwards: `swap_remove` replaces a closed connection by the last, which had its turn already.
         for index in (0..self.connections.len()).rev() {
             let Some(connection) = self.connections.get_mut(index) else { continue };
-            let mut fate = match (set.is_ready(first + index), is_woken) {
+            let mut outcome = match (set.is_ready(first + index), is_woken) {
                 (true, _) => connection.on_ready(round),
                 (false, true) => connection.on_handler(until, round),
-                (false, false) => Fate::Open,
+                (false, false) => StepOutcome::Open,
             };
             let deadline = connection.deadline(round.shared);
-            if matches!(fate, Fate::Open) && deadline.is_some_and(|it| it <= round.now) {
-                fate = connection.on_deadline(round);
+            if matches!(outcome, StepOutcome::Open) && deadline.is_some_and(|it| it <= round.now) {
+                outcome = connection.on_deadline(round);
             }
-            if let Fate::Dispatch(request) = fate {
+            if let StepOutcome::Dispatch(request) = outcome {
                 // Counted first, so that a handler which shows the counts includes its own request.
-                round.shared.tally.count_request();
+                round.shared.stats.count_request();
                 let responder = connection.dispatch(&request, &self.tasks.0, round);
                 begin(&self.handler, self.is_short.as_ref(), request, responder);
-                fate = Fate::Open;
+                outcome = StepOutcome::Open;
             }
-            if matches!(fate, Fate::Closed) {
+            if matches!(outcome, StepOutcome::Closed) {
                 self.connections.swap_remove(index);
             }
         }

@@ -14,28 +14,28 @@ use crate::pool::Quota;
 use super::access::Access;
 use super::listener::Stream;
 use super::members::Members;
-use super::rarely::Rarely;
+use super::rarely::RateLimitedLog;
 use super::shared::Shared;
 
 /// Identifies and authorizes the callers of connections.
-pub(super) struct Gate {
+pub(super) struct PeerAuth {
     access: Access,
     owners: SocketOwners,
     /// `None` where no group may call.
     members: Option<Members>,
-    denials: Rarely,
+    denials: RateLimitedLog,
 }
 
 /// Whether a caller may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    May,
-    MayNot,
-    /// The groups of the caller are being looked up; [`Gate::learn`] reports new answers.
+    Allowed,
+    Denied,
+    /// The groups of the caller are being looked up; [`PeerAuth::learn`] reports new answers.
     Unknown,
 }
 
-impl Gate {
+impl PeerAuth {
     /// Makes a gate with this access rule.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Gate {
             [] => None,
             groups => Some(Members::start(groups.to_vec(), shared)?),
         };
-        Ok(Self { access, owners, members, denials: Rarely::default() })
+        Ok(Self { access, owners, members, denials: RateLimitedLog::default() })
     }
 
     /// Returns the caller of a connection; `None` when its other end has disconnected.
@@ -79,8 +79,8 @@ impl Gate {
             (None, Origin::Socket | Origin::Host(_)) => Some(false),
         };
         match may_call {
-            Some(true) => Verdict::May,
-            Some(false) => Verdict::MayNot,
+            Some(true) => Verdict::Allowed,
+            Some(false) => Verdict::Denied,
             None => Verdict::Unknown,
         }
     }
@@ -114,7 +114,7 @@ impl Gate {
 }
 
 /// Returns whether the limits have room for one more connection of this caller.
-pub(super) fn has_place<'a>(
+pub(super) fn has_room<'a>(
     caller: &Caller,
     served: impl Iterator<Item = &'a Caller>,
     limits: &HttpLimits,
@@ -151,8 +151,7 @@ mod tests {
 
     #[test]
     fn everybody_has_a_share_by_user_or_by_address() {
-        let place =
-            |caller: Caller, served: &[Caller]| has_place(&caller, served.iter(), &limits());
+        let place = |caller: Caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
         assert!(place(user(7), &[user(7); 3]));
         assert!(!place(user(7), &[user(7); 4]));
         assert!(place(user(8), &[user(7); 4]));
@@ -167,7 +166,7 @@ mod tests {
     #[test]
     fn the_last_places_are_roots_and_the_agents_own() {
         let served: Vec<Caller> = (1..=8).map(|uid| user(1_000_000 + uid)).collect();
-        let place = |caller, served: &[Caller]| has_place(&caller, served.iter(), &limits());
+        let place = |caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
         assert!(place(user(7_000_000), &served[..7]));
         assert!(!place(user(7_000_000), &served));
         assert!(!place(from("192.0.2.1:5"), &served));

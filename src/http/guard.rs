@@ -28,14 +28,14 @@ const fn forbidden(sentence: &'static str) -> Refusal {
 /// The rules of one front.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guard {
-    pub(super) beyond: Beyond,
+    pub(super) beyond: RemoteAccess,
     /// Names of this host besides `localhost`.
     pub(super) names: Vec<String>,
 }
 
 /// What callers beyond this host must present.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Beyond {
+pub(super) enum RemoteAccess {
     /// They may not call.
     #[default]
     Closed,
@@ -79,9 +79,9 @@ impl Guard {
 
     fn check_token(&self, request: &Request) -> Result<(), Refusal> {
         match &self.beyond {
-            Beyond::Open => Ok(()),
-            Beyond::Closed => Err(TOKEN),
-            Beyond::Token(token) => match one(request, "authorization") {
+            RemoteAccess::Open => Ok(()),
+            RemoteAccess::Closed => Err(TOKEN),
+            RemoteAccess::Token(token) => match one(request, "authorization") {
                 Some(authorization) if token.is_in(authorization) => Ok(()),
                 _ => Err(TOKEN),
             },

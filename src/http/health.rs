@@ -10,9 +10,9 @@ use crate::http::request::Request;
 use crate::http::responses::JSON;
 use crate::journal::Summary;
 use crate::libvirt::version_text;
-use crate::ops::{Libvirt, Seen};
+use crate::ops::{HealthStatus, Libvirt};
 use crate::os::process;
-use crate::pool::{LaneSnapshot, Running, Snapshot};
+use crate::pool::{LaneSnapshot, PoolSnapshot, RunningJob};
 
 /// The path of the agent's health.
 pub(super) const HEALTHZ: &str = "/healthz";
@@ -66,7 +66,7 @@ fn answer(body: &Value, is_good: bool) -> Response {
 }
 
 /// Returns what is wrong with libvirt.
-fn libvirt_status(seen: &Seen) -> Option<&'static str> {
+fn libvirt_status(seen: &HealthStatus) -> Option<&'static str> {
     match (seen.silent, &seen.error) {
         (true, _) => Some("libvirt does not answer"),
         (false, Some(_)) => Some("libvirt cannot be reached"),
@@ -75,11 +75,11 @@ fn libvirt_status(seen: &Seen) -> Option<&'static str> {
 }
 
 /// Returns the version of the libvirt that answered last.
-pub(super) fn version(seen: &Seen) -> Option<String> {
+pub(super) fn version(seen: &HealthStatus) -> Option<String> {
     seen.version.map(version_text)
 }
 
-fn libvirt(seen: &Seen) -> Value {
+fn libvirt(seen: &HealthStatus) -> Value {
     json!({
         "answers": seen.tried.then_some(seen.error.is_none()),
         "error": seen.error,
@@ -100,7 +100,7 @@ fn storage(agent: &Libvirt) -> Value {
     })
 }
 
-fn pool(now: &Snapshot) -> Value {
+fn pool(now: &PoolSnapshot) -> Value {
     let lanes = &now.lanes;
     let sum = |count: fn(&LaneSnapshot) -> usize| lanes.iter().map(count).sum::<usize>();
     let oldest = lanes.iter().filter_map(|lane| lane.oldest.as_ref()).max_by_key(|job| job.age);
@@ -124,7 +124,7 @@ fn pool(now: &Snapshot) -> Value {
     })
 }
 
-fn job(running: Option<&Running>) -> Value {
+fn job(running: Option<&RunningJob>) -> Value {
     running.map_or(Value::Null, |job| json!({ "what": job.what, "age_seconds": seconds(job.age) }))
 }
 

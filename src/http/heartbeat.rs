@@ -24,15 +24,15 @@ const ANSWER: &[u8] = b"HTTP/1.1 ";
 
 /// An address at which this process can send the front a request.
 #[derive(Clone, Debug)]
-pub(super) enum Door {
+pub(super) enum SelfProbe {
     Tcp(SocketAddr),
     Unix(unix::SocketAddr),
 }
 
-impl Door {
+impl SelfProbe {
     /// Sends a request and reads the beginning of the response; `patience` bounds a TCP connect and
     /// each read.
-    fn knock(&self, patience: Duration) -> io::Result<()> {
+    fn probe(&self, patience: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(&reachable(*address), patience)?;
@@ -76,14 +76,14 @@ impl Heartbeat {
     pub(super) fn start(
         notify: Option<Notify>,
         agent: &Arc<Libvirt>,
-        door: Option<Door>,
+        self_probe: Option<SelfProbe>,
     ) -> io::Result<Self> {
         let Some(notify) = notify.map(Arc::new) else {
             return Ok(Self { notify: None, feeder: None });
         };
-        tell(&notify, &format!("READY=1\nSTATUS={}", status(agent)));
-        let feeder = match (notify.watchdog(), door) {
-            (Some(time), Some(door)) => Some(feed(&notify, agent, door, time)?),
+        notify_systemd(&notify, &format!("READY=1\nSTATUS={}", status(agent)));
+        let feeder = match (notify.watchdog(), self_probe) {
+            (Some(time), Some(self_probe)) => Some(feed(&notify, agent, self_probe, time)?),
             _ => None,
         };
         Ok(Self { notify: Some(notify), feeder })
@@ -96,7 +96,7 @@ impl Heartbeat {
     /// Up to half of the watchdog interval, while the front does not answer.
     pub(super) fn stop(self) {
         if let Some(notify) = &self.notify {
-            tell(notify, "STOPPING=1\nSTATUS=finishing requests in flight");
+            notify_systemd(notify, "STOPPING=1\nSTATUS=finishing requests in flight");
         }
         let Some((thread, stop)) = self.feeder else { return };
         drop(stop);
@@ -109,23 +109,23 @@ impl Heartbeat {
 fn feed(
     notify: &Arc<Notify>,
     agent: &Arc<Libvirt>,
-    door: Door,
+    self_probe: SelfProbe,
     time: Duration,
 ) -> io::Result<(JoinHandle<()>, Sender<()>)> {
     let (notify, agent) = (Arc::clone(notify), Arc::clone(agent));
     let (stop, stopped) = bounded::<()>(0);
     let work = move || {
-        let (mut lanes, mut told) = (agent.pool().snapshot().lanes, status(&agent));
+        let (mut lanes, mut sent) = (agent.pool().snapshot().lanes, status(&agent));
         while stopped.recv_timeout(time / 2) == Err(RecvTimeoutError::Timeout) {
             let before = mem::replace(&mut lanes, agent.pool().snapshot().lanes);
-            match works(&before, &lanes).and_then(|()| front_answers(&door, time / 4)) {
-                Ok(()) => tell(&notify, "WATCHDOG=1"),
+            match works(&before, &lanes).and_then(|()| front_answers(&self_probe, time / 4)) {
+                Ok(()) => notify_systemd(&notify, "WATCHDOG=1"),
                 Err(why) => warn!("watchdog ping not sent to systemd: {why}"),
             }
             let status = status(&agent);
-            if status != told {
-                tell(&notify, &format!("STATUS={status}"));
-                told = status;
+            if status != sent {
+                notify_systemd(&notify, &format!("STATUS={status}"));
+                sent = status;
             }
         }
     };
@@ -134,14 +134,14 @@ fn feed(
 }
 
 /// Sends a notification to systemd. A failure is only logged.
-fn tell(notify: &Notify, lines: &str) {
-    if let Err(error) = notify.tell(lines) {
+fn notify_systemd(notify: &Notify, lines: &str) {
+    if let Err(error) = notify.send(lines) {
         warn!("cannot notify systemd of {lines:?}: {error}");
     }
 }
 
-fn front_answers(door: &Door, patience: Duration) -> Result<(), String> {
-    door.knock(patience).map_err(|error| format!("the HTTP front does not answer: {error}"))
+fn front_answers(self_probe: &SelfProbe, patience: Duration) -> Result<(), String> {
+    self_probe.probe(patience).map_err(|error| format!("the HTTP front does not answer: {error}"))
 }
 
 /// Returns an error for a lane that made no progress although jobs waited beside a free worker.

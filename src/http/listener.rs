@@ -9,10 +9,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::http::heartbeat::Door;
-use crate::os::activation::Passed;
-use crate::os::resolve::Trusted;
-use crate::os::{newcomers, own};
+use crate::http::heartbeat::SelfProbe;
+use crate::os::activation::PassedSocket;
+use crate::os::resolve::TrustedUsers;
+use crate::os::{backlog, own};
 
 /// The owner and the group of the socket may connect.
 const MODE: u32 = 0o660;
@@ -33,7 +33,7 @@ impl Listener {
     /// Listens on a TCP address with a kernel backlog of `most` connections.
     pub(super) fn bind(address: &SocketAddr, most: usize) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
-        newcomers::keep(&listener, most)?;
+        backlog::keep(&listener, most)?;
         Self::Tcp { listener, is_own: true }.without_waiting()
     }
 
@@ -41,7 +41,7 @@ impl Listener {
     /// process listens on it. Fails where users other than root and the agent's own can change where the path
     /// leads.
     pub(super) fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<Self> {
-        own::check_place(path, Trusted::own()).map_err(io::Error::other)?;
+        own::check_place(path, TrustedUsers::own()).map_err(io::Error::other)?;
         remove_stale(path)?;
         let listener = UnixListener::bind(path)?;
         let file = SocketFile::of(path)?;
@@ -53,10 +53,10 @@ impl Listener {
     }
 
     /// Takes a socket that was passed at the start of the agent.
-    pub(super) fn passed(socket: Passed) -> io::Result<Self> {
+    pub(super) fn passed(socket: PassedSocket) -> io::Result<Self> {
         match socket {
-            Passed::Tcp(listener) => Self::Tcp { listener, is_own: false }.without_waiting(),
-            Passed::Unix(listener) => Self::Unix { listener, file: None }.without_waiting(),
+            PassedSocket::Tcp(listener) => Self::Tcp { listener, is_own: false }.without_waiting(),
+            PassedSocket::Unix(listener) => Self::Unix { listener, file: None }.without_waiting(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Listener {
     pub(super) fn turn_away(&mut self) -> bool {
         match self {
             Self::Tcp { listener, is_own: true } => {
-                if let Err(error) = newcomers::turn_away(listener) {
+                if let Err(error) = backlog::turn_away(listener) {
                     // Then a close resets only connections that arrive between the last accept and the close.
                     log::debug!("cannot refuse new connections: {error}");
                 }
@@ -97,10 +97,10 @@ impl Listener {
     }
 
     /// Returns the address at which this process can connect to the listener.
-    pub(super) fn door(&self) -> io::Result<Door> {
+    pub(super) fn self_probe(&self) -> io::Result<SelfProbe> {
         match self {
-            Self::Tcp { listener, .. } => listener.local_addr().map(Door::Tcp),
-            Self::Unix { listener, .. } => listener.local_addr().map(Door::Unix),
+            Self::Tcp { listener, .. } => listener.local_addr().map(SelfProbe::Tcp),
+            Self::Unix { listener, .. } => listener.local_addr().map(SelfProbe::Unix),
         }
     }
 
@@ -275,11 +275,11 @@ mod tests {
         let (path, here) = (path("passed"), "127.0.0.1:0");
         let passed = TcpListener::bind(here).unwrap();
         let address = passed.local_addr().unwrap();
-        let copy = Passed::Tcp(passed.try_clone().unwrap());
+        let copy = PassedSocket::Tcp(passed.try_clone().unwrap());
         assert!(!Listener::passed(copy).unwrap().turn_away());
         TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
         let passed = UnixListener::bind(&path).unwrap();
-        let copy = Passed::Unix(passed.try_clone().unwrap());
+        let copy = PassedSocket::Unix(passed.try_clone().unwrap());
         assert!(!Listener::passed(copy).unwrap().turn_away());
         UnixStream::connect(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -13,7 +13,7 @@ use super::request::{BODY_TOO_LARGE, Request, Version};
 use super::tally::{Reason, Refusal};
 
 /// Memory that a connection keeps for reading while it is idle.
-const BUFFER_BYTES_KEPT: usize = 4096;
+const BUFFER_BYTES_RETAINED: usize = 4096;
 
 const CHUNK: Refusal = Refusal::malformed("malformed chunk");
 const TRAILER: Refusal = Refusal::malformed("malformed trailer");
@@ -57,7 +57,7 @@ impl Parser {
         let next = advance(&mut self.pending, &mut rest, limits, judge);
         let used = self.buffer.len() - rest.len();
         self.buffer.drain(..used);
-        if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
+        if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_RETAINED {
             self.buffer = Vec::new();
         }
         next
@@ -69,7 +69,7 @@ impl Parser {
     }
 
     /// Returns whether a part of a request has arrived.
-    pub fn has_begun(&self) -> bool {
+    pub fn has_started(&self) -> bool {
         self.pending.is_some() || !self.buffer.is_empty()
     }
 

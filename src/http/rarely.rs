@@ -6,12 +6,12 @@ use crate::config::fixed::LOG_INTERVAL;
 
 /// The rate limit of one kind of line.
 #[derive(Debug, Default)]
-pub(super) struct Rarely {
+pub(super) struct RateLimitedLog {
     /// When the line was last written, and how many lines were suppressed since then.
     last: Option<(Instant, u64)>,
 }
 
-impl Rarely {
+impl RateLimitedLog {
     /// Returns whether to write the line now: the number of lines suppressed since the last.
     pub(super) fn now(&mut self, now: Instant) -> Option<u64> {
         match &mut self.last {
@@ -32,9 +32,9 @@ mod tests {
 
     #[test]
     fn one_line_per_ten_seconds_counts_omitted_lines() {
-        let (mut rarely, begin) = (Rarely::default(), Instant::now());
+        let (mut log, begin) = (RateLimitedLog::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let lines: Vec<_> = [0, 0, 9, 10, 19, 20].map(|seconds| rarely.now(at(seconds))).into();
+        let lines: Vec<_> = [0, 0, 9, 10, 19, 20].map(|seconds| log.now(at(seconds))).into();
         assert_eq!(lines, [Some(0), None, None, Some(2), None, Some(1)]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crossbeam_channel::TrySendError;
 
-use super::exchange::{self, Answer, Exchange, Then};
+use super::exchange::{self, AfterResponse, Answer, Exchange};
 use super::request::{Persistence, Request, Version};
 use super::respond::{self, EncodeError, Encoded, Wanted};
 use super::shared::Shared;
@@ -46,7 +46,7 @@ pub struct Responder {
     reservation: Reservation,
     may_block: bool,
     has_waited: bool,
-    has_begun: bool,
+    has_started: bool,
     /// Set once the caller has disconnected.
     is_abandoned: AtomicBool,
     is_sent: bool,
@@ -76,7 +76,7 @@ impl Responder {
             reservation,
             may_block: false,
             has_waited: false,
-            has_begun: false,
+            has_started: false,
             is_abandoned: AtomicBool::new(false),
             is_sent: false,
         }
@@ -126,7 +126,7 @@ impl Responder {
     /// its request.
     pub(super) fn on_handler_thread(mut self) -> Option<Self> {
         self.may_block = true;
-        if self.has_begun {
+        if self.has_started {
             return Some(self);
         }
         let bytes = self.request_bytes.saturating_add(self.shared.limits.answer_bytes);
@@ -166,8 +166,8 @@ impl Responder {
         }
         let at = Instant::now();
         let mut then = match persistence {
-            Persistence::Close => Then::Close,
-            Persistence::Implied | Persistence::Asked => Then::KeepOpen,
+            Persistence::Close => AfterResponse::Close,
+            Persistence::Implied | Persistence::Asked => AfterResponse::KeepOpen,
         };
         // The memory of the call is free by now, and the caller may send its next request as soon as it has this
         // response.
@@ -178,14 +178,14 @@ impl Responder {
                 let caller = self.caller();
                 log::debug!("{caller} disconnected before its response was sent: {error}");
                 bytes.clear();
-                then = Then::Close;
+                then = AfterResponse::Close;
             }
         }
         bytes.shrink_to_fit();
         if !reservation.grow_to(bytes.len()) {
             // A request that no handler ran has reserved nothing. Its response is short, and its caller does not read.
-            shared.tally.count_refusal(NO_ROOM.reason);
-            (bytes, then) = (Vec::new(), Then::Close);
+            shared.stats.count_refusal(NO_ROOM.reason);
+            (bytes, then) = (Vec::new(), AfterResponse::Close);
         }
         reservation.shrink_to(bytes.len());
         let reservation = (!bytes.is_empty()).then(|| reservation.take());
@@ -201,7 +201,7 @@ impl Responder {
 
     /// Encodes a refusal in place of the response.
     fn refusal(&self, refusal: &Refusal) -> Encoded {
-        self.shared.tally.count_refusal(refusal.reason);
+        self.shared.stats.count_refusal(refusal.reason);
         let bytes = respond::encode_refusal(refusal, self.version);
         Encoded { bytes, persistence: Persistence::Close, stream: None }
     }
@@ -220,7 +220,7 @@ impl Inbound for Responder {
         let is_abandoned = self.shared.probe.has_disconnected(&self.exchange);
         // Several threads of a batch may see it; only the first counts it.
         if is_abandoned && !self.is_abandoned.swap(true, Ordering::Relaxed) {
-            self.shared.tally.count_abandoned();
+            self.shared.stats.count_abandoned();
         }
         is_abandoned
     }
@@ -237,9 +237,9 @@ impl Inbound for Responder {
         self.arrived
     }
 
-    fn park(&mut self, has_begun: bool) {
-        (self.may_block, self.has_waited, self.has_begun) = (false, true, has_begun);
-        if !has_begun {
+    fn park(&mut self, has_started: bool) {
+        (self.may_block, self.has_waited, self.has_started) = (false, true, has_started);
+        if !has_started {
             self.reservation.shrink_to(self.request_bytes);
         }
     }
@@ -254,7 +254,7 @@ impl Inbound for Responder {
         match put {
             Ok(_wake) => {}
             // The agent stops: a call that has started notices it, and ends.
-            Err(TrySendError::Disconnected(task)) if task.responder.has_begun => {
+            Err(TrySendError::Disconnected(task)) if task.responder.has_started => {
                 (task.then)(task.responder);
             }
             // The front has ended, and its connections with it.
@@ -276,7 +276,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if !self.is_sent {
             if thread::panicking() {
-                self.shared.tally.count_panic();
+                self.shared.stats.count_panic();
             }
             self.deliver(respond::encode_failure(self.version, self.persistence()));
         }

@@ -8,7 +8,7 @@ use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
 use crate::http::responses::{JSON, NOSNIFF, is_read, not_found, only_read, text};
-use crate::http::{Handler, IsShort, Responder, Tallies, events, health, page, scrape};
+use crate::http::{Handler, IsShort, ListenerStats, Responder, events, health, page, scrape};
 use crate::ops::Libvirt;
 use crate::os::peer::Caller;
 use crate::rpc::{self, Answer, Audit, Download, Inbound, Service};
@@ -23,13 +23,13 @@ const SHORT_BYTES: usize = 4 * 1024;
 /// The path from which the orchestrator downloads the content of snapshots.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
 
-/// Makes the handler of a front: it routes every request to this service. `tallies` are the counts of all
+/// Makes the handler of a front: it routes every request to this service. `listener_stats` are the counts of all
 /// fronts, for the metrics.
 pub fn handler(
     agent: Arc<Libvirt>,
     audit: Arc<Audit>,
     service: Service,
-    tallies: Tallies,
+    listener_stats: ListenerStats,
 ) -> Handler {
     Arc::new(move |request, responder| {
         let calls = || Calls { agent: Arc::clone(&agent), audit: Arc::clone(&audit), service };
@@ -40,7 +40,7 @@ pub fn handler(
                 calls().download(request, responder);
             }
             _ => {
-                let response = answer(&agent, service, &tallies, request, &responder);
+                let response = answer(&agent, service, &listener_stats, request, &responder);
                 responder.send(response);
             }
         }
@@ -58,7 +58,7 @@ pub fn short() -> IsShort {
 fn answer(
     agent: &Libvirt,
     service: Service,
-    tallies: &Tallies,
+    listener_stats: &ListenerStats,
     request: &Request,
     responder: &Responder,
 ) -> Response {
@@ -66,7 +66,9 @@ fn answer(
         events::PATH if is_read(request) => events::stream(agent.events(), request),
         health::HEALTHZ if is_read(request) => health::healthz(agent),
         health::READYZ if is_read(request) => health::readyz(agent),
-        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request, responder),
+        scrape::PATH if is_read(request) => {
+            scrape::scrape(agent, listener_stats, request, responder)
+        }
         // The page shows guests, which the port of the image store does not serve.
         page::PATH | page::PATH_WITHOUT_SLASH if service == Service::ImageStore => not_found(),
         page::PATH if is_read(request) => page::page(),

@@ -8,7 +8,7 @@ use rouille::{Request, Response};
 
 use crate::http::responses::{is_read, not_found, only_read};
 use crate::http::tally::NO_ROOM;
-use crate::http::{Handler, IsShort, Tally, health};
+use crate::http::{Handler, HttpStats, IsShort, health};
 use crate::metrics::{Format, Listener};
 use crate::ops::Libvirt;
 use crate::rpc::Inbound;
@@ -17,13 +17,13 @@ use crate::rpc::Inbound;
 pub(super) const PATH: &str = "/metrics";
 
 /// The counts of every front of the agent, with the front's name.
-pub type Tallies = Arc<[(&'static str, Arc<Tally>)]>;
+pub type ListenerStats = Arc<[(&'static str, Arc<HttpStats>)]>;
 
 /// Makes the handler of the front for metrics and health alone.
-pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
+pub(super) fn handler(agent: Arc<Libvirt>, listener_stats: ListenerStats) -> Handler {
     Arc::new(move |request, responder| {
         let response = match request.url().as_str() {
-            PATH if is_read(request) => scrape(&agent, &tallies, request, &responder),
+            PATH if is_read(request) => scrape(&agent, &listener_stats, request, &responder),
             health::HEALTHZ if is_read(request) => health::healthz(&agent),
             PATH | health::HEALTHZ => only_read(),
             _ => not_found(),
@@ -43,7 +43,7 @@ static LAST_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Answers a scrape, which waits briefly for a new sample if the last is old.
 pub(super) fn scrape(
     agent: &Libvirt,
-    tallies: &Tallies,
+    listener_stats: &ListenerStats,
     request: &Request,
     inbound: &dyn Inbound,
 ) -> Response {
@@ -54,14 +54,14 @@ pub(super) fn scrape(
         return Response::text(NO_ROOM.sentence).with_status_code(503);
     }
     let format = Format::accepted(request.header("Accept").unwrap_or_default());
-    let listeners = tallies.iter().map(|(name, tally)| listener(name, tally)).collect();
+    let listeners = listener_stats.iter().map(|(name, stats)| listener(name, stats)).collect();
     let text = agent.metrics_text(format, listeners);
     LAST_BYTES.store(text.len(), Ordering::Relaxed);
     Response::from_data(format.content_type(), text)
 }
 
-fn listener(name: &'static str, tally: &Tally) -> Listener {
-    let counters = tally.counters();
+fn listener(name: &'static str, stats: &HttpStats) -> Listener {
+    let counters = stats.counters();
     let refused = counters.refused.iter().map(|(reason, count)| (reason.name(), *count));
     Listener {
         name,

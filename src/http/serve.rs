@@ -11,7 +11,7 @@ use log::{Level, Record, info, kv, warn};
 use crate::config::fixed::{FIRST_ROUND, LAST_LINES};
 use crate::config::{AuditConfig, HttpLimits, Store};
 use crate::http::heartbeat::Heartbeat;
-use crate::http::{BindError, Front, Tallies, health, routes, scrape};
+use crate::http::{BindError, Front, ListenerStats, health, routes, scrape};
 use crate::ops::{HostStart, Libvirt, Reconciler};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
@@ -57,14 +57,18 @@ impl Fronts {
         [("main", &self.main)].into_iter().chain(others)
     }
 
-    fn tallies(&self) -> Tallies {
-        self.named().map(|(name, front)| (name, front.tally())).collect()
+    fn listener_stats(&self) -> ListenerStats {
+        self.named().map(|(name, front)| (name, front.stats())).collect()
     }
 
     /// Returns every address that a front listens on, for log lines.
-    fn places(&self) -> Vec<Place> {
-        let of = |(name, front): (&'static str, &Front)| -> Vec<Place> {
-            front.places().into_iter().map(|address| Place { front: name, address }).collect()
+    fn places(&self) -> Vec<ListenAddress> {
+        let of = |(name, front): (&'static str, &Front)| -> Vec<ListenAddress> {
+            front
+                .places()
+                .into_iter()
+                .map(|address| ListenAddress { front: name, address })
+                .collect()
         };
         self.named().flat_map(of).collect()
     }
@@ -74,8 +78,8 @@ impl Fronts {
 pub const STARTED: &str = "mistify_libvirt::started";
 
 /// Logs the start: the agent's version and listeners, and the first result of libvirt and the store.
-fn log_start(agent: &Libvirt, places: &[Place]) {
-    let listeners = places.iter().map(Place::in_list).collect::<Vec<_>>().join(", ");
+fn log_start(agent: &Libvirt, places: &[ListenAddress]) {
+    let listeners = places.iter().map(ListenAddress::in_list).collect::<Vec<_>>().join(", ");
     let (host, seen) = (agent.host(), agent.libvirt_last_seen());
     let version = health::version(&seen);
     let libvirt = match (&seen.error, version) {
@@ -102,12 +106,12 @@ fn log_start(agent: &Libvirt, places: &[Place]) {
 }
 
 /// An address that a front listens on.
-struct Place {
+struct ListenAddress {
     front: &'static str,
     address: String,
 }
 
-impl Place {
+impl ListenAddress {
     /// Returns the address with its service, for a list of all addresses.
     fn in_list(&self) -> String {
         match self.front {
@@ -118,7 +122,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = match self.front {
             "images" => "the image store listens on",
@@ -171,7 +175,7 @@ impl Libvirt {
         reconciler.wait_for_first_round(FIRST_ROUND);
         HostStart::start(&agent).map_err(ServeError::Start)?;
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
-        let (tallies, places) = (fronts.tallies(), fronts.places());
+        let (listener_stats, places) = (fronts.listener_stats(), fronts.places());
         let Fronts { mut main, mut images, mut metrics } = fronts;
         main.begin_short(routes::short());
         if let Some(images) = &mut images {
@@ -180,16 +184,21 @@ impl Libvirt {
         if let Some(metrics) = &mut metrics {
             metrics.begin_short(scrape::short());
         }
-        let door = main.door();
+        let self_probe = main.self_probe();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
         let handler = |service| {
-            routes::handler(Arc::clone(&agent), Arc::clone(&audit), service, Arc::clone(&tallies))
+            routes::handler(
+                Arc::clone(&agent),
+                Arc::clone(&audit),
+                service,
+                Arc::clone(&listener_stats),
+            )
         };
         let running = start(main, handler(Service::Libvirt))?;
         let images = images.map(|front| start(front, handler(Service::ImageStore))).transpose()?;
-        let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
+        let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&listener_stats));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
-        let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
+        let heartbeat = Heartbeat::start(notify, &agent, self_probe).map_err(ServeError::Start)?;
         // A client that reads these lines can connect.
         places.iter().for_each(|place| info!("{place}"));
         log_start(&agent, &places);
@@ -202,7 +211,7 @@ impl Libvirt {
         info!("{signal:?}: finishing requests in flight");
         heartbeat.stop();
         agent.events().close();
-        jobs.tell_to_stop();
+        jobs.request_stop();
         // One deadline bounds the whole stop: the stop timeout of a service manager is hardly longer.
         let now = Instant::now();
         let stopped_by = now + drain;
@@ -210,7 +219,7 @@ impl Libvirt {
         let left = || stopped_by.saturating_duration_since(Instant::now());
         for front in images.iter().chain(&metrics) {
             // All fronts get the same time.
-            front.tell_to_stop(drain);
+            front.request_stop(drain);
         }
         let ended = [
             running.stop(left()),

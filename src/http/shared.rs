@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 
 use super::caller_probe::CallerProbe;
 use super::guard::Guard;
-use super::rarely::Rarely;
+use super::rarely::RateLimitedLog;
 use super::stream_counts::StreamCounts;
-use super::tally::Tally;
+use super::tally::HttpStats;
 use crate::config::HttpLimits;
 use crate::os::peer::Caller;
 use crate::os::poll::Waker;
@@ -19,14 +19,14 @@ use crate::threads::ByteBudget;
 pub(super) struct Shared {
     pub(super) limits: HttpLimits,
     pub(super) guard: Guard,
-    pub(super) tally: Arc<Tally>,
+    pub(super) stats: Arc<HttpStats>,
     pub(super) probe: CallerProbe,
     /// The memory budget of bodies and responses.
     pub(super) budget: Arc<ByteBudget>,
     /// The part of the budget for all callers except root and the agent's own user.
     pub(super) others_budget: Arc<ByteBudget>,
     /// Limits the log lines about requests whose callers have disconnected.
-    pub(super) abandoned: Mutex<Rarely>,
+    pub(super) abandoned: Mutex<RateLimitedLog>,
     /// Wakes the front.
     pub(super) waker: Waker,
     /// Set once the stop has started.

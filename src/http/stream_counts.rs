@@ -2,21 +2,21 @@
 
 use super::respond::Kind;
 use crate::config::HttpLimits;
-use crate::pool::Places;
+use crate::pool::Slots;
 
 /// Streams under way.
 pub(super) struct StreamCounts {
-    contents: Places,
-    listeners: Places,
+    contents: Slots,
+    listeners: Slots,
 }
 
 impl StreamCounts {
     /// Returns counts of zero.
     pub(super) fn new(limits: &HttpLimits) -> Self {
-        Self { contents: Places::new(limits.streams), listeners: Places::new(limits.listeners) }
+        Self { contents: Slots::new(limits.streams), listeners: Slots::new(limits.listeners) }
     }
 
-    pub(super) fn of(&self, kind: Kind) -> &Places {
+    pub(super) fn of(&self, kind: Kind) -> &Slots {
         match kind {
             Kind::Content => &self.contents,
             Kind::Events => &self.listeners,

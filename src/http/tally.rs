@@ -105,7 +105,7 @@ impl Refusal {
 
 /// Counts that the front and the handlers update and any thread may read.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct HttpStats {
     connections: AtomicUsize,
     requests: AtomicU64,
     panics: AtomicU64,
@@ -114,7 +114,7 @@ pub struct Tally {
     refused: [AtomicU64; Reason::ALL.len()],
 }
 
-/// The values of a [`Tally`] at one moment.
+/// The values of a [`HttpStats`] at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Connections that are open now.
@@ -133,7 +133,7 @@ pub struct Counters {
 }
 
 // Relaxed throughout: the counts say nothing about other memory.
-impl Tally {
+impl HttpStats {
     /// Reads all counts. Each is exact; they need not be of the same instant.
     pub fn counters(&self) -> Counters {
         let refused = self.refused.iter().map(|count| count.load(Ordering::Relaxed));

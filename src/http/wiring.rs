@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::{CallerConfig, Config};
-use crate::os::activation::{Named, Passed};
+use crate::os::activation::{NamedSocket, PassedSocket};
 
 use super::access::{Access, AccessError};
 use super::front::{BindError, Front};
-use super::guard::{Beyond, Guard, is_host_name};
+use super::guard::{Guard, RemoteAccess, is_host_name};
 use super::serve::Fronts;
 use super::token::{Token, TokenError};
 
@@ -77,7 +77,7 @@ pub(crate) const METRICS: &str = "metrics";
 ///
 /// # Blocking
 /// As long as the lookup of the permitted users and groups takes.
-pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError> {
+pub fn listen(config: &Config, passed: Vec<NamedSocket>) -> Result<Fronts, ListenError> {
     let access = Access::new(&config.callers).map_err(ListenError::Access)?;
     if access.is_for_all() {
         log::warn!("--allow-any-local: every user of this host has full control of its guests");
@@ -96,7 +96,7 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
         return Err(ListenError::HostName(name.clone()));
     }
     let beyond = beyond("--token-file", callers.token_file.as_deref())?;
-    let front = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access, beyond| {
+    let front = |addresses: &[SocketAddr], passed: Vec<PassedSocket>, limits, access, beyond| {
         let own = unpassed(addresses, &passed);
         let mut front = Front::bind(&own, limits)?;
         front.bind_ipv6_twins(&own);
@@ -107,10 +107,11 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
         }
         Ok::<_, ListenError>(front)
     };
-    let if_served = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access, beyond| {
-        let is_served = !addresses.is_empty() || !passed.is_empty();
-        is_served.then(|| front(addresses, passed, limits, access, beyond)).transpose()
-    };
+    let if_served =
+        |addresses: &[SocketAddr], passed: Vec<PassedSocket>, limits, access, beyond| {
+            let is_served = !addresses.is_empty() || !passed.is_empty();
+            is_served.then(|| front(addresses, passed, limits, access, beyond)).transpose()
+        };
     let limits = &config.http;
     let mut main = front(&config.listen, rpc, limits.clone(), access.clone(), beyond.clone())?;
     if let Some(socket) = &config.socket {
@@ -132,14 +133,14 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
 
 /// Returns the addresses to bind beside the passed sockets: all without passed sockets, otherwise the
 /// addresses that other hosts reach and that no passed socket has.
-fn unpassed(addresses: &[SocketAddr], passed: &[Passed]) -> Vec<SocketAddr> {
+fn unpassed(addresses: &[SocketAddr], passed: &[PassedSocket]) -> Vec<SocketAddr> {
     let has = |own: SocketAddr, address: &SocketAddr| {
         own == *address || (own.ip().is_unspecified() && own.port() == address.port())
     };
     let is_passed = |address: &SocketAddr| {
         passed.iter().any(|socket| match socket {
-            Passed::Tcp(listener) => listener.local_addr().is_ok_and(|own| has(own, address)),
-            Passed::Unix(_) => false,
+            PassedSocket::Tcp(listener) => listener.local_addr().is_ok_and(|own| has(own, address)),
+            PassedSocket::Unix(_) => false,
         })
     };
     let mut addresses = addresses.to_vec();
@@ -150,14 +151,14 @@ fn unpassed(addresses: &[SocketAddr], passed: &[Passed]) -> Vec<SocketAddr> {
 }
 
 /// Returns what callers beyond this host must present, where an option may name a file with a token.
-fn beyond(flag: &'static str, file: Option<&Path>) -> Result<Beyond, ListenError> {
+fn beyond(flag: &'static str, file: Option<&Path>) -> Result<RemoteAccess, ListenError> {
     let token = file.map(|file| Token::read(flag, file)).transpose();
-    Ok(token.map_err(ListenError::Token)?.map_or(Beyond::Closed, Beyond::Token))
+    Ok(token.map_err(ListenError::Token)?.map_or(RemoteAccess::Closed, RemoteAccess::Token))
 }
 
-fn metrics_beyond(callers: &CallerConfig) -> Result<Beyond, ListenError> {
+fn metrics_beyond(callers: &CallerConfig) -> Result<RemoteAccess, ListenError> {
     match beyond("--metrics-token-file", callers.metrics_token_file.as_deref())? {
-        Beyond::Closed if callers.metrics_open => Ok(Beyond::Open),
+        RemoteAccess::Closed if callers.metrics_open => Ok(RemoteAccess::Open),
         beyond => Ok(beyond),
     }
 }
@@ -165,18 +166,20 @@ fn metrics_beyond(callers: &CallerConfig) -> Result<Beyond, ListenError> {
 /// Checks the addresses beyond loopback, bound or passed: refuses unprotected ones, and warns of plain HTTP.
 fn check_open(
     front: &Front,
-    beyond: &Beyond,
+    beyond: &RemoteAccess,
     flags: &'static str,
     stake: &str,
 ) -> Result<(), ListenError> {
     for address in front.open_addresses() {
         match beyond {
-            Beyond::Closed => return Err(ListenError::Open(address, flags)),
-            Beyond::Token(_) => log::warn!(
+            RemoteAccess::Closed => return Err(ListenError::Open(address, flags)),
+            RemoteAccess::Token(_) => log::warn!(
                 "{address}: the token is sent over plain HTTP, and it gives access to {stake}; use \
                  a private network or a TLS proxy"
             ),
-            Beyond::Open => log::warn!("{address}: anyone who can connect has access to {stake}"),
+            RemoteAccess::Open => {
+                log::warn!("{address}: anyone who can connect has access to {stake}")
+            }
         }
     }
     Ok(())
@@ -197,7 +200,7 @@ mod tests {
     fn passed_sockets_stand_in_for_loopback() {
         let passed = |listen: &str| {
             let listener = TcpListener::bind(listen).unwrap();
-            (listener.local_addr().unwrap().port(), [Passed::Tcp(listener)])
+            (listener.local_addr().unwrap().port(), [PassedSocket::Tcp(listener)])
         };
         let named = addresses(&["127.0.0.1:7", "[::1]:7", "192.0.2.1:7"]);
         assert_eq!(unpassed(&named, &[]), named);

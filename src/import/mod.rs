@@ -21,14 +21,14 @@ use self::qemu_img::Qcow2;
 use crate::config::fixed::{
     IMPORT_MEMORY_BYTES, IMPORT_RATE_BYTES, IMPORT_TIME_BASE, IMPORT_TIME_MAX,
 };
-use crate::os::confine::Reach;
+use crate::os::confine::AccessScope;
 use crate::os::disk::{clone_file, room};
 use crate::os::program::{Ended, Program};
-use crate::os::resolve::{Trusted, changed_by, open_foreign};
+use crate::os::resolve::{TrustedUsers, changed_by, open_foreign};
 use crate::os::{confine, files};
 use crate::storage::copy::copy;
 use crate::storage::format::{Format, first_bytes};
-use crate::storage::{Id, Image, ImageSource, Volumes};
+use crate::storage::{Id, ImageSource, StoredImage, Volumes};
 
 /// Progress is told this often from beginning to end.
 const PROGRESS_STEPS: u64 = 20;
@@ -37,7 +37,7 @@ const RATIO_MAX: u64 = 1032;
 
 /// Who tells of an import: its progress, as bytes that are done and bytes altogether, and what is not as it
 /// should be and yet goes on.
-pub struct Teller<'t> {
+pub struct ImportReporter<'t> {
     /// Twenty times from beginning to end.
     pub progress: &'t dyn Fn(u64, u64),
     /// One line.
@@ -58,8 +58,8 @@ pub fn import(
     may_change: bool,
     id: &Id,
     kill: Duration,
-    teller: &Teller<'_>,
-) -> Result<Image, Box<dyn Error>> {
+    reporter: &ImportReporter<'_>,
+) -> Result<StoredImage, Box<dyn Error>> {
     let (mut content, may_change) = match compression_of(&content)? {
         None => (content, may_change),
         Some(compression) => (decompress(content, compression, kill)?, false),
@@ -75,18 +75,18 @@ pub fn import(
     let qcow2 = Qcow2 { content: &content, size_bytes: format.size_bytes(), kill };
     if matches!(format, Format::Qcow2 { .. }) {
         if !confine::has_landlock()? {
-            (teller.warn)("qemu-img runs unconfined: the kernel has no Landlock");
+            (reporter.warn)("qemu-img runs unconfined: the kernel has no Landlock");
         }
         qcow2.check()?;
     }
-    let progress = Progress::new(format.size_bytes(), teller.progress);
+    let progress = Progress::new(format.size_bytes(), reporter.progress);
     let mut fill = |target: &Path| qcow2.convert(target, &progress);
     let source = match format {
         Format::Raw { .. } => ImageSource::Raw(&content),
         Format::ZfsStream { .. } => ImageSource::ZfsStream(&content),
         Format::Qcow2 { size_bytes } => ImageSource::Filled { size_bytes, fill: &mut fill },
     };
-    Ok(volumes.import_image(id, source, &mut |done_bytes| progress.tell(done_bytes))?)
+    Ok(volumes.import_image(id, source, &mut |done_bytes| progress.report(done_bytes))?)
 }
 
 /// Opens a regular file for reading, the only time that its path is used; and says whether others can write
@@ -94,7 +94,7 @@ pub fn import(
 ///
 /// # Errors
 /// The system's; a file that is no regular one, or that the agent may not open for others.
-pub fn open(file: &Path, trusted: Trusted) -> io::Result<(File, bool)> {
+pub fn open(file: &Path, trusted: TrustedUsers) -> io::Result<(File, bool)> {
     let content = open_foreign(&std::path::absolute(file)?, trusted)?;
     let metadata = content.metadata()?;
     match metadata.is_file() {
@@ -168,9 +168,9 @@ fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result
         // Each thread of xz has a stack and buffers of its own, beyond the limit of memory on a large host.
         command.arg("-T1");
     }
-    let (reach, memory_bytes) = (Reach::Files(&[]), IMPORT_MEMORY_BYTES);
+    let (scope, memory_bytes) = (AccessScope::Files(&[]), IMPORT_MEMORY_BYTES);
     let is_unwanted = &|| false;
-    let program_run = Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted };
+    let program_run = Program { command, scope, memory_bytes, file_bytes, time, kill, is_unwanted };
     let ended = program_run.run(&mut |_| {});
     let Ended { status, first_error_line } =
         ended.map_err(|error| format!("cannot run {program}: {error}"))?;
@@ -198,19 +198,19 @@ pub(crate) fn time_for(bytes: u64) -> Duration {
 struct Progress<'t> {
     size_bytes: u64,
     steps: Cell<u64>,
-    tell: &'t dyn Fn(u64, u64),
+    report: &'t dyn Fn(u64, u64),
 }
 
 impl<'t> Progress<'t> {
-    fn new(size_bytes: u64, tell: &'t dyn Fn(u64, u64)) -> Self {
-        Self { size_bytes, steps: Cell::new(0), tell }
+    fn new(size_bytes: u64, report: &'t dyn Fn(u64, u64)) -> Self {
+        Self { size_bytes, steps: Cell::new(0), report }
     }
 
-    fn tell(&self, done_bytes: u64) {
+    fn report(&self, done_bytes: u64) {
         let step_bytes = (self.size_bytes / PROGRESS_STEPS).max(1);
         let step = done_bytes / step_bytes;
         if step > self.steps.replace(step) {
-            (self.tell)(done_bytes, self.size_bytes);
+            (self.report)(done_bytes, self.size_bytes);
         }
     }
 }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_can_write_is_known() {
-        let (file, own) = (files::nameless(&env::temp_dir()).unwrap(), Trusted::own());
+        let (file, own) = (files::nameless(&env::temp_dir()).unwrap(), TrustedUsers::own());
         let can_change = |trusted| changed_by(&file.metadata().unwrap(), trusted).is_some();
         for (mode, can) in [(0o600, false), (0o644, false), (0o620, true), (0o602, true)] {
             file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
@@ -235,7 +235,7 @@ mod tests {
             file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
             std::os::unix::fs::fchown(&file, Some(65534), None).unwrap();
             assert!(can_change(own));
-            assert!(!can_change(Trusted::with_agent(65534)));
+            assert!(!can_change(TrustedUsers::with_agent(65534)));
         }
     }
 
@@ -253,9 +253,9 @@ mod tests {
     #[test]
     fn only_a_regular_file_is_opened() {
         for path in ["/dev/null", "/tmp", "/dev/tty"] {
-            assert!(open(Path::new(path), Trusted::own()).is_err(), "{path}");
+            assert!(open(Path::new(path), TrustedUsers::own()).is_err(), "{path}");
         }
-        assert!(open(Path::new("/bin/cat"), Trusted::own()).is_ok(), "behind links of root's");
+        assert!(open(Path::new("/bin/cat"), TrustedUsers::own()).is_ok(), "behind links of root's");
     }
 
     #[test]

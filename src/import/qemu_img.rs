@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Progress, time_for};
 use crate::config::fixed::IMPORT_MEMORY_BYTES;
-use crate::os::confine::{Access, Reach};
+use crate::os::confine::{Access, AccessScope};
 use crate::os::disk::open_device;
 use crate::os::program::{Ended, Program};
 
@@ -90,9 +90,9 @@ impl Qcow2<'_> {
         files.extend(target.map(|target| (target, Access::ReadWrite)));
         let bytes = self.size_bytes.max(self.content.metadata()?.len());
         let (file_bytes, time, kill) = (self.size_bytes, time_for(bytes), self.kill);
-        let (reach, memory_bytes) = (Reach::Files(&files), IMPORT_MEMORY_BYTES);
+        let (scope, memory_bytes) = (AccessScope::Files(&files), IMPORT_MEMORY_BYTES);
         let is_unwanted = &|| false;
-        Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted }.run(output)
+        Program { command, scope, memory_bytes, file_bytes, time, kill, is_unwanted }.run(output)
     }
 }
 
@@ -121,7 +121,7 @@ impl Percents<'_> {
         let text = String::from_utf8_lossy(&self.word);
         let percent = text.trim().strip_prefix('(').and_then(|text| text.split('.').next());
         if let Some(percent) = percent.and_then(|percent| percent.parse::<u64>().ok()) {
-            self.progress.tell(self.progress.size_bytes.saturating_mul(percent) / 100);
+            self.progress.report(self.progress.size_bytes.saturating_mul(percent) / 100);
         }
         self.word.clear();
     }
@@ -135,15 +135,15 @@ mod tests {
 
     #[test]
     fn percents_become_bytes() {
-        let told = Cell::new(0);
-        let tell = |done_bytes, _| told.set(done_bytes);
-        let progress = Progress::new(1000, &tell);
+        let reported = Cell::new(0);
+        let report = |done_bytes, _| reported.set(done_bytes);
+        let progress = Progress::new(1000, &report);
         let mut percents = Percents { word: Vec::new(), progress: &progress };
         percents.take(b"    (0.00/100%)\r    (49.");
         percents.take(b"99/100%)\r");
-        assert_eq!(told.get(), 490);
+        assert_eq!(reported.get(), 490);
         percents.take(&[b'x'; 1000]);
         percents.take(b"garbage\r    (100.00/100%)\r\n");
-        assert_eq!(told.get(), 1000);
+        assert_eq!(reported.get(), 1000);
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::State;
-use crate::pool::NoPlace;
+use super::JobState;
+use crate::pool::QuotaExceeded;
 
 /// Why a request about jobs failed.
 #[derive(Debug)]
@@ -16,14 +16,14 @@ pub enum Error {
         id: String,
     },
     /// The job has started or ended, and cannot be cancelled.
-    Begun {
+    Started {
         /// The job.
         id: String,
         /// Its state.
-        state: State,
+        state: JobState,
     },
     /// The limit of waiting jobs is reached.
-    Full(NoPlace),
+    Full(QuotaExceeded),
     /// The limit of waiting jobs of one guest is reached.
     GuestFull {
         /// The guest's id.
@@ -53,7 +53,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { id } => write!(f, "no such job: {id:?}"),
-            Self::Begun { id, state } => write!(f, "cannot cancel job {id}: it is {state}"),
+            Self::Started { id, state } => write!(f, "cannot cancel job {id}: it is {state}"),
             Self::Full(full) => write!(f, "busy: {} jobs{full} wait", full.limit),
             Self::GuestFull { guest, limit } => write!(f, "busy: {limit} jobs wait for {guest}"),
             Self::Size { bytes } => {

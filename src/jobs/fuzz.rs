@@ -10,7 +10,7 @@ use std::{env, process, str, thread};
 
 use serde_json::value::RawValue;
 
-use super::folder::{self, NUMBER_MAX};
+use super::directory::{self, NUMBER_MAX};
 use super::*;
 use crate::os::peer::{Caller, Origin, Peer};
 
@@ -29,7 +29,7 @@ const FORMER: &[u8] = b"former";
 pub(crate) fn job_files(data: &[u8]) {
     let home = Home::new();
     let before = home.fill(data);
-    let records = home.folder().sweep().expect("whatever is in it");
+    let records = home.directory().sweep().expect("whatever is in it");
     home.all_are_there(&before, &records);
     if records.is_empty() {
         // The rest checks nothing new without a job, and takes longer than everything before.
@@ -44,34 +44,35 @@ pub(crate) fn job_files(data: &[u8]) {
     let jobs = home.again(jobs);
     let added = add(&jobs);
     let jobs = home.again(jobs);
-    let mut begun = Vec::new();
+    let mut active = Vec::new();
     let next = || jobs.take(&mut jobs.table.lock());
     while let Some(job) = next() {
         jobs.may_begin(&job).expect("it waits in its file");
-        begun.push(job.id());
-        jobs.end(&job, Outcome::Done(job.request.params.clone()));
+        active.push(job.id());
+        jobs.end(&job, JobOutcome::Done(job.request.params.clone()));
     }
-    assert!(added.is_none_or(|id| begun.contains(&id)), "none keeps another waiting for ever");
+    assert!(added.is_none_or(|id| active.contains(&id)), "none keeps another waiting for ever");
     assert_eq!(jobs.counts(), (0, 0));
     assert!(jobs.wait_for_ends(Instant::now()));
     let jobs = home.again(jobs);
-    assert_eq!(home.content("jobs").len(), jobs.table.lock().kept.len(), "a file for each");
+    assert_eq!(home.content("jobs").len(), jobs.table.lock().stored.len(), "a file for each");
     assert_eq!(home.content("set-aside"), aside, "what the agent writes it can read");
 }
 
 /// Checks the job that a start makes from a file.
-fn follows(jobs: &Jobs, stage: Stage, record: &Record) {
+fn follows(jobs: &Jobs, stage: Stage, record: &JobRecord) {
     let is_old = jobs.is_old(record);
     let Ok(job) = jobs.get(&record.job.id) else {
-        let ended = jobs.table.lock().kept.iter().filter(|kept| kept.state().is_end()).count();
+        let ended =
+            jobs.table.lock().stored.iter().filter(|stored| stored.state().is_end()).count();
         let has_ended = stage != Stage::Queued || is_old;
-        assert!(has_ended && (is_old || ended == jobs.limits.kept), "{record:?} is forgotten");
+        assert!(has_ended && (is_old || ended == jobs.limits.stored), "{record:?} is forgotten");
         return;
     };
     match stage {
         Stage::Ended => assert_eq!(text(&job), text(&record.job)),
-        Stage::Running => assert_eq!(job.state, State::Lost),
-        Stage::Queued if is_old => assert_eq!(job.state, State::Lost),
+        Stage::Running => assert_eq!(job.state, JobState::Lost),
+        Stage::Queued if is_old => assert_eq!(job.state, JobState::Lost),
         Stage::Queued => assert_eq!(text(&job), text(&record.job)),
     }
 }
@@ -82,9 +83,10 @@ fn add(jobs: &Jobs) -> Option<String> {
         return None;
     }
     let caller = Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: None }) };
-    let request = Request { params: RawValue::NULL.to_owned(), caller };
+    let request = JobCall { params: RawValue::NULL.to_owned(), caller };
     let id = jobs.add("Libvirt.Run", "one more", request).expect("there is room");
-    let is_last = jobs.table.lock().kept.iter().all(|kept| kept.number <= number(&id).unwrap_or(0));
+    let is_last =
+        jobs.table.lock().stored.iter().all(|stored| stored.number <= number(&id).unwrap_or(0));
     assert!(is_last, "{id} is higher than all before");
     Some(id)
 }
@@ -108,30 +110,31 @@ impl Home {
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("a folder");
         let home = Self(path);
-        home.folder();
+        home.directory();
         home
     }
 
     fn limits() -> JobLimits {
-        JobLimits { kept: 4, queued_per_guest: 64, file_bytes: 16 * 1024, ..JobLimits::default() }
+        JobLimits { stored: 4, queued_per_guest: 64, file_bytes: 16 * 1024, ..JobLimits::default() }
     }
 
-    fn folder(&self) -> Folder {
+    fn directory(&self) -> JobDirectory {
         let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
         let file_bytes = Self::limits().file_bytes;
-        Folder::open(&jobs, &aside, "here".to_owned(), file_bytes).expect("it can be made")
+        JobDirectory::open(&jobs, &aside, "here".to_owned(), file_bytes).expect("it can be made")
     }
 
     fn open(&self) -> Jobs {
         let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
-        let (limits, fate) = (Self::limits(), |_: &Job| "who knows");
-        Jobs::open_by(&jobs, &aside, "here".to_owned(), &limits, fate, clock).expect("it is open")
+        let (limits, recovery_note) = (Self::limits(), |_: &Job| "who knows");
+        Jobs::open_by(&jobs, &aside, "here".to_owned(), &limits, recovery_note, clock)
+            .expect("it is open")
     }
 
     /// Reopens the jobs as after a restart, and checks that they are the same.
     fn again(&self, jobs: Jobs) -> Jobs {
         let all = |jobs: &Jobs| -> Vec<String> {
-            jobs.table.lock().kept.iter().map(|kept| text(&kept.job())).collect()
+            jobs.table.lock().stored.iter().map(|stored| text(&stored.job())).collect()
         };
         let before = all(&jobs);
         drop(jobs);
@@ -155,7 +158,7 @@ impl Home {
                 b"/" => fs::create_dir(&path),
                 b"@" => symlink("/dev/null", &path),
                 [b'=', json @ ..] => match str::from_utf8(json) {
-                    Ok(json) => fs::write(&path, folder::line(json)),
+                    Ok(json) => fs::write(&path, directory::line(json)),
                     Err(_) => fs::write(&path, json),
                 },
                 bytes => fs::write(&path, bytes),
@@ -167,14 +170,14 @@ impl Home {
     }
 
     /// Returns the content of one of its directories.
-    fn content(&self, folder: &str) -> BTreeMap<Vec<u8>, What> {
-        let entries = fs::read_dir(self.0.join(folder)).expect("it is there");
+    fn content(&self, directory: &str) -> BTreeMap<Vec<u8>, What> {
+        let entries = fs::read_dir(self.0.join(directory)).expect("it is there");
         let entries = entries.map(|entry| entry.expect("it can be listed"));
         entries
             .map(|entry| {
                 let kind = entry.file_type().expect("it is known");
                 let what = match () {
-                    () if kind.is_dir() => What::Folder,
+                    () if kind.is_dir() => What::Directory,
                     () if kind.is_symlink() => What::Link,
                     () => What::File(fs::read(entry.path()).expect("it can be read")),
                 };
@@ -185,26 +188,26 @@ impl Home {
 
     /// Checks that each entry belongs to a record and would be written the same again, or was set aside without
     /// overwriting, or was a draft, or was superseded by a record.
-    fn all_are_there(&self, before: &[Entry], records: &[(u64, Stage, Record)]) {
+    fn all_are_there(&self, before: &[Entry], records: &[(u64, Stage, JobRecord)]) {
         let (jobs, aside) = (self.content("jobs"), self.content("set-aside"));
         assert_eq!(jobs.len(), records.len(), "what is not followed does not stay");
         for (name, what) in before {
             assert_eq!(aside.get(name), Some(&What::File(FORMER.to_owned())));
-            let parsed = folder::parse(OsStr::from_bytes(name));
+            let parsed = directory::parse(OsStr::from_bytes(name));
             let record =
                 parsed.and_then(|(number, _)| records.iter().find(|(other, ..)| *other == number));
             let moved = aside.get(&[name, &b".1"[..]].concat());
             match (parsed, record) {
                 (Some((_, Some(stage))), Some((_, last, record))) if stage == *last => {
                     assert_eq!((jobs.get(name), moved), (Some(what), None));
-                    assert_eq!(self.folder().texts(record), texts(what), "all of it is read");
+                    assert_eq!(self.directory().texts(record), texts(what), "all of it is read");
                 }
                 (Some((_, Some(stage))), Some((_, last, _)))
-                    if stage < *last && *what != What::Folder =>
+                    if stage < *last && *what != What::Directory =>
                 {
                     assert_eq!((jobs.get(name), moved), (None, None), "it is overtaken");
                 }
-                (Some((_, None)), _) if *what != What::Folder => {
+                (Some((_, None)), _) if *what != What::Directory => {
                     assert_eq!((jobs.get(name), moved), (None, None), "it is a draft");
                 }
                 _ => assert_eq!((jobs.get(name), moved), (None, Some(what)), "it is set aside"),
@@ -226,7 +229,7 @@ type Entry = (Vec<u8>, What);
 #[derive(Debug, PartialEq)]
 enum What {
     File(Vec<u8>),
-    Folder,
+    Directory,
     Link,
 }
 
@@ -241,7 +244,7 @@ fn texts(what: &What) -> Vec<String> {
     let text = str::from_utf8(content).expect("it was read");
     let text = text.trim_end_matches('\n');
     let (_, json) = text.split_once(' ').expect("it was read");
-    assert_eq!(folder::line(json), format!("{text}\n"), "under its sum");
+    assert_eq!(directory::line(json), format!("{text}\n"), "under its sum");
     serde_json::from_str(json).expect("it was read")
 }
 

@@ -21,7 +21,7 @@ pub struct Job {
     /// The id of its guest.
     pub guest: String,
     /// Its state.
-    pub state: State,
+    pub state: JobState,
     /// When the call arrived.
     pub created: String,
     /// When the job started.
@@ -45,7 +45,7 @@ pub struct Job {
 /// The state of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// It waits for its start.
     #[default]
     Queued,
@@ -61,7 +61,7 @@ pub enum State {
     Lost,
 }
 
-impl State {
+impl JobState {
     /// All states.
     pub const ALL: [Self; 6] =
         [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled, Self::Lost];
@@ -84,7 +84,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -92,7 +92,7 @@ impl fmt::Display for State {
 
 /// A page of jobs.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Page {
+pub struct JobPage {
     /// The jobs without their results, the oldest first.
     pub jobs: Vec<Job>,
     /// The `after` of the next page; absent at the end.
@@ -102,7 +102,7 @@ pub struct Page {
 
 /// The request of a job.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct JobCall {
     /// The parameter of its method, as the caller wrote it.
     pub params: Box<RawValue>,
     /// The caller.
@@ -111,7 +111,7 @@ pub struct Request {
 
 /// The outcome of a job.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum JobOutcome {
     /// The call succeeded with this result.
     Done(Box<RawValue>),
     /// The call failed with this error.
@@ -124,21 +124,21 @@ pub enum Outcome {
 
 /// A job as its file has it.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct JobRecord {
     /// The time of its present state, in milliseconds since 1970; a running job keeps the time of
     /// the former state.
     pub(super) at_ms: u64,
     pub(super) job: Job,
     /// `None` after the start.
-    pub(super) request: Option<Request>,
+    pub(super) request: Option<JobCall>,
 }
 
-impl Record {
+impl JobRecord {
     pub(super) fn queued(
         number: u64,
         method: &str,
         guest: &str,
-        request: Request,
+        request: JobCall,
         at: SystemTime,
     ) -> Self {
         let job = Job {
@@ -151,21 +151,21 @@ impl Record {
         Self { at_ms: milliseconds(at), job, request: Some(request) }
     }
 
-    pub(super) fn end(&mut self, outcome: Outcome, at: SystemTime) {
+    pub(super) fn end(&mut self, outcome: JobOutcome, at: SystemTime) {
         let job = &mut self.job;
         job.state = match outcome {
-            Outcome::Done(result) => {
+            JobOutcome::Done(result) => {
                 job.result = Some(result);
-                State::Done
+                JobState::Done
             }
-            Outcome::Failed(error) => {
+            JobOutcome::Failed(error) => {
                 job.error = Some(error);
-                State::Failed
+                JobState::Failed
             }
-            Outcome::Cancelled => State::Cancelled,
-            Outcome::Lost(message) => {
+            JobOutcome::Cancelled => JobState::Cancelled,
+            JobOutcome::Lost(message) => {
                 job.error = error_of(&message);
-                State::Lost
+                JobState::Lost
             }
         };
         job.ended = clock::rfc3339_utc(at);
@@ -173,7 +173,7 @@ impl Record {
         self.request = None;
     }
 
-    /// Returns the whole record as texts, in the order in which [`Record::read`] takes them.
+    /// Returns the whole record as texts, in the order in which [`JobRecord::read`] takes them.
     pub(super) fn texts(&self) -> Vec<String> {
         let job = self.job.clone();
         let json = |value: Option<Box<RawValue>>| value.map_or_else(String::new, text);
@@ -191,7 +191,7 @@ impl Record {
             json(job.result),
             json(job.error),
         ];
-        if let Some(Request { params, caller: Caller { origin, peer } }) = self.request.clone() {
+        if let Some(JobCall { params, caller: Caller { origin, peer } }) = self.request.clone() {
             let beyond = matches!(origin, Origin::Network(_));
             let number = |number: Option<u32>| number.map_or_else(String::new, |it| it.to_string());
             texts.push(text(params));
@@ -214,7 +214,7 @@ impl Record {
             id: id.clone(),
             method: method.clone(),
             guest: guest.clone(),
-            state: State::ALL.into_iter().find(|it| it.name() == state)?,
+            state: JobState::ALL.into_iter().find(|it| it.name() == state)?,
             created: created.clone(),
             started: started.clone(),
             ended: ended.clone(),
@@ -232,7 +232,7 @@ impl Record {
                     Some(address) => Origin::Host(address),
                 };
                 let peer = uid.parse().ok().map(|uid| Peer { uid, pid: pid.parse().ok() });
-                Some(Request { params: raw(params)?, caller: Caller { origin, peer } })
+                Some(JobCall { params: raw(params)?, caller: Caller { origin, peer } })
             }
             _ => return None,
         };

@@ -8,7 +8,7 @@
 //!        cancelled            lost              all of these are kept for a while
 //! ```
 //!
-//! This module stores jobs (in files, see `folder`) and determines the next job to run. It runs no job itself, and does
+//! This module stores jobs (in files, see `directory`) and determines the next job to run. It runs no job itself, and does
 //! not interpret requests and outcomes: both are JSON of its callers. The guarantees:
 //! - When [`Jobs::add`] returns, the job is on the disk; a start that finds it queued runs it.
 //! - When [`Jobs::may_begin`] returns, the disk records that the job runs: no later start runs it again. A job that the
@@ -16,8 +16,8 @@
 //! - Jobs of one guest run one after the other, in the order of their arrival.
 //! - No lock is held during a wait for the disk: only one thread handles a job at a time.
 
+mod directory;
 mod error;
-mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod job;
@@ -34,12 +34,12 @@ use serde_json::value::RawValue;
 use crate::config::JobLimits;
 use crate::os::clock;
 
-use self::folder::{Folder, Stage};
-use self::job::Record;
-use self::table::{Kept, Table, number};
+use self::directory::{JobDirectory, Stage};
+use self::job::JobRecord;
+use self::table::{StoredJob, Table, number};
 
 pub use self::error::Error;
-pub use self::job::{Job, Outcome, Page, Request, State};
+pub use self::job::{Job, JobCall, JobOutcome, JobPage, JobState};
 pub use self::progress::{Progress, Track, reached, tracker};
 
 /// The jobs of one agent.
@@ -48,22 +48,22 @@ pub struct Jobs {
     /// Signals that a job may start, that a job has ended, or that no further job starts.
     changed: Condvar,
     /// `None` for jobs in memory.
-    folder: Option<Folder>,
+    directory: Option<JobDirectory>,
     limits: JobLimits,
     clock: fn() -> SystemTime,
 }
 
 /// A job to run; its owner runs it.
-pub struct Begun {
+pub struct RunningJob {
     number: u64,
     /// The method, with its service's name.
     pub method: String,
     /// The request and its caller.
-    pub request: Request,
+    pub request: JobCall,
     track: Track,
 }
 
-impl Begun {
+impl RunningJob {
     /// Returns the job's id.
     pub fn id(&self) -> String {
         self.number.to_string()
@@ -76,8 +76,8 @@ impl Begun {
 }
 
 impl Jobs {
-    /// Opens the jobs in `folder`, which must be exclusive to this agent, and makes the directory if it is absent. Jobs
-    /// that were running become lost; `fate` returns the outcome of their changes. Unusable files, and jobs of another
+    /// Opens the jobs in `directory`, which must be exclusive to this agent, and makes the directory if it is absent. Jobs
+    /// that were running become lost; `recovery_note` returns the outcome of their changes. Unusable files, and jobs of another
     /// `scope`, are moved to `set_aside`.
     ///
     /// # Errors
@@ -86,39 +86,39 @@ impl Jobs {
     /// # Blocking
     /// Until the disk has answered.
     pub fn open(
-        folder: &Path,
+        directory: &Path,
         set_aside: &Path,
         scope: String,
         limits: &JobLimits,
-        fate: impl Fn(&Job) -> &'static str,
+        recovery_note: impl Fn(&Job) -> &'static str,
     ) -> Result<Self, Error> {
-        Self::open_by(folder, set_aside, scope, limits, fate, SystemTime::now)
+        Self::open_by(directory, set_aside, scope, limits, recovery_note, SystemTime::now)
     }
 
     fn open_by(
-        folder: &Path,
+        directory: &Path,
         set_aside: &Path,
         scope: String,
         limits: &JobLimits,
-        fate: impl Fn(&Job) -> &'static str,
+        recovery_note: impl Fn(&Job) -> &'static str,
         clock: fn() -> SystemTime,
     ) -> Result<Self, Error> {
-        let folder = Folder::open(folder, set_aside, scope, limits.file_bytes)?;
-        let left = folder.sweep()?;
-        let jobs = Self::with(Some(folder), limits, clock);
+        let directory = JobDirectory::open(directory, set_aside, scope, limits.file_bytes)?;
+        let left = directory.sweep()?;
+        let jobs = Self::with(Some(directory), limits, clock);
         for (number, stage, mut record) in left {
             let why = match stage {
                 Stage::Ended => None,
                 Stage::Running => {
-                    Some(("the agent stopped while the job ran: ", fate(&record.job)))
+                    Some(("the agent stopped while the job ran: ", recovery_note(&record.job)))
                 }
                 Stage::Queued if jobs.is_old(&record) => {
                     Some(("the job was not started: ", "the agent was down for too long"))
                 }
                 Stage::Queued => None,
             };
-            if let Some((what, fate)) = why {
-                jobs.close_record(&mut record, Outcome::Lost(format!("{what}{fate}")));
+            if let Some((what, recovery_note)) = why {
+                jobs.close_record(&mut record, JobOutcome::Lost(format!("{what}{recovery_note}")));
                 jobs.write_end(number, &record);
             }
             let mut table = jobs.table.lock();
@@ -135,12 +135,16 @@ impl Jobs {
         Self::with(None, limits, SystemTime::now)
     }
 
-    fn with(folder: Option<Folder>, limits: &JobLimits, clock: fn() -> SystemTime) -> Self {
+    fn with(
+        directory: Option<JobDirectory>,
+        limits: &JobLimits,
+        clock: fn() -> SystemTime,
+    ) -> Self {
         // So that numbers grow over a restart, even if no former job is left.
         let micros = clock().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let next = u64::try_from(micros).unwrap_or(0).clamp(1, folder::NUMBER_MAX);
+        let next = u64::try_from(micros).unwrap_or(0).clamp(1, directory::NUMBER_MAX);
         let table = Mutex::new(Table { next, ..Table::default() });
-        Self { table, changed: Condvar::new(), folder, limits: limits.clone(), clock }
+        Self { table, changed: Condvar::new(), directory, limits: limits.clone(), clock }
     }
 
     /// Returns the limits.
@@ -155,7 +159,7 @@ impl Jobs {
     ///
     /// # Blocking
     /// Until the disk has the job.
-    pub fn add(&self, method: &str, guest: &str, request: Request) -> Result<String, Error> {
+    pub fn add(&self, method: &str, guest: &str, request: JobCall) -> Result<String, Error> {
         if request.params.get().len() > self.limits.request_bytes {
             return Err(Error::Size { bytes: self.limits.request_bytes });
         }
@@ -165,14 +169,14 @@ impl Jobs {
             let mut table = self.table.lock();
             table.has_room(guest, request.caller.share(), &self.limits)?;
             let number = table.next;
-            let record = Record::queued(number, method, guest, request, at);
+            let record = JobRecord::queued(number, method, guest, request, at);
             table.add(number, record.clone(), false);
             (number, record)
         };
-        let placed = self.on_disk(|folder| folder.place(number, &record));
+        let placed = self.on_disk(|directory| directory.place(number, &record));
         let mut table = self.table.lock();
         if let Err(error) = placed {
-            table.kept.retain(|kept| kept.number != number);
+            table.stored.retain(|stored| stored.number != number);
             // Later jobs of its guest waited for this one.
             self.changed.notify_all();
             return Err(error);
@@ -187,11 +191,11 @@ impl Jobs {
     ///
     /// # Blocking
     /// Until a job may start.
-    pub fn next(&self) -> Option<Begun> {
+    pub fn next(&self) -> Option<RunningJob> {
         let mut table = self.table.lock();
         while !table.closed {
-            if let Some(begun) = self.take(&mut table) {
-                return Some(begun);
+            if let Some(active) = self.take(&mut table) {
+                return Some(active);
             }
             self.changed.wait(&mut table);
         }
@@ -199,13 +203,13 @@ impl Jobs {
     }
 
     /// Takes the next job, if one may start.
-    fn take(&self, table: &mut Table) -> Option<Begun> {
-        let kept = table.first()?;
-        let request = kept.record.request.take()?;
-        kept.record.job.state = State::Running;
-        kept.record.job.started = clock::rfc3339_utc((self.clock)());
-        let method = kept.record.job.method.clone();
-        Some(Begun { number: kept.number, method, request, track: kept.track.clone() })
+    fn take(&self, table: &mut Table) -> Option<RunningJob> {
+        let stored = table.first()?;
+        let request = stored.record.request.take()?;
+        stored.record.job.state = JobState::Running;
+        stored.record.job.started = clock::rfc3339_utc((self.clock)());
+        let method = stored.record.job.method.clone();
+        Some(RunningJob { number: stored.number, method, request, track: stored.track.clone() })
     }
 
     /// Records on the disk that a job has started. Call this before its first step.
@@ -215,8 +219,8 @@ impl Jobs {
     ///
     /// # Blocking
     /// Until the disk has the record.
-    pub fn may_begin(&self, begun: &Begun) -> Result<(), Error> {
-        self.on_disk(|folder| folder.begin(begun.number))
+    pub fn may_begin(&self, active: &RunningJob) -> Result<(), Error> {
+        self.on_disk(|directory| directory.begin(active.number))
     }
 
     /// Ends a job; returns it. If the disk does not take the outcome, that is logged, and the job becomes lost at the
@@ -224,10 +228,10 @@ impl Jobs {
     ///
     /// # Blocking
     /// Until the disk has answered.
-    pub fn end(&self, begun: &Begun, outcome: Outcome) -> Job {
-        let number = begun.number;
+    pub fn end(&self, active: &RunningJob, outcome: JobOutcome) -> Job {
+        let number = active.number;
         let mut record = self.table.lock().get(number).record.clone();
-        record.job.progress = begun.track.progress();
+        record.job.progress = active.track.progress();
         self.close_record(&mut record, outcome);
         self.write_end(number, &record);
         let job = record.job.clone();
@@ -243,10 +247,10 @@ impl Jobs {
     /// [`Error::Unknown`].
     pub fn get(&self, id: &str) -> Result<Job, Error> {
         let mut table = self.table.lock();
-        let kept = table.find(id)?;
-        match self.is_over(kept) {
+        let stored = table.find(id)?;
+        match self.is_over(stored) {
             true => Err(Error::Unknown { id: id.to_owned() }),
-            false => Ok(kept.job()),
+            false => Ok(stored.job()),
         }
     }
 
@@ -260,27 +264,27 @@ impl Jobs {
         after: &str,
         limit: usize,
         wanted: impl Fn(&Job) -> bool,
-    ) -> Result<Page, Error> {
+    ) -> Result<JobPage, Error> {
         let after = match after {
             "" => 0,
             id => number(id).ok_or_else(|| Error::Unknown { id: id.to_owned() })?,
         };
         let table = self.table.lock();
-        let known = table.kept.iter().filter(|kept| kept.placed && kept.number > after);
-        let known = known.filter(|kept| !self.is_over(kept));
-        let mut found = known.filter(|kept| wanted(&kept.record.job)).map(Kept::job);
+        let known = table.stored.iter().filter(|stored| stored.placed && stored.number > after);
+        let known = known.filter(|stored| !self.is_over(stored));
+        let mut found = known.filter(|stored| wanted(&stored.record.job)).map(StoredJob::job);
         let jobs: Vec<Job> =
             found.by_ref().take(limit).map(|job| Job { result: None, ..job }).collect();
         let more = found.next().is_some();
         let last = jobs.last().filter(|_| more).map(|job| job.id.clone());
-        Ok(Page { jobs, next: last.unwrap_or_default() })
+        Ok(JobPage { jobs, next: last.unwrap_or_default() })
     }
 
     /// Cancels a job that has not started; succeeds if it is cancelled already. Returns the job, and whether this call
     /// cancelled it.
     ///
     /// # Errors
-    /// [`Error::Unknown`]; [`Error::Begun`] for any other job.
+    /// [`Error::Unknown`]; [`Error::Started`] for any other job.
     ///
     /// # Blocking
     /// Until the disk has answered.
@@ -288,16 +292,16 @@ impl Jobs {
         self.forget();
         let (number, record) = {
             let mut table = self.table.lock();
-            let kept = table.find(id)?;
-            let mut record = kept.record.clone();
+            let stored = table.find(id)?;
+            let mut record = stored.record.clone();
             match record.job.state {
-                State::Queued => {}
-                State::Cancelled => return Ok((record.job, false)),
-                state => return Err(Error::Begun { id: id.to_owned(), state }),
+                JobState::Queued => {}
+                JobState::Cancelled => return Ok((record.job, false)),
+                state => return Err(Error::Started { id: id.to_owned(), state }),
             }
-            self.close_record(&mut record, Outcome::Cancelled);
-            kept.record = record.clone();
-            (kept.number, record)
+            self.close_record(&mut record, JobOutcome::Cancelled);
+            stored.record = record.clone();
+            (stored.number, record)
         };
         // Other jobs of its guest may have waited for it.
         self.changed.notify_all();
@@ -308,7 +312,7 @@ impl Jobs {
     /// Returns how many jobs wait, and how many run.
     pub fn counts(&self) -> (usize, usize) {
         let table = self.table.lock();
-        (table.count(State::Queued), table.count(State::Running))
+        (table.count(JobState::Queued), table.count(JobState::Running))
     }
 
     /// Stops adding and starting jobs. Waiting jobs stay on the disk.
@@ -323,20 +327,20 @@ impl Jobs {
     /// Up to `deadline`.
     pub fn wait_for_ends(&self, deadline: Instant) -> bool {
         let mut table = self.table.lock();
-        while table.count(State::Running) > 0 {
+        while table.count(JobState::Running) > 0 {
             if self.changed.wait_until(&mut table, deadline).timed_out() {
-                return table.count(State::Running) == 0;
+                return table.count(JobState::Running) == 0;
             }
         }
         true
     }
 
-    fn on_disk(&self, work: impl FnOnce(&Folder) -> Result<(), Error>) -> Result<(), Error> {
-        self.folder.as_ref().map_or(Ok(()), work)
+    fn on_disk(&self, work: impl FnOnce(&JobDirectory) -> Result<(), Error>) -> Result<(), Error> {
+        self.directory.as_ref().map_or(Ok(()), work)
     }
 
     /// Sets the outcome of a record.
-    fn close_record(&self, record: &mut Record, outcome: Outcome) {
+    fn close_record(&self, record: &mut JobRecord, outcome: JobOutcome) {
         record.end(outcome, (self.clock)());
         let Job { id, result, error, .. } = &mut record.job;
         // At most half of the file, even if every character is a quote or a backslash, which the file escapes.
@@ -354,28 +358,28 @@ impl Jobs {
         }
     }
 
-    fn write_end(&self, number: u64, record: &Record) {
-        if let Err(error) = self.on_disk(|folder| folder.end(number, record)) {
+    fn write_end(&self, number: u64, record: &JobRecord) {
+        if let Err(error) = self.on_disk(|directory| directory.end(number, record)) {
             warn!("cannot store the end of job {number}: {error}");
         }
     }
 
     /// Returns whether a job ended longer ago than jobs are kept, or has waited that long.
-    fn is_old(&self, record: &Record) -> bool {
+    fn is_old(&self, record: &JobRecord) -> bool {
         let since_1970 = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        since_1970.saturating_sub(Duration::from_millis(record.at_ms)) >= self.limits.kept_for
+        since_1970.saturating_sub(Duration::from_millis(record.at_ms)) >= self.limits.retention
     }
 
     /// Returns whether a job ended too long ago, so that the next write to the disk removes it.
-    fn is_over(&self, kept: &Kept) -> bool {
-        kept.state().is_end() && self.is_old(&kept.record)
+    fn is_over(&self, stored: &StoredJob) -> bool {
+        stored.state().is_end() && self.is_old(&stored.record)
     }
 
     /// Forgets the jobs that ended too long ago, and above the limit those that ended first.
     fn forget(&self) {
-        let gone = self.table.lock().forget(self.limits.kept, |record| self.is_old(record));
+        let gone = self.table.lock().forget(self.limits.stored, |record| self.is_old(record));
         for number in gone {
-            if let Err(error) = self.on_disk(|folder| folder.forget(number)) {
+            if let Err(error) = self.on_disk(|directory| directory.forget(number)) {
                 warn!("cannot remove job {number}: {error}");
             }
         }

@@ -47,14 +47,15 @@ impl Home {
     }
 
     fn open_about(&self, scope: &str, limits: &JobLimits) -> Jobs {
-        let (folder, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
-        let fate = |job: &Job| if job.guest == "open" { "it is undone" } else { "who knows" };
-        Jobs::open_by(&folder, &aside, scope.to_owned(), limits, fate, clock).unwrap()
+        let (directory, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
+        let recovery_note =
+            |job: &Job| if job.guest == "open" { "it is undone" } else { "who knows" };
+        Jobs::open_by(&directory, &aside, scope.to_owned(), limits, recovery_note, clock).unwrap()
     }
 
     /// Returns the names in one of its directories, without the jobs' numbers.
-    fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.0.join(folder)).unwrap();
+    fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(directory)).unwrap();
         let name = |name: String| name.rsplit('.').next().unwrap_or_default().to_owned();
         let mut names: Vec<String> = entries
             .map(|entry| name(entry.unwrap().file_name().to_string_lossy().into_owned()))
@@ -79,9 +80,9 @@ fn json(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()
 }
 
-fn request(text: &str) -> Request {
+fn request(text: &str) -> JobCall {
     let peer = Some(Peer { uid: 0, pid: Some(8) });
-    Request { params: json(text), caller: Caller { origin: Origin::Socket, peer } }
+    JobCall { params: json(text), caller: Caller { origin: Origin::Socket, peer } }
 }
 
 fn add(jobs: &Jobs, guest: &str) -> String {
@@ -89,22 +90,22 @@ fn add(jobs: &Jobs, guest: &str) -> String {
 }
 
 /// Takes the next job, if one may start.
-fn take(jobs: &Jobs) -> Option<Begun> {
+fn take(jobs: &Jobs) -> Option<RunningJob> {
     jobs.take(&mut jobs.table.lock())
 }
 
 /// Starts the next job, which must exist.
-fn begin(jobs: &Jobs) -> Begun {
-    let begun = take(jobs).expect("a job waits");
-    jobs.may_begin(&begun).unwrap();
-    begun
+fn begin(jobs: &Jobs) -> RunningJob {
+    let active = take(jobs).expect("a job waits");
+    jobs.may_begin(&active).unwrap();
+    active
 }
 
-fn done(jobs: &Jobs, begun: &Begun) -> Job {
-    jobs.end(begun, Outcome::Done(json(r#"{"guest":null}"#)))
+fn done(jobs: &Jobs, active: &RunningJob) -> Job {
+    jobs.end(active, JobOutcome::Done(json(r#"{"guest":null}"#)))
 }
 
-fn states(jobs: &Jobs) -> Vec<State> {
+fn states(jobs: &Jobs) -> Vec<JobState> {
     jobs.list("", 1000, |_| true).unwrap().jobs.iter().map(|job| job.state).collect()
 }
 
@@ -118,15 +119,15 @@ fn job_outcome_survives_a_restart() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "web-1");
-    assert_eq!(jobs.get(&id).unwrap().state, State::Queued);
+    assert_eq!(jobs.get(&id).unwrap().state, JobState::Queued);
     assert_eq!(home.names("jobs"), ["queued"]);
-    let begun = jobs.next().expect("it waits");
-    jobs.may_begin(&begun).unwrap();
-    assert_eq!((begun.id(), &*begun.method), (id.clone(), "Libvirt.Run"));
-    assert_eq!(begun.request.params.get(), r#"{"guest":{}}"#);
-    assert_eq!(begun.request.caller, request("{}").caller);
+    let active = jobs.next().expect("it waits");
+    jobs.may_begin(&active).unwrap();
+    assert_eq!((active.id(), &*active.method), (id.clone(), "Libvirt.Run"));
+    assert_eq!(active.request.params.get(), r#"{"guest":{}}"#);
+    assert_eq!(active.request.caller, request("{}").caller);
     assert_eq!(home.names("jobs"), ["running"]);
-    begun.tracked(|| {
+    active.tracked(|| {
         reached("wait");
         let track = tracker().expect("a job is carried out here");
         thread::spawn(move || track.step("domain".to_owned())).join().unwrap();
@@ -134,15 +135,15 @@ fn job_outcome_survives_a_restart() {
     reached("nobody's");
     let running = jobs.get(&id).unwrap();
     let progress = Progress { steps: 1, step: "domain".to_owned() };
-    assert_eq!((running.state, &running.progress), (State::Running, &progress));
-    let ended = done(&jobs, &begun);
+    assert_eq!((running.state, &running.progress), (JobState::Running, &progress));
+    let ended = done(&jobs, &active);
     assert_eq!(home.names("jobs"), ["ended"]);
     drop(jobs);
 
     let again = home.open().get(&id).unwrap();
     let text = |job: &Job| serde_json::to_string(job).unwrap();
     assert_eq!(text(&again), text(&ended));
-    assert_eq!((again.state, again.progress), (State::Done, progress));
+    assert_eq!((again.state, again.progress), (JobState::Done, progress));
     assert_eq!(again.result.unwrap().get(), r#"{"guest":null}"#);
     assert!(again.created <= again.started && again.started <= again.ended);
 }
@@ -156,16 +157,16 @@ fn restart_runs_queued_jobs_and_loses_started_ones() {
     drop(jobs);
     let jobs = home.open();
     let lost = jobs.get(&ran).unwrap();
-    assert_eq!(lost.state, State::Lost);
+    assert_eq!(lost.state, JobState::Lost);
     assert_eq!(message(&lost), "the agent stopped while the job ran: who knows");
     let lost = message(&jobs.get(&undone).unwrap());
     assert_eq!(lost, "the agent stopped while the job ran: it is undone");
-    let begun = begin(&jobs);
-    assert_eq!(begun.id(), waits);
+    let active = begin(&jobs);
+    assert_eq!(active.id(), waits);
     assert!(take(&jobs).is_none());
-    done(&jobs, &begun);
+    done(&jobs, &active);
     drop(jobs);
-    assert_eq!(states(&home.open()), [State::Lost, State::Lost, State::Done]);
+    assert_eq!(states(&home.open()), [JobState::Lost, JobState::Lost, JobState::Done]);
     assert_eq!(home.names("set-aside"), [""; 0]);
 }
 
@@ -173,7 +174,7 @@ fn restart_runs_queued_jobs_and_loses_started_ones() {
 fn start_skips_jobs_queued_beyond_the_retention() {
     let home = Home::new();
     let id = add(&home.open(), "a");
-    later(JobLimits::default().kept_for);
+    later(JobLimits::default().retention);
     let jobs = home.open();
     assert!(take(&jobs).is_none());
     assert!(message(&jobs.get(&id).unwrap()).contains("was not started"));
@@ -187,7 +188,7 @@ fn job_is_kept_an_hour_and_its_id_is_not_reused() {
     later(Duration::from_secs(3000));
     done(&jobs, &begin(&jobs));
     later(Duration::from_secs(3599));
-    assert_eq!(jobs.get(&id).unwrap().state, State::Done);
+    assert_eq!(jobs.get(&id).unwrap().state, JobState::Done);
     later(Duration::from_secs(1));
     assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
     assert_eq!(states(&jobs), []);
@@ -215,12 +216,12 @@ fn numbers_grow_though_the_clock_is_set_back() {
 #[test]
 fn of_too_many_the_one_that_ended_first_is_forgotten() {
     let home = Home::new();
-    let jobs = home.open_with(&JobLimits { kept: 2, ..JobLimits::default() });
+    let jobs = home.open_with(&JobLimits { stored: 2, ..JobLimits::default() });
     let (a, b, c) = (add(&jobs, "a"), add(&jobs, "b"), add(&jobs, "c"));
     let (first, second, third) = (begin(&jobs), begin(&jobs), begin(&jobs));
-    for begun in [&second, &first, &third] {
+    for active in [&second, &first, &third] {
         later(Duration::from_secs(1));
-        done(&jobs, begun);
+        done(&jobs, active);
     }
     assert!(jobs.get(&b).is_err());
     assert!(jobs.get(&a).is_ok() && jobs.get(&c).is_ok());
@@ -265,20 +266,20 @@ fn a_job_that_waits_can_be_cancelled_and_no_other() {
     let home = Home::new();
     let jobs = home.open();
     let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
-    let begun = begin(&jobs);
+    let active = begin(&jobs);
     let why = jobs.cancel(&first).unwrap_err().to_string();
     assert_eq!(why, format!("cannot cancel job {first}: it is running"));
     let (job, is_new) = jobs.cancel(&second).unwrap();
-    assert!(is_new && job.state == State::Cancelled && job.started.is_empty());
+    assert!(is_new && job.state == JobState::Cancelled && job.started.is_empty());
     assert!(!jobs.cancel(&second).unwrap().1, "it is that already");
-    done(&jobs, &begun);
+    done(&jobs, &active);
     assert!(take(&jobs).is_none(), "nothing waits");
-    assert!(matches!(jobs.cancel(&first), Err(Error::Begun { state: State::Done, .. })));
+    assert!(matches!(jobs.cancel(&first), Err(Error::Started { state: JobState::Done, .. })));
     for id in ["", "0", "x", "99", &format!("0{first}"), &format!("+{first}")] {
         assert!(matches!(jobs.cancel(id), Err(Error::Unknown { .. })), "{id:?}");
     }
     drop(jobs);
-    assert_eq!(states(&home.open()), [State::Done, State::Cancelled]);
+    assert_eq!(states(&home.open()), [JobState::Done, JobState::Cancelled]);
 }
 
 #[test]
@@ -293,8 +294,8 @@ fn next_page_starts_after_the_last_job() {
     assert_eq!(of_a(&ids[2], 2), (vec![ids[3].clone()], String::new()));
     assert_eq!(of_a("", 3).1, "");
     assert!(jobs.list("x", 1, |_| true).is_err());
-    let begun = begin(&jobs);
-    done(&jobs, &begun);
+    let active = begin(&jobs);
+    done(&jobs, &active);
     assert!(jobs.get(&ids[0]).unwrap().result.is_some());
     assert!(jobs.list("", 9, |_| true).unwrap().jobs[0].result.is_none());
 }
@@ -312,15 +313,15 @@ fn every_agent_exit_leaves_readable_files() {
     copy(&a, "queued", "running");
     let running = begin(&jobs);
     assert_eq!(running.id(), a);
-    let begun = begin(&jobs);
+    let active = begin(&jobs);
     copy(&b, "running", "queued");
     let queued = fs::read(home.file(&b, "queued")).unwrap();
-    done(&jobs, &begun);
+    done(&jobs, &active);
     fs::write(home.file(&b, "running"), &queued).unwrap();
     fs::write(home.file(&b, "queued"), &queued).unwrap();
     drop(jobs);
     let jobs = home.open();
-    assert_eq!(states(&jobs), [State::Lost, State::Done, State::Queued]);
+    assert_eq!(states(&jobs), [JobState::Lost, JobState::Done, JobState::Queued]);
     assert_eq!(begin(&jobs).id(), c);
     assert_eq!(home.names("jobs"), ["ended", "ended", "running"]);
     assert_eq!(home.names("set-aside"), [""; 0]);
@@ -345,7 +346,7 @@ fn damaged_and_foreign_files_are_set_aside() {
     fs::write(home.0.join("jobs/notes"), b"x").unwrap();
     fs::write(home.0.join("jobs/7.queued"), b"x").unwrap();
     let jobs = home.open();
-    assert_eq!(states(&jobs), [State::Queued]);
+    assert_eq!(states(&jobs), [JobState::Queued]);
     assert_eq!(begin(&jobs).id(), ids[4]);
     assert_eq!(home.names("set-aside").len(), 7);
     drop(jobs);
@@ -363,7 +364,7 @@ fn directory_among_job_files_does_not_prevent_start() {
     drop(jobs);
     fs::create_dir(home.file(&id, "queued")).unwrap();
     fs::create_dir(home.file("1", "new")).unwrap();
-    assert_eq!(states(&home.open()), [State::Done]);
+    assert_eq!(states(&home.open()), [JobState::Done]);
     assert_eq!(home.names("set-aside"), ["new", "queued"]);
 }
 
@@ -406,10 +407,10 @@ fn escaped_result_is_kept_or_omitted_and_job_known() {
         let jobs = home.open_with(&limits);
         let id = add(&jobs, "a");
         let result = json(&format!("\"{}\"", "\\\\".repeat(backslashes)));
-        jobs.end(&begin(&jobs), Outcome::Done(result));
+        jobs.end(&begin(&jobs), JobOutcome::Done(result));
         drop(jobs);
         let job = home.open_with(&limits).get(&id).expect("it is known");
-        assert_eq!((job.state, job.result.is_some()), (State::Done, backslashes < 150));
+        assert_eq!((job.state, job.result.is_some()), (JobState::Done, backslashes < 150));
     }
 }
 
@@ -435,7 +436,7 @@ fn valid_sum_with_wrong_content_is_set_aside() {
     let of = |texts: &[String]| line(&serde_json::to_string(texts).unwrap());
     // Its own file is readable; otherwise a fault of this test would set each of the others aside.
     fs::write(&path, of(&whole)).unwrap();
-    assert_eq!(states(&home.open()), [State::Queued]);
+    assert_eq!(states(&home.open()), [JobState::Queued]);
     let others = [
         b"\xff ".to_vec(),
         line("{}"),
@@ -479,7 +480,7 @@ fn job_is_forgotten_although_its_file_remains() {
     done(&jobs, &begin(&jobs));
     fs::remove_file(home.file(&id, "ended")).unwrap();
     fs::create_dir(home.file(&id, "ended")).unwrap();
-    later(JobLimits::default().kept_for);
+    later(JobLimits::default().retention);
     assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
     assert_eq!(home.names("jobs"), ["ended"]);
     assert_eq!(states(&jobs), []);
@@ -492,11 +493,11 @@ fn without_disk_no_job_is_accepted_or_started() {
     let id = add(&jobs, "a");
     fs::remove_dir_all(home.0.join("jobs")).unwrap();
     assert!(matches!(jobs.add("Libvirt.Run", "a", request("{}")), Err(Error::Io { .. })));
-    assert_eq!(states(&jobs), [State::Queued]);
-    let begun = take(&jobs).unwrap();
-    assert!(matches!(jobs.may_begin(&begun), Err(Error::Io { .. })));
-    jobs.end(&begun, Outcome::Failed(json("{}")));
-    assert_eq!(jobs.get(&id).unwrap().state, State::Failed);
+    assert_eq!(states(&jobs), [JobState::Queued]);
+    let active = take(&jobs).unwrap();
+    assert!(matches!(jobs.may_begin(&active), Err(Error::Io { .. })));
+    jobs.end(&active, JobOutcome::Failed(json("{}")));
+    assert_eq!(jobs.get(&id).unwrap().state, JobState::Failed);
 }
 
 #[test]
@@ -508,10 +509,10 @@ fn oversized_job_is_refused_and_result_not_stored() {
     let why = jobs.add("Libvirt.Run", "a", request(&long)).unwrap_err().to_string();
     assert_eq!(why, "invalid argument: the job's parameters exceed 100 bytes");
     let id = add(&jobs, "a");
-    jobs.end(&begin(&jobs), Outcome::Done(json(&long)));
+    jobs.end(&begin(&jobs), JobOutcome::Done(json(&long)));
     drop(jobs);
     let job = home.open_with(&limits).get(&id).unwrap();
-    assert!(job.state == State::Done && job.result.is_none());
+    assert!(job.state == JobState::Done && job.result.is_none());
 }
 
 #[test]
@@ -519,14 +520,14 @@ fn oversized_error_is_not_stored_but_the_job_fails() {
     let limits = JobLimits { file_bytes: 1000, ..JobLimits::default() };
     let home = Home::new();
     let jobs = home.open_with(&limits);
-    for (length, kept) in [(248, true), (249, false), (2000, false)] {
+    for (length, stored) in [(248, true), (249, false), (2000, false)] {
         let id = add(&jobs, "a");
         let error = json(&format!("\"{}\"", "x".repeat(length)));
-        jobs.end(&begin(&jobs), Outcome::Failed(error.clone()));
+        jobs.end(&begin(&jobs), JobOutcome::Failed(error.clone()));
         let job = home.open_with(&limits).get(&id).unwrap();
-        assert_eq!(job.state, State::Failed);
+        assert_eq!(job.state, JobState::Failed);
         let left = job.error.expect("it has one");
-        assert_eq!(left.get() == error.get(), kept, "{length}: {left}");
+        assert_eq!(left.get() == error.get(), stored, "{length}: {left}");
     }
 }
 
@@ -542,14 +543,14 @@ fn close_refuses_jobs_and_wakes_waiters() {
 
     let jobs = Jobs::in_memory(&JobLimits::default());
     add(&jobs, "a");
-    let begun = begin(&jobs);
+    let active = begin(&jobs);
     add(&jobs, "b");
     jobs.close();
     assert!(jobs.next().is_none());
     assert!(!jobs.wait_for_ends(Instant::now()));
     thread::scope(|scope| {
         let waiter = scope.spawn(|| jobs.wait_for_ends(Instant::now() + Duration::from_secs(60)));
-        done(&jobs, &begun);
+        done(&jobs, &active);
         assert!(waiter.join().unwrap());
     });
 }
@@ -561,21 +562,21 @@ fn caller_of_a_job_survives_its_file() {
     for origin in [Origin::Socket, Origin::Host(address), Origin::Network(address)] {
         for peer in peers {
             let caller = Caller { origin, peer };
-            let request = Request { params: json("[\"\\n\"]"), caller };
-            let record = Record::queued(7, "Libvirt.Run", "\"a\n", request, clock());
-            let again = Record::read(&record.texts()).unwrap();
+            let request = JobCall { params: json("[\"\\n\"]"), caller };
+            let record = JobRecord::queued(7, "Libvirt.Run", "\"a\n", request, clock());
+            let again = JobRecord::read(&record.texts()).unwrap();
             assert_eq!(again.texts(), record.texts());
             assert_eq!(again.request.unwrap().caller, caller);
         }
     }
-    assert!(Record::read(&[]).is_none());
+    assert!(JobRecord::read(&[]).is_none());
 }
 
 #[test]
 fn texts_that_would_not_be_written_so_are_not_read() {
-    let record = Record::queued(7, "Libvirt.Run", "a", request("{}"), clock());
+    let record = JobRecord::queued(7, "Libvirt.Run", "a", request("{}"), clock());
     let texts = record.texts();
-    assert!(Record::read(&texts).is_some());
+    assert!(JobRecord::read(&texts).is_some());
     let user = texts.len() - 2;
     // A number, a step count, a result, the parameters, the origin, the user and the process.
     let odd =
@@ -583,13 +584,13 @@ fn texts_that_would_not_be_written_so_are_not_read() {
     for (index, text) in odd {
         let mut texts = texts.clone();
         texts[index] = text.to_owned();
-        assert!(Record::read(&texts).is_none(), "{index}: {text}");
+        assert!(JobRecord::read(&texts).is_none(), "{index}: {text}");
     }
 }
 
 #[test]
 fn states_are_named_as_on_the_wire() {
-    for state in State::ALL {
+    for state in JobState::ALL {
         assert_eq!(serde_json::to_value(state).unwrap(), state.name());
     }
 }

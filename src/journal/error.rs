@@ -10,7 +10,7 @@ pub enum Error {
     /// Another agent uses the directory for its journal.
     Locked {
         /// The directory.
-        folder: PathBuf,
+        directory: PathBuf,
         /// The process of the other agent, if known.
         holder: Option<u32>,
     },
@@ -43,11 +43,11 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Locked { folder, holder: Some(holder) } => {
-                write!(f, "journal: {} is in use by process {holder}", folder.display())
+            Self::Locked { directory, holder: Some(holder) } => {
+                write!(f, "journal: {} is in use by process {holder}", directory.display())
             }
-            Self::Locked { folder, holder: None } => {
-                write!(f, "journal: {} is in use by another agent", folder.display())
+            Self::Locked { directory, holder: None } => {
+                write!(f, "journal: {} is in use by another agent", directory.display())
             }
             Self::Full { files } => write!(f, "journal is full: {files} calls are unfinished"),
             Self::Steps { steps } => write!(f, "journal: the call has more than {steps} steps"),

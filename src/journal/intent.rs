@@ -197,8 +197,8 @@ pub enum Step {
         #[serde(default = "yes")]
         expected: bool,
         /// Sources that a caller has supplied, which stay.
-        #[serde(default)]
-        kept: Vec<String>,
+        #[serde(default, rename = "kept")]
+        supplied: Vec<String>,
     },
 }
 
@@ -234,7 +234,7 @@ pub struct Intent {
     /// The guest's id, as the caller wrote it.
     pub guest: String,
     /// The start, by the clock at that time, in whole milliseconds.
-    pub begun: SystemTime,
+    pub started: SystemTime,
     /// The caller's request.
     pub request: Guest,
     /// The recorded steps, in order.
@@ -252,8 +252,8 @@ impl Intent {
         self.steps.contains(&Step::Released)
     }
 
-    pub(super) fn summary(&self, state: State) -> Summary {
-        let (guest, since) = (self.guest.clone(), self.begun);
+    pub(super) fn summary(&self, state: IntentState) -> Summary {
+        let (guest, since) = (self.guest.clone(), self.started);
         Summary {
             verb: self.verb,
             guest,
@@ -285,12 +285,12 @@ pub struct Summary {
     /// How often its recovery was refused.
     pub refusals: u32,
     /// Its state.
-    pub state: State,
+    pub state: IntentState,
 }
 
 /// The state of an intent in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum IntentState {
     /// The method that started it is running.
     Running,
     /// It must be recovered before its guest is changed again.
@@ -305,7 +305,7 @@ pub enum State {
     },
 }
 
-impl State {
+impl IntentState {
     /// Returns when the next try is due.
     pub(super) fn retry(self) -> Option<Instant> {
         match self {

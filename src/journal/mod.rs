@@ -9,16 +9,16 @@
 //! ```
 //!
 //! An open intent must be recovered before its guest is changed again. A leftover was tried and refused; it only
-//! records the objects that remain. The journal keeps files (see `folder`) and does not know the meaning of steps:
+//! records the objects that remain. The journal keeps files (see `directory`) and does not know the meaning of steps:
 //! `ops::recovery` asks libvirt and storage which objects exist, and undoes or finishes the steps. The guarantees:
-//! - When [`Journal::begin`] and [`Entry::note`] return, the record is on the disk. A step is recorded before it
+//! - When [`Journal::begin`] and [`JournalEntry::note`] return, the record is on the disk. A step is recorded before it
 //!   starts, so the steps name every object that may exist, and some that may not.
 //! - A partially written line is ignored: its step never started. A file with any other damage, and any file that this
 //!   agent did not write for this host, is set aside and never used.
 //! - No lock is held during a wait for the disk.
 
+mod directory;
 mod error;
-mod folder;
 mod intent;
 mod record;
 mod state_dir;
@@ -34,15 +34,15 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use log::error;
 use parking_lot::Mutex;
 
-use self::folder::Folder;
-use self::record::{Record, Tail};
+use self::directory::JournalDirectory;
+use self::record::{IntentRecord, Tail};
 use crate::config::JournalLimits;
 use crate::config::fixed::RECOVERY_PAUSE;
 use crate::guest::wire::Guest;
 use crate::sorted::{IntoSorted, Table};
 
 pub use self::error::Error;
-pub use self::intent::{Direction, Intent, Scope, State, Step, Summary, Verb};
+pub use self::intent::{Direction, Intent, IntentState, Scope, Step, Summary, Verb};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::record::fuzz::journal_file as fuzz_journal_file;
 pub use self::state_dir::default_state_dir;
@@ -57,12 +57,12 @@ pub struct Journal {
 #[derive(Debug)]
 struct Shared {
     /// `None` for a journal in memory.
-    folder: Option<Folder>,
+    directory: Option<JournalDirectory>,
     scope: Scope,
     limits: JournalLimits,
     slots: Mutex<Slots>,
     /// Has a message if an intent was put back since the last message was received.
-    kept: (Sender<()>, Receiver<()>),
+    retained: (Sender<()>, Receiver<()>),
 }
 
 /// The intents that have a file, or are about to get one.
@@ -78,7 +78,7 @@ struct Slots {
 struct Slot {
     summary: Summary,
     /// The content of the file; `None` while an entry has it.
-    record: Option<Record>,
+    record: Option<IntentRecord>,
 }
 
 impl Journal {
@@ -89,15 +89,15 @@ impl Journal {
     ///
     /// # Blocking
     /// Until the disk has answered.
-    pub fn open(folder: &Path, scope: Scope, limits: &JournalLimits) -> Result<Self, Error> {
-        let folder = Folder::open(folder, limits)?;
-        let left = folder.sweep(&scope, limits)?;
+    pub fn open(directory: &Path, scope: Scope, limits: &JournalLimits) -> Result<Self, Error> {
+        let directory = JournalDirectory::open(directory, limits)?;
+        let left = directory.sweep(&scope, limits)?;
         let slots = left.records.into_iter().map(|(number, record)| {
-            let summary = record.intent.summary(State::Open { retry: Instant::now() });
+            let summary = record.intent.summary(IntentState::Open { retry: Instant::now() });
             (number, Slot { summary, record: Some(record) })
         });
         let slots = Slots { next: left.next, by_number: slots.into_table() };
-        Ok(Self::with(Some(folder), scope, limits, slots))
+        Ok(Self::with(Some(directory), scope, limits, slots))
     }
 
     /// Creates a journal in memory, for an agent without a state directory. Failed changes are undone, but not those
@@ -115,18 +115,23 @@ impl Journal {
     /// # Blocking
     /// Until the disk has answered.
     pub fn commands(&self) -> Result<Option<File>, Error> {
-        self.shared.folder.as_ref().map(Folder::commands).transpose()
+        self.shared.directory.as_ref().map(JournalDirectory::commands).transpose()
     }
 
-    fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, slots: Slots) -> Self {
-        let (limits, slots, kept) = (limits.clone(), Mutex::new(slots), bounded(1));
-        Self { shared: Arc::new(Shared { folder, scope, limits, slots, kept }) }
+    fn with(
+        directory: Option<JournalDirectory>,
+        scope: Scope,
+        limits: &JournalLimits,
+        slots: Slots,
+    ) -> Self {
+        let (limits, slots, retained) = (limits.clone(), Mutex::new(slots), bounded(1));
+        Self { shared: Arc::new(Shared { directory, scope, limits, slots, retained }) }
     }
 
     /// Returns the channel that gets a message when an intent was put back for recovery, now or later. For one
     /// receiver.
-    pub fn kept(&self) -> Receiver<()> {
-        self.shared.kept.1.clone()
+    pub fn retained(&self) -> Receiver<()> {
+        self.shared.retained.1.clone()
     }
 
     /// Starts a change. Call this before its first step.
@@ -136,63 +141,64 @@ impl Journal {
     ///
     /// # Blocking
     /// Until the disk has the file.
-    pub fn begin(&self, verb: Verb, guest: &str, request: &Guest) -> Result<Entry, Error> {
+    pub fn begin(&self, verb: Verb, guest: &str, request: &Guest) -> Result<JournalEntry, Error> {
         self.begin_at(SystemTime::now(), verb, guest, request)
     }
 
     fn begin_at(
         &self,
-        begun: SystemTime,
+        started: SystemTime,
         verb: Verb,
         guest: &str,
         request: &Guest,
-    ) -> Result<Entry, Error> {
+    ) -> Result<JournalEntry, Error> {
         let shared = &self.shared;
-        let (record, line) = Record::begin(&shared.scope, begun, verb, guest, request);
+        let (record, line) = IntentRecord::begin(&shared.scope, started, verb, guest, request);
         shared.check_size(record.tail)?;
-        let number = shared.reserve(record.intent.summary(State::Running))?;
+        let number = shared.reserve(record.intent.summary(IntentState::Running))?;
         let write = stop::Write::begin();
-        let placed = shared.on_disk(|folder| folder.place(number, &line));
+        let placed = shared.on_disk(|directory| directory.place(number, &line));
         if placed.is_err() {
             shared.slots.lock().by_number.remove(&number);
         }
         placed?;
         write.end();
-        Ok(Entry { shared: Arc::clone(shared), number, record, done: false })
+        Ok(JournalEntry { shared: Arc::clone(shared), number, record, done: false })
     }
 
     /// Takes the oldest open intent of a guest for recovery: one that a crash left, or whose entry was dropped. Returns
     /// `None` if there is none, or another thread has it.
-    pub fn open_of(&self, guest: &str) -> Option<Entry> {
+    pub fn open_of(&self, guest: &str) -> Option<JournalEntry> {
         let is_open = |summary: &Summary| {
-            summary.guest == guest && matches!(summary.state, State::Open { .. })
+            summary.guest == guest && matches!(summary.state, IntentState::Open { .. })
         };
         self.take(is_open, 1).pop()
     }
 
     /// Takes all open intents of a method, the oldest first.
-    pub fn open_of_verb(&self, verb: Verb) -> Vec<Entry> {
-        let is_open =
-            |summary: &Summary| summary.verb == verb && matches!(summary.state, State::Open { .. });
+    pub fn open_of_verb(&self, verb: Verb) -> Vec<JournalEntry> {
+        let is_open = |summary: &Summary| {
+            summary.verb == verb && matches!(summary.state, IntentState::Open { .. })
+        };
         self.take(is_open, usize::MAX)
     }
 
     /// Takes the guest's leftovers out of the journal, the oldest first. With `due`, the journal hands out only
     /// leftovers whose next retry is due by that time.
-    pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<Entry> {
+    pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<JournalEntry> {
         let is_wanted = |summary: &Summary| {
-            let State::Leftover { retry } = summary.state else { return false };
+            let IntentState::Leftover { retry } = summary.state else { return false };
             let is_due = due.is_none_or(|due| retry.is_some_and(|retry| retry <= due));
             summary.guest == guest && is_due
         };
         self.take(is_wanted, usize::MAX)
     }
 
-    fn take(&self, is_wanted: impl Fn(&Summary) -> bool, count: usize) -> Vec<Entry> {
+    fn take(&self, is_wanted: impl Fn(&Summary) -> bool, count: usize) -> Vec<JournalEntry> {
         let mut slots = self.shared.slots.lock();
         let slots = slots.by_number.iter_mut().filter(|(_, slot)| is_wanted(&slot.summary));
         let taken = slots.filter_map(|(number, slot)| Some((*number, slot.record.take()?)));
-        let entry = |(number, record)| Entry {
+        let entry = |(number, record)| JournalEntry {
             shared: Arc::clone(&self.shared),
             number,
             record,
@@ -223,15 +229,15 @@ impl Journal {
     /// Returns the intents that wait for recovery or are being recovered, the oldest first, from memory; without
     /// running methods and leftovers.
     pub fn open_intents(&self) -> Vec<Summary> {
-        self.summaries(|state| matches!(state, State::Open { .. }))
+        self.summaries(|state| matches!(state, IntentState::Open { .. }))
     }
 
     /// Returns the leftovers, the oldest first, from memory.
     pub fn leftovers(&self) -> Vec<Summary> {
-        self.summaries(|state| matches!(state, State::Leftover { .. }))
+        self.summaries(|state| matches!(state, IntentState::Leftover { .. }))
     }
 
-    fn summaries(&self, is_wanted: impl Fn(&State) -> bool) -> Vec<Summary> {
+    fn summaries(&self, is_wanted: impl Fn(&IntentState) -> bool) -> Vec<Summary> {
         let slots = self.shared.slots.lock();
         let found = slots.by_number.values().filter(|slot| is_wanted(&slot.summary.state));
         found.map(|slot| slot.summary.clone()).collect()
@@ -255,8 +261,11 @@ impl Journal {
 }
 
 impl Shared {
-    fn on_disk(&self, work: impl FnOnce(&Folder) -> Result<(), Error>) -> Result<(), Error> {
-        self.folder.as_ref().map_or(Ok(()), work)
+    fn on_disk(
+        &self,
+        work: impl FnOnce(&JournalDirectory) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.directory.as_ref().map_or(Ok(()), work)
     }
 
     /// Returns a number for a new file, if the limit permits one.
@@ -276,7 +285,7 @@ impl Shared {
     fn bound_leftovers(&self) {
         let mut slots = self.slots.lock();
         let mut found = slots.by_number.iter().filter(|(_, slot)| {
-            matches!(slot.summary.state, State::Leftover { .. }) && slot.record.is_some()
+            matches!(slot.summary.state, IntentState::Leftover { .. }) && slot.record.is_some()
         });
         let Some((&oldest, slot)) = found.next() else { return };
         if found.count() + 1 < (self.limits.files / 2).max(1) {
@@ -287,7 +296,7 @@ impl Shared {
         error!("too many leftovers; forgetting the oldest: {verb} guest={guest:?}: {why}");
         slots.by_number.remove(&oldest);
         drop(slots);
-        if let Err(error) = self.on_disk(|folder| folder.remove(oldest)) {
+        if let Err(error) = self.on_disk(|directory| directory.remove(oldest)) {
             error!("journal: {error}");
         }
     }
@@ -303,15 +312,15 @@ impl Shared {
 /// One intent, held by the method that started it or by its recovery. If it is dropped unfinished, it is open: its file
 /// stays, and [`Journal::open_of`] returns it.
 #[derive(Debug)]
-pub struct Entry {
+pub struct JournalEntry {
     shared: Arc<Shared>,
     number: u64,
-    record: Record,
+    record: IntentRecord,
     /// Whether the file is removed.
     done: bool,
 }
 
-impl Entry {
+impl JournalEntry {
     /// Returns the intent.
     pub fn intent(&self) -> &Intent {
         &self.record.intent
@@ -334,7 +343,7 @@ impl Entry {
         self.shared.check_size(tail)?;
         let write = stop::Write::begin();
         let bytes = self.record.tail.bytes;
-        self.shared.on_disk(|folder| folder.append(self.number, bytes, &line))?;
+        self.shared.on_disk(|directory| directory.append(self.number, bytes, &line))?;
         self.record.tail = tail;
         self.record.intent.steps.push(step);
         write.end();
@@ -349,16 +358,16 @@ impl Entry {
     ///
     /// # Blocking
     /// Until the disk has answered.
-    pub fn settled(mut self) -> Result<(), Error> {
+    pub fn complete(mut self) -> Result<(), Error> {
         let write = stop::Write::begin();
-        if let Err(error) = self.shared.on_disk(|folder| folder.remove(self.number)) {
-            let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE };
-            self.keep(Kept { state, ..Kept::open(error.to_string()) });
+        if let Err(error) = self.shared.on_disk(|directory| directory.remove(self.number)) {
+            let state = IntentState::Open { retry: Instant::now() + RECOVERY_PAUSE };
+            self.keep(Retained { state, ..Retained::open(error.to_string()) });
             return Err(error);
         }
         self.done = true;
         self.shared.slots.lock().by_number.remove(&self.number);
-        self.shared.on_disk(Folder::sync)?;
+        self.shared.on_disk(JournalDirectory::sync)?;
         write.end();
         Ok(())
     }
@@ -374,7 +383,7 @@ impl Entry {
     pub fn is_leftover(&self) -> bool {
         let slots = self.shared.slots.lock();
         let slot = slots.by_number.get(&self.number);
-        slot.is_some_and(|slot| matches!(slot.summary.state, State::Leftover { .. }))
+        slot.is_some_and(|slot| matches!(slot.summary.state, IntentState::Leftover { .. }))
     }
 
     /// Replaces the entry by one of the same change with only these steps.
@@ -385,17 +394,17 @@ impl Entry {
     /// # Blocking
     /// Until the disk has answered.
     pub fn narrow(self, steps: Vec<Step>) -> Result<Self, Box<(Self, Error)>> {
-        let Intent { verb, guest, request, begun, .. } = self.intent().clone();
+        let Intent { verb, guest, request, started, .. } = self.intent().clone();
         let journal = Journal { shared: Arc::clone(&self.shared) };
-        let narrowed = journal.begin_at(begun, verb, &guest, &request).and_then(|mut entry| {
+        let narrowed = journal.begin_at(started, verb, &guest, &request).and_then(|mut entry| {
             match steps.into_iter().try_for_each(|step| entry.note(step)) {
                 Ok(()) => Ok(entry),
-                Err(error) => entry.settled().and(Err(error)),
+                Err(error) => entry.complete().and(Err(error)),
             }
         });
         match narrowed {
             Ok(entry) => {
-                if let Err(error) = self.settled() {
+                if let Err(error) = self.complete() {
                     error!("journal: {error}");
                 }
                 Ok(entry)
@@ -405,9 +414,9 @@ impl Entry {
     }
 
     /// Keeps the intent in the journal. Returns whether the reason is a new one.
-    pub fn keep(self, kept: Kept) -> bool {
-        let Kept { why, left, tried, refused, state } = kept;
-        if matches!(state, State::Leftover { .. }) {
+    pub fn keep(self, retained: Retained) -> bool {
+        let Retained { why, left, tried, refused, state } = retained;
+        if matches!(state, IntentState::Leftover { .. }) {
             self.shared.bound_leftovers();
         }
         let mut slots = self.shared.slots.lock();
@@ -430,7 +439,7 @@ impl Entry {
 
 /// Why and how an intent stays in the journal.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct Retained {
     /// Why it could not be recovered.
     pub why: String,
     /// The leftovers, each with the reason.
@@ -440,30 +449,30 @@ pub struct Kept {
     /// Whether libvirt or storage refused it.
     pub refused: bool,
     /// Its new state.
-    pub state: State,
+    pub state: IntentState,
 }
 
-impl Kept {
+impl Retained {
     /// Returns the state of an open intent that is due at once.
     pub fn open(why: String) -> Self {
-        let state = State::Open { retry: Instant::now() };
+        let state = IntentState::Open { retry: Instant::now() };
         Self { why, left: Vec::new(), tried: false, refused: false, state }
     }
 }
 
-impl Drop for Entry {
+impl Drop for JournalEntry {
     fn drop(&mut self) {
         if self.done {
             return;
         }
         if let Some(slot) = self.shared.slots.lock().by_number.get_mut(&self.number) {
-            if slot.summary.state == State::Running {
-                slot.summary.state = State::Open { retry: Instant::now() };
+            if slot.summary.state == IntentState::Running {
+                slot.summary.state = IntentState::Open { retry: Instant::now() };
             }
             slot.record = Some(self.record.clone());
         }
         // A full channel contains the same message already.
-        let _ = self.shared.kept.0.try_send(());
+        let _ = self.shared.retained.0.try_send(());
     }
 }
 

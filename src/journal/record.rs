@@ -22,7 +22,7 @@ const SUM_DIGITS: usize = 16;
 
 /// The content of an intent's file, and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct IntentRecord {
     pub(super) intent: Intent,
     pub(super) tail: Tail,
 }
@@ -38,7 +38,7 @@ pub(super) struct Tail {
 
 /// Why a file is not a usable intent.
 #[derive(Debug)]
-pub(super) enum Unfit {
+pub(super) enum InvalidIntent {
     /// It is not a file of the journal.
     Foreign(&'static str),
     /// It has more steps than the limit.
@@ -65,7 +65,8 @@ struct Header {
     verb: Verb,
     guest: String,
     /// Milliseconds since 1970.
-    begun_ms: u64,
+    #[serde(rename = "begun_ms")]
+    started_ms: u64,
     request: Guest,
 }
 
@@ -101,22 +102,23 @@ impl Tail {
     }
 }
 
-impl Record {
+impl IntentRecord {
     /// Returns a record without steps, and its header line.
     pub(super) fn begin(
         scope: &Scope,
-        begun: SystemTime,
+        started: SystemTime,
         verb: Verb,
         guest: &str,
         request: &Guest,
     ) -> (Self, Vec<u8>) {
-        let since_1970 = begun.duration_since(SystemTime::UNIX_EPOCH);
+        let since_1970 = started.duration_since(SystemTime::UNIX_EPOCH);
         let header = Header {
             version: VERSION,
             scope: scope.clone(),
             verb,
             guest: guest.to_owned(),
-            begun_ms: u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or_default(),
+            started_ms: u64::try_from(since_1970.unwrap_or_default().as_millis())
+                .unwrap_or_default(),
             request: request.clone(),
         };
         let (line, tail) = Tail::START.line(&header);
@@ -129,17 +131,18 @@ impl Record {
         content: &[u8],
         scope: &Scope,
         limits: &JournalLimits,
-    ) -> Result<Self, Unfit> {
+    ) -> Result<Self, InvalidIntent> {
         let mut lines = content.split_inclusive(|byte| *byte == b'\n');
-        let header = lines.next().ok_or(Unfit::Line(1))?;
-        let (header, mut tail) = Tail::START.read(header).ok_or(Unfit::Line(1))?;
+        let header = lines.next().ok_or(InvalidIntent::Line(1))?;
+        let (header, mut tail) = Tail::START.read(header).ok_or(InvalidIntent::Line(1))?;
         let mut intent = read_header(header, scope)?.intent();
         for (line, number) in lines.filter(|line| line.ends_with(b"\n")).zip(2..) {
             if intent.steps.len() >= limits.steps {
-                return Err(Unfit::Steps(limits.steps));
+                return Err(InvalidIntent::Steps(limits.steps));
             }
-            let (json, after) = tail.read(line).ok_or(Unfit::Line(number))?;
-            let step: Step = serde_json::from_slice(json).map_err(|_| Unfit::Line(number))?;
+            let (json, after) = tail.read(line).ok_or(InvalidIntent::Line(number))?;
+            let step: Step =
+                serde_json::from_slice(json).map_err(|_| InvalidIntent::Line(number))?;
             intent.steps.push(step);
             tail = after;
         }
@@ -148,32 +151,32 @@ impl Record {
 }
 
 /// Parses the version first: the header of another version may have any other form.
-fn read_header(json: &[u8], scope: &Scope) -> Result<Header, Unfit> {
-    let Versioned { version } = serde_json::from_slice(json).map_err(|_| Unfit::Line(1))?;
+fn read_header(json: &[u8], scope: &Scope) -> Result<Header, InvalidIntent> {
+    let Versioned { version } = serde_json::from_slice(json).map_err(|_| InvalidIntent::Line(1))?;
     if version != VERSION {
-        return Err(Unfit::Version(version));
+        return Err(InvalidIntent::Version(version));
     }
-    let header: Header = serde_json::from_slice(json).map_err(|_| Unfit::Line(1))?;
+    let header: Header = serde_json::from_slice(json).map_err(|_| InvalidIntent::Line(1))?;
     if header.scope != *scope {
-        return Err(Unfit::Scope(Box::new(header.scope)));
+        return Err(InvalidIntent::Scope(Box::new(header.scope)));
     }
     Ok(header)
 }
 
 impl Header {
     fn intent(self) -> Intent {
-        let begun = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.begun_ms));
+        let started = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.started_ms));
         Intent {
             verb: self.verb,
             guest: self.guest,
-            begun: begun.unwrap_or(SystemTime::UNIX_EPOCH),
+            started: started.unwrap_or(SystemTime::UNIX_EPOCH),
             request: self.request,
             steps: Vec::new(),
         }
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for InvalidIntent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign(what) => f.write_str(what),

@@ -33,8 +33,8 @@ impl Home {
     }
 
     /// Returns the names in one of its directories, sorted.
-    fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.0.join(folder)).unwrap();
+    fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(directory)).unwrap();
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
             .collect();
@@ -68,7 +68,7 @@ fn network(number: usize) -> Step {
 }
 
 /// Starts a CreateGuest with this number of steps.
-fn begin(journal: &Journal, id: &str, steps: usize) -> Entry {
+fn begin(journal: &Journal, id: &str, steps: usize) -> JournalEntry {
     let mut entry = journal.begin(Verb::CreateGuest, id, &guest(id)).unwrap();
     for number in 0..steps {
         entry.note(network(number)).unwrap();
@@ -88,17 +88,20 @@ fn noted_steps_survive_the_agent() {
     let intent = entry.intent().clone();
     assert_eq!(intent.steps, [network(0), network(1), network(2)]);
     assert_eq!((intent.verb, &intent.request), (Verb::CreateGuest, &guest("web-1")));
-    assert!(intent.begun <= SystemTime::now());
-    assert!(intent.begun > SystemTime::now() - Duration::from_secs(60));
+    assert!(intent.started <= SystemTime::now());
+    assert!(intent.started > SystemTime::now() - Duration::from_secs(60));
     drop((entry, journal));
     let journal = home.open();
     let open = journal.open_intents();
-    let [Summary { verb, guest, since, why: None, tries: 0, state: State::Open { .. }, .. }] =
-        open.as_slice()
+    let [
+        Summary {
+            verb, guest, since, why: None, tries: 0, state: IntentState::Open { .. }, ..
+        },
+    ] = open.as_slice()
     else {
         panic!("one that is open: {open:?}")
     };
-    assert_eq!((*verb, guest.as_str(), *since), (Verb::CreateGuest, "web-1", intent.begun));
+    assert_eq!((*verb, guest.as_str(), *since), (Verb::CreateGuest, "web-1", intent.started));
     assert_eq!(*journal.open_of("web-1").unwrap().intent(), intent);
 }
 
@@ -106,7 +109,7 @@ fn noted_steps_survive_the_agent() {
 fn finished_entry_is_removed_for_good() {
     let home = Home::new();
     let journal = home.open();
-    begin(&journal, "web-1", 1).settled().unwrap();
+    begin(&journal, "web-1", 1).complete().unwrap();
     assert_eq!(home.names("intents"), [""; 0]);
     assert!(journal.open_of("web-1").is_none());
     drop(journal);
@@ -131,7 +134,7 @@ fn dropped_entry_reopens_and_continues() {
     let journal = home.open();
     let entry = journal.open_of("web-1").unwrap();
     assert_eq!(entry.intent().steps, [network(0), network(1)]);
-    entry.settled().unwrap();
+    entry.complete().unwrap();
     assert_eq!(journal.open_intents(), []);
 }
 
@@ -139,18 +142,18 @@ fn dropped_entry_reopens_and_continues() {
 fn an_intent_that_is_put_back_is_announced_once() {
     let home = Home::new();
     let journal = home.open();
-    let is_announced = || journal.kept().try_recv().is_ok();
-    begin(&journal, "web-1", 1).settled().unwrap();
+    let is_announced = || journal.retained().try_recv().is_ok();
+    begin(&journal, "web-1", 1).complete().unwrap();
     assert!(!is_announced(), "nothing is open");
     drop(begin(&journal, "web-1", 1));
     assert!(is_announced() && !is_announced());
-    journal.open_of("web-1").unwrap().keep(Kept::open("no libvirt".to_owned()));
+    journal.open_of("web-1").unwrap().keep(Retained::open("no libvirt".to_owned()));
     assert!(is_announced() && !is_announced());
     let entry = journal.open_of("web-1").unwrap();
     let file = home.0.join("intents").join(&home.names("intents")[0]);
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
-    assert!(entry.settled().is_err());
+    assert!(entry.complete().is_err());
     assert!(is_announced() && !is_announced(), "it could not be removed");
 }
 
@@ -160,20 +163,20 @@ fn failed_recovery_is_shown_until_it_succeeds() {
     let journal = home.open();
     drop(begin(&journal, "web-1", 1));
     drop(begin(&journal, "web-2", 1));
-    journal.open_of("web-2").unwrap().keep(Kept::open("no libvirt".to_owned()));
+    journal.open_of("web-2").unwrap().keep(Retained::open("no libvirt".to_owned()));
     let whys = |journal: &Journal| -> Vec<Option<String>> {
         journal.open_intents().into_iter().map(|summary| summary.why).collect()
     };
     assert_eq!(whys(&journal), [None, Some("no libvirt".to_owned())]);
-    journal.open_of("web-2").unwrap().settled().unwrap();
+    journal.open_of("web-2").unwrap().complete().unwrap();
     assert_eq!(whys(&journal), [None]);
 }
 
 /// Keeps an intent as a leftover.
-fn leave(entry: Entry, why: &str, retry: Option<Instant>) -> bool {
-    let state = State::Leftover { retry };
+fn leave(entry: JournalEntry, why: &str, retry: Option<Instant>) -> bool {
+    let state = IntentState::Leftover { retry };
     let left = vec![why.to_owned()];
-    entry.keep(Kept { why: why.to_owned(), left, tried: true, refused: true, state })
+    entry.keep(Retained { why: why.to_owned(), left, tried: true, refused: true, state })
 }
 
 #[test]
@@ -192,7 +195,7 @@ fn leftovers_are_listed_and_not_open() {
     leave(entry, "in use", None);
     assert!(journal.verb_that_left(name, None).is_some());
     assert_eq!(journal.verb_that_left(name, Some("another")), None);
-    journal.leftovers_of("web-2", None).pop().unwrap().settled().unwrap();
+    journal.leftovers_of("web-2", None).pop().unwrap().complete().unwrap();
     let mut again = journal.leftovers_of("web-1", None);
     assert!(journal.leftovers_of("web-1", None).is_empty(), "others have it");
     assert!(!leave(again.pop().unwrap(), "in use", None), "the same reason");
@@ -246,7 +249,7 @@ fn older_of_two_intents_is_first_despite_the_clock() {
     assert_eq!(second.intent().steps.len(), 2);
     assert!(journal.open_of("web-1").is_none());
     drop(first);
-    second.settled().unwrap();
+    second.complete().unwrap();
     assert_eq!(journal.open_of("web-1").unwrap().intent().steps.len(), 1);
 }
 
@@ -254,7 +257,7 @@ fn older_of_two_intents_is_first_despite_the_clock() {
 fn a_number_is_not_given_twice() {
     let home = Home::new();
     let journal = home.open();
-    begin(&journal, "a", 0).settled().unwrap();
+    begin(&journal, "a", 0).complete().unwrap();
     drop(begin(&journal, "b", 0));
     drop(journal);
     let journal = home.open();
@@ -278,7 +281,7 @@ fn any_id_of_a_guest_is_kept_and_none_is_a_path() {
     for id in ids {
         let entry = journal.open_of(id).unwrap();
         assert_eq!((&*entry.intent().guest, &*entry.intent().request.id), (id, id));
-        entry.settled().unwrap();
+        entry.complete().unwrap();
     }
     assert_eq!(home.names("intents"), [""; 0]);
     assert_eq!(home.names(""), ["intents", "lock", "set-aside"]);
@@ -303,8 +306,8 @@ fn the_files_are_for_their_owner_alone() {
     let home = Home::new();
     drop(begin(&home.open(), "web-1", 1));
     let mode = |path: &str| fs::metadata(home.0.join(path)).unwrap().mode() & 0o777;
-    for folder in ["", "intents", "set-aside"] {
-        assert_eq!(mode(folder), 0o700, "{folder}");
+    for directory in ["", "intents", "set-aside"] {
+        assert_eq!(mode(directory), 0o700, "{directory}");
     }
     for file in ["lock", "intents/00000001.intent"] {
         assert_eq!(mode(file), 0o600, "{file}");
@@ -338,7 +341,7 @@ fn line_replaces_one_whose_write_failed() {
     let mut entry = begin(&journal, "web-1", 1);
     // As if the disk had taken a whole line, but reported an error.
     let vain = [b'x'; 100].into_iter().chain([b'\n']).collect::<Vec<u8>>();
-    journal.shared.folder.as_ref().unwrap().append(1, entry.record.tail.bytes, &vain).unwrap();
+    journal.shared.directory.as_ref().unwrap().append(1, entry.record.tail.bytes, &vain).unwrap();
     entry.note(network(1)).unwrap();
     drop((entry, journal));
     let steps = home.open().open_of("web-1").map(|entry| entry.intent().steps.clone());
@@ -355,14 +358,14 @@ fn journal_is_full_when_next_start_cannot_read_all() {
     let refused = journal.begin(Verb::Delete, "c", &guest("c"));
     assert!(matches!(refused, Err(Error::Full { files: 2 })));
     assert_eq!(home.names("intents").len(), 2);
-    running.settled().unwrap();
+    running.complete().unwrap();
     drop(begin(&journal, "c", 0));
     drop(journal);
     // With a lower limit the youngest waits for a further start.
     let limits = JournalLimits { files: 1, ..limits };
     let journal = home.open_with(&limits);
     assert_eq!(open_guests(&journal), ["a"]);
-    journal.open_of("a").unwrap().settled().unwrap();
+    journal.open_of("a").unwrap().complete().unwrap();
     drop(journal);
     assert_eq!(open_guests(&home.open_with(&limits)), ["c"]);
 }
@@ -386,8 +389,8 @@ fn steps_and_bytes_of_an_intent_are_bounded() {
     let limits = JournalLimits { steps: 3, file_bytes: 1000, ..JournalLimits::default() };
     let journal = home.open_with(&limits);
     let huge = "x".repeat(1000);
-    let begun = journal.begin(Verb::Delete, &huge, &guest("web-1"));
-    assert!(matches!(begun, Err(Error::Size { bytes: 1000 })));
+    let started = journal.begin(Verb::Delete, &huge, &guest("web-1"));
+    assert!(matches!(started, Err(Error::Size { bytes: 1000 })));
     assert_eq!(home.names("intents"), [""; 0]);
     let mut entry = begin(&journal, "web-1", 1);
     assert!(matches!(entry.note(Step::NetworkStarted(huge)), Err(Error::Size { .. })));
@@ -409,7 +412,7 @@ fn removed_file_refuses_steps_and_is_finished() {
     assert!(refused.to_string().starts_with("journal: cannot write "), "{refused}");
     assert!(refused.to_string().contains("00000001.intent: "), "{refused}");
     assert_eq!(entry.intent().steps, []);
-    entry.settled().unwrap();
+    entry.complete().unwrap();
     assert_eq!(journal.open_intents(), []);
 }
 
@@ -420,7 +423,7 @@ fn unremovable_entry_stays_open_with_its_reason() {
     let entry = begin(&journal, "web-1", 0);
     fs::remove_file(home.first()).unwrap();
     fs::create_dir(home.first()).unwrap();
-    let error = entry.settled().unwrap_err().to_string();
+    let error = entry.complete().unwrap_err().to_string();
     assert!(error.starts_with("journal: cannot remove "), "{error}");
     assert_eq!(journal.open_intents()[0].why, Some(error));
 }
@@ -446,7 +449,7 @@ fn many_threads_keep_many_intents() {
                 for round in 0..8 {
                     let entry = begin(journal, &format!("{thread}-{round}"), 2);
                     if round % 2 == 0 {
-                        entry.settled().unwrap();
+                        entry.complete().unwrap();
                     }
                 }
             });

@@ -56,7 +56,7 @@ impl Topic {
 
 /// A NIC with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wiring {
+pub struct NicAddresses {
     /// Its name in the guest; from other sources than the agent the host's device.
     pub name: String,
     /// Its MAC address; empty where it has none.
@@ -229,7 +229,7 @@ impl Domain {
     ///
     /// # Blocking
     /// A round trip; from the agent up to its response timeout.
-    pub fn addresses(&self, source: Source) -> Result<Vec<Wiring>, Error> {
+    pub fn addresses(&self, source: Source) -> Result<Vec<NicAddresses>, Error> {
         let source: c_uint = match source {
             Source::Agent => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
             Source::Lease => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
@@ -248,7 +248,7 @@ impl Domain {
                 // SAFETY: NULL, or filled by libvirt and live until it is freed below.
                 if let Some(raw) = unsafe { interface.as_ref() } {
                     // SAFETY: as libvirt filled it.
-                    found.push(unsafe { wiring(raw) });
+                    found.push(unsafe { nic_addresses(raw) });
                 }
                 // SAFETY: ours, and freed here alone.
                 unsafe { sys::virDomainInterfaceFree(*interface) };
@@ -262,7 +262,7 @@ impl Domain {
 
 /// # Safety
 /// `raw` is as libvirt filled it.
-unsafe fn wiring(raw: &sys::virDomainInterface) -> Wiring {
+unsafe fn nic_addresses(raw: &sys::virDomainInterface) -> NicAddresses {
     // SAFETY: NULL or NUL-terminated, owned by the interface.
     let [name, mac] = [raw.name, raw.hwaddr].map(|text| unsafe { copy_borrowed(text) });
     let mut addresses = Vec::new();
@@ -274,5 +274,5 @@ unsafe fn wiring(raw: &sys::virDomainInterface) -> Wiring {
             addresses.extend(text.map(|text| (text, address.prefix)));
         }
     }
-    Wiring { name: name.unwrap_or_default(), mac: mac.unwrap_or_default(), addresses }
+    NicAddresses { name: name.unwrap_or_default(), mac: mac.unwrap_or_default(), addresses }
 }

@@ -1,7 +1,7 @@
-//! What libvirt tells of its own accord: changes of domains, and the end of the connection.
+//! libvirt's notifications: changes of domains, and the end of the connection.
 //!
 //! libvirt calls back on the thread of its event loop, which all connections need: a callback copies
-//! what it is told into a bounded channel and returns. What finds no room is counted.
+//! its notification into a bounded channel and returns. What finds no room is counted.
 
 use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::ptr;
@@ -17,9 +17,9 @@ use crate::libvirt::strings::copy_borrowed;
 use crate::sorted::Table;
 use crate::sys;
 
-/// One thing that libvirt told.
+/// A notification of libvirt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Notification {
     /// A domain changed.
     Domain {
         /// Its name.
@@ -87,36 +87,36 @@ impl DomainChange {
     }
 }
 
-/// Where callbacks put what they are told.
+/// Where callbacks put their notifications.
 #[derive(Clone, Debug)]
-pub struct Ear {
-    told: Sender<Told>,
+pub struct EventSink {
+    sender: Sender<Notification>,
     missed: Arc<AtomicU64>,
 }
 
-impl Ear {
-    /// Puts it into this channel, and counts what finds no room there.
-    pub fn new(told: Sender<Told>, missed: Arc<AtomicU64>) -> Self {
-        Self { told, missed }
+impl EventSink {
+    /// Sends into this channel, and counts what finds no room there.
+    pub fn new(sender: Sender<Notification>, missed: Arc<AtomicU64>) -> Self {
+        Self { sender, missed }
     }
 
     /// Waits for nothing, and does not log: libvirt's event loop stands still meanwhile.
-    fn hear(&self, told: Told) {
-        if self.told.try_send(told).is_err() {
+    fn send(&self, notification: Notification) {
+        if self.sender.try_send(notification).is_err() {
             // Relaxed: it counts, and says nothing about other memory.
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The ears of all subscriptions, by number. libvirt is given numbers and no pointers: some of its
+/// The sinks of all subscriptions, by number. libvirt is given numbers and no pointers: some of its
 /// drivers forget to say that they need one no more, and after an error it may be used or not.
-static EARS: Mutex<Table<usize, Ear>> = Mutex::new(Table::new());
+static SINKS: Mutex<Table<usize, EventSink>> = Mutex::new(Table::new());
 
 /// A connection that tells of all its domains, until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
-    /// In [`EARS`]; no other subscription of this process has it.
+    /// In [`SINKS`]; no other subscription of this process has it.
     number: usize,
     callbacks: Vec<c_int>,
     connection: Connection,
@@ -132,12 +132,12 @@ impl Connection {
     ///
     /// # Blocking
     /// One round trip for each of the eight kinds.
-    pub fn subscribe(self, ear: Ear) -> Result<Subscription, Error> {
+    pub fn subscribe(self, sink: EventSink) -> Result<Subscription, Error> {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        EARS.lock().insert(number, ear);
+        SINKS.lock().insert(number, sink);
         let mut subscription = Subscription { number, callbacks: Vec::new(), connection: self };
-        subscription.hear_the_end()?;
+        subscription.register_close()?;
         for (id, callback) in callbacks() {
             subscription.register(id, callback)?;
         }
@@ -151,7 +151,7 @@ impl Subscription {
         &self.connection
     }
 
-    fn hear_the_end(&self) -> Result<(), Error> {
+    fn register_close(&self) -> Result<(), Error> {
         let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
         // SAFETY: the connection is live; the callback takes the opaque for a number.
         let registered =
@@ -185,9 +185,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        EARS.lock().remove(&self.number);
+        SINKS.lock().remove(&self.number);
         let raw = self.connection.raw.as_ptr();
-        // What fails here fails because the other side is gone; what it calls all the same finds no ear.
+        // What fails here fails because the other side is gone; a callback that still comes finds no sink.
         for callback in self.callbacks.drain(..) {
             // SAFETY: the connection is live, the callback registered with it once.
             let _ = unsafe { sys::virConnectDomainEventDeregisterAny(raw, callback) };
@@ -242,17 +242,17 @@ unsafe extern "C" fn lifecycle(
     domain: Dom,
     event: c_int,
     detail: c_int,
-    ear: *mut c_void,
+    sink: *mut c_void,
 ) -> c_int {
     let (event, detail) = lifecycle_words(event, detail);
     // SAFETY: libvirt keeps the domain alive for the call.
-    unsafe { tell(domain, ear, DomainChange::Lifecycle { event, detail }) }
+    unsafe { send_change(domain, sink, DomainChange::Lifecycle { event, detail }) }
     0
 }
 
-unsafe extern "C" fn reboot(_: Conn, domain: Dom, ear: *mut c_void) {
+unsafe extern "C" fn reboot(_: Conn, domain: Dom, sink: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, DomainChange::Reboot) }
+    unsafe { send_change(domain, sink, DomainChange::Reboot) }
 }
 
 unsafe extern "C" fn io_error(
@@ -262,7 +262,7 @@ unsafe extern "C" fn io_error(
     device: *const c_char,
     action: c_int,
     reason: *const c_char,
-    ear: *mut c_void,
+    sink: *mut c_void,
 ) {
     // SAFETY: libvirt's strings, or NULL, which live until this function returns.
     let [source, device, reason] =
@@ -270,60 +270,65 @@ unsafe extern "C" fn io_error(
     let action = word(&["none", "pause", "report"], action);
     let change = DomainChange::IoError { source, device, action, reason };
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, change) }
+    unsafe { send_change(domain, sink, change) }
 }
 
-unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, ear: *mut c_void) {
+unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, sink: *mut c_void) {
     let actions = ["none", "pause", "reset", "poweroff", "shutdown", "debug", "inject-nmi"];
     let change = DomainChange::Watchdog { action: word(&actions, action) };
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, change) }
+    unsafe { send_change(domain, sink, change) }
 }
 
-unsafe extern "C" fn agent(_: Conn, domain: Dom, state: c_int, _: c_int, ear: *mut c_void) {
+unsafe extern "C" fn agent(_: Conn, domain: Dom, state: c_int, _: c_int, sink: *mut c_void) {
     // virConnectDomainEventAgentLifecycleState counts from 1.
     let change =
         DomainChange::Agent { state: word(&[UNKNOWN, "connected", "disconnected"], state) };
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, change) }
+    unsafe { send_change(domain, sink, change) }
 }
 
-unsafe extern "C" fn device_added(_: Conn, domain: Dom, _: *const c_char, ear: *mut c_void) {
+unsafe extern "C" fn device_added(_: Conn, domain: Dom, _: *const c_char, sink: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, DomainChange::DeviceAdded) }
+    unsafe { send_change(domain, sink, DomainChange::DeviceAdded) }
 }
 
-unsafe extern "C" fn device_removed(_: Conn, domain: Dom, device: *const c_char, ear: *mut c_void) {
+unsafe extern "C" fn device_removed(
+    _: Conn,
+    domain: Dom,
+    device: *const c_char,
+    sink: *mut c_void,
+) {
     // SAFETY: libvirt's string, which lives until this function returns.
     let device = unsafe { copy_borrowed(device) }.unwrap_or_default();
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, DomainChange::DeviceRemoved { device }) }
+    unsafe { send_change(domain, sink, DomainChange::DeviceRemoved { device }) }
 }
 
-unsafe extern "C" fn balloon(_: Conn, domain: Dom, memory_kib: c_ulonglong, ear: *mut c_void) {
+unsafe extern "C" fn balloon(_: Conn, domain: Dom, memory_kib: c_ulonglong, sink: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { tell(domain, ear, DomainChange::Balloon { memory_kib }) }
+    unsafe { send_change(domain, sink, DomainChange::Balloon { memory_kib }) }
 }
 
-unsafe extern "C" fn closed(_: Conn, _: c_int, ear: *mut c_void) {
-    hear(ear, Told::Closed);
+unsafe extern "C" fn closed(_: Conn, _: c_int, sink: *mut c_void) {
+    send(sink, Notification::Closed);
 }
 
 /// # Safety
 /// `domain` is live during the call.
-unsafe fn tell(domain: Dom, ear: *mut c_void, change: DomainChange) {
+unsafe fn send_change(domain: Dom, sink: *mut c_void, change: DomainChange) {
     // SAFETY: live by the promise.
     let name = unsafe { sys::virDomainGetName(domain) };
     // SAFETY: the domain's own string, which lives as long as it.
     let name = unsafe { copy_borrowed(name) };
-    hear(ear, Told::Domain { name: name.unwrap_or_default(), change });
+    send(sink, Notification::Domain { name: name.unwrap_or_default(), change });
 }
 
-/// Nobody hears what comes after the subscription was dropped.
-fn hear(ear: *mut c_void, told: Told) {
-    let ear = EARS.lock().get(&ear.addr()).cloned();
-    if let Some(ear) = ear {
-        ear.hear(told);
+/// Notifications after the end of the subscription are dropped.
+fn send(sink: *mut c_void, notification: Notification) {
+    let sink = SINKS.lock().get(&sink.addr()).cloned();
+    if let Some(sink) = sink {
+        sink.send(notification);
     }
 }
 
@@ -384,14 +389,16 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A subscription to a test driver of its own with one domain, and another connection to it.
-    fn subscribed(room: usize) -> (Subscription, Connection, Receiver<Told>, Arc<AtomicU64>) {
+    fn subscribed(
+        room: usize,
+    ) -> (Subscription, Connection, Receiver<Notification>, Arc<AtomicU64>) {
         start().unwrap();
-        // One test of this process may use the shared driver: none else defines `heard`.
+        // One test of this process may use the shared driver: none else defines the domain.
         let open = || Connection::open("test:///default").unwrap();
-        let (told, hear) = bounded(room);
+        let (sender, receiver) = bounded(room);
         let missed = Arc::new(AtomicU64::new(0));
-        let subscription = open().subscribe(Ear::new(told, Arc::clone(&missed))).unwrap();
-        (subscription, open(), hear, missed)
+        let subscription = open().subscribe(EventSink::new(sender, Arc::clone(&missed))).unwrap();
+        (subscription, open(), receiver, missed)
     }
 
     fn xml(name: &str) -> String {
@@ -403,15 +410,15 @@ mod tests {
 
     #[test]
     fn domain_events_arrive_until_subscription_drops() {
-        let (subscription, connection, hear, missed) = subscribed(64);
+        let (subscription, connection, receiver, missed) = subscribed(64);
         let domain = connection.define_domain(&xml("heard")).unwrap();
         domain.create().unwrap();
         domain.destroy().unwrap();
         domain.undefine().unwrap();
         let mut words = Vec::new();
         while words.last() != Some(&("undefined", "removed")) {
-            match hear.recv_timeout(PATIENCE).unwrap() {
-                Told::Domain { name, change } if name == "heard" => {
+            match receiver.recv_timeout(PATIENCE).unwrap() {
+                Notification::Domain { name, change } if name == "heard" => {
                     let DomainChange::Lifecycle { event, detail } = change else { panic!() };
                     words.push((event, detail));
                 }
@@ -422,21 +429,21 @@ mod tests {
         assert_eq!(words, all);
         assert_eq!(missed.load(Ordering::Relaxed), 0);
         drop(subscription);
-        // A callback that runs just now may still have a clone of the ear.
-        while hear.try_recv() != Err(TryRecvError::Disconnected) {
+        // A callback that runs just now may still have a clone of the sink.
+        while receiver.try_recv() != Err(TryRecvError::Disconnected) {
             std::thread::yield_now();
         }
     }
 
     #[test]
     fn overflowing_events_are_counted_without_waiting() {
-        let (told, hear) = bounded(1);
+        let (sender, receiver) = bounded(1);
         let missed = Arc::new(AtomicU64::new(0));
-        let ear = Ear::new(told, Arc::clone(&missed));
-        ear.hear(Told::Closed);
-        ear.hear(Told::Closed);
-        drop(hear);
-        ear.hear(Told::Closed);
+        let sink = EventSink::new(sender, Arc::clone(&missed));
+        sink.send(Notification::Closed);
+        sink.send(Notification::Closed);
+        drop(receiver);
+        sink.send(Notification::Closed);
         assert_eq!(missed.load(Ordering::Relaxed), 2);
     }
 

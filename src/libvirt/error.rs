@@ -14,7 +14,7 @@ pub struct Code(i32);
 impl Code {
     /// No detail: the call failed and libvirt left no error.
     pub const OK: Self = Self::new(sys::VIR_ERR_OK);
-    /// Something inside libvirt; with [`Origin::RPC`] mostly a lost connection.
+    /// Something inside libvirt; with [`ErrorDomain::RPC`] mostly a lost connection.
     pub const INTERNAL_ERROR: Self = Self::new(sys::VIR_ERR_INTERNAL_ERROR);
     /// The driver has no such function.
     pub const NO_SUPPORT: Self = Self::new(sys::VIR_ERR_NO_SUPPORT);
@@ -36,7 +36,7 @@ impl Code {
     pub const XML_DETAIL: Self = Self::new(sys::VIR_ERR_XML_DETAIL);
     /// There is such a network already.
     pub const NETWORK_EXIST: Self = Self::new(sys::VIR_ERR_NETWORK_EXIST);
-    /// A system call failed; with [`Origin::RPC`] a lost connection.
+    /// A system call failed; with [`ErrorDomain::RPC`] a lost connection.
     pub const SYSTEM_ERROR: Self = Self::new(sys::VIR_ERR_SYSTEM_ERROR);
     /// The conversation with libvirtd broke.
     pub const RPC: Self = Self::new(sys::VIR_ERR_RPC);
@@ -77,9 +77,9 @@ impl Code {
 
 /// The part of libvirt that an error comes from (`virErrorDomain`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin(i32);
+pub struct ErrorDomain(i32);
 
-impl Origin {
+impl ErrorDomain {
     /// The conversation between client and daemon.
     pub const RPC: Self = Self(from_constant(sys::VIR_FROM_RPC));
     /// The client's side of a remote connection.
@@ -103,7 +103,7 @@ pub struct Error {
     /// What went wrong.
     pub code: Code,
     /// The part of libvirt that says so.
-    pub domain: Origin,
+    pub domain: ErrorDomain,
     /// libvirt's sentence; empty when it had none.
     pub message: String,
     /// The C function that failed.
@@ -124,7 +124,7 @@ impl Error {
             Code::RPC => !self.message.contains(TOO_LARGE),
             Code::INVALID_CONN => true,
             Code::SYSTEM_ERROR | Code::INTERNAL_ERROR => {
-                self.domain == Origin::RPC || self.domain == Origin::REMOTE
+                self.domain == ErrorDomain::RPC || self.domain == ErrorDomain::REMOTE
             }
             _ => false,
         }
@@ -134,7 +134,7 @@ impl Error {
     pub(super) fn nul_byte(call: &'static str) -> Self {
         Self {
             code: Code::INVALID_ARG,
-            domain: Origin(0),
+            domain: ErrorDomain(0),
             message: "invalid argument: a string with a NUL character".to_owned(),
             call,
         }
@@ -143,7 +143,7 @@ impl Error {
     /// The last error of this thread, which belongs to `call`, the call made last.
     #[cold]
     pub(super) fn last(call: &'static str) -> Self {
-        let none = Self { code: Code::OK, domain: Origin(0), message: String::new(), call };
+        let none = Self { code: Code::OK, domain: ErrorDomain(0), message: String::new(), call };
         // SAFETY: takes nothing; the result is NULL or this thread's own slot, valid until the next
         // libvirt call of this thread.
         let slot = unsafe { sys::virGetLastError() };
@@ -151,7 +151,7 @@ impl Error {
         let Some(raw) = (unsafe { slot.as_ref() }) else { return none };
         Self {
             code: Code(raw.code),
-            domain: Origin(raw.domain),
+            domain: ErrorDomain(raw.domain),
             // SAFETY: NULL or a NUL-terminated string that lives as long as the slot.
             message: unsafe { copy_borrowed(raw.message) }.unwrap_or_default(),
             call,

@@ -193,14 +193,14 @@ impl EventLoop {
         let data = handle.opaque.data;
         drop(state);
         let broken = Events::ERROR | Events::HANGUP;
-        let is_told = |flag: u32, event: Events| {
+        let is_ready = |flag: u32, event: Events| {
             happened.has(event) && (bits(wanted) & flag != 0 || broken.has(event))
         };
-        let told = EVENTS.iter().filter(|(flag, event)| is_told(*flag, *event));
-        let told = told.fold(0, |told, (flag, _)| told | flag);
-        if let (Some(callback), true) = (callback, wanted != 0 && told != 0) {
+        let ready = EVENTS.iter().filter(|(flag, event)| is_ready(*flag, *event));
+        let ready = ready.fold(0, |ready, (flag, _)| ready | flag);
+        if let (Some(callback), true) = (callback, wanted != 0 && ready != 0) {
             // SAFETY: libvirt's own function and data; it is freed by this thread alone, later.
-            unsafe { callback(watch, fd, number(told), data) }
+            unsafe { callback(watch, fd, number(ready), data) }
         }
     }
 

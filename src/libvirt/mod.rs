@@ -30,17 +30,17 @@ mod stats;
 mod strings;
 mod volume;
 
-pub use agent::{Source, Topic, Wiring};
+pub use agent::{NicAddresses, Source, Topic};
 pub use bulk::{DomainStats, Groups};
 pub use connection::{Connection, version_text};
 pub use domain::{Domain, Info, XmlKind};
-pub use domain_events::{DomainChange, Ear, Subscription, Told};
-pub use error::{Code, Error, Origin};
+pub use domain_events::{DomainChange, EventSink, Notification, Subscription};
+pub use error::{Code, Error, ErrorDomain};
 pub use events::{FLOOR, StartError, quiet_log, start};
 pub use network::{Network, Reservation};
 pub use params::{Name, Value};
 pub use screen::Screen;
-pub use settings::Reach;
+pub use settings::AffectFlags;
 pub use stats::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::slice;
 
 use log::warn;
 
-use crate::libvirt::agent::Wiring;
+use crate::libvirt::agent::NicAddresses;
 use crate::libvirt::c_string::{OwnedCString, argument};
 use crate::libvirt::domain::uuid_of;
 use crate::libvirt::error::{Error, check_int};
@@ -149,7 +149,7 @@ impl Network {
     ///
     /// # Errors
     /// What libvirt says; a driver or a network without a DHCP server.
-    pub fn leases(&self) -> Result<Vec<Wiring>, Error> {
+    pub fn leases(&self) -> Result<Vec<NicAddresses>, Error> {
         let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
         // SAFETY: the network and the out-pointer are live; NULL stands for all MAC addresses.
         let count = unsafe {
@@ -177,11 +177,11 @@ impl Network {
 
 /// # Safety
 /// `raw` is as libvirt filled it.
-unsafe fn leased(raw: &sys::virNetworkDHCPLease) -> Wiring {
+unsafe fn leased(raw: &sys::virNetworkDHCPLease) -> NicAddresses {
     // SAFETY: NULL or NUL-terminated, owned by the lease.
     let [mac, address] = [raw.mac, raw.ipaddr].map(|text| unsafe { copy_borrowed(text) });
     let addresses = address.map(|address| (address, raw.prefix)).into_iter().collect();
-    Wiring { name: String::new(), mac: mac.unwrap_or_default(), addresses }
+    NicAddresses { name: String::new(), mac: mac.unwrap_or_default(), addresses }
 }
 
 impl Drop for Network {

@@ -19,31 +19,31 @@ type SetParameters = unsafe extern "C" fn(
 
 /// What a setting is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum AffectFlags {
     /// The most that the next start may have; what it begins with is not more than that.
-    NextMost,
+    ConfigMaximum,
     /// What the next start begins with.
-    Next,
+    Config,
     /// What runs now.
-    Now,
+    Live,
 }
 
 impl Domain {
-    /// Sets the domain's memory in KiB (`virDomainSetMemoryFlags`). [`Reach::Now`] asks the system
+    /// Sets the domain's memory in KiB (`virDomainSetMemoryFlags`). [`AffectFlags::Live`] asks the system
     /// inside, which obeys when it does.
     ///
     /// # Errors
     /// More than the domain's most; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`Reach::Now`] when it is off.
+    /// [`AffectFlags::Live`] when it is off.
     ///
     /// # Blocking
-    /// One round trip; [`Reach::Now`] asks the emulator. libvirt waits up to 30 s for a domain that
+    /// One round trip; [`AffectFlags::Live`] asks the emulator. libvirt waits up to 30 s for a domain that
     /// is busy.
-    pub fn set_memory(&self, kib: u64, reach: Reach) -> Result<(), Error> {
-        let flags = match reach {
-            Reach::NextMost => sys::VIR_DOMAIN_MEM_CONFIG | sys::VIR_DOMAIN_MEM_MAXIMUM,
-            Reach::Next => sys::VIR_DOMAIN_MEM_CONFIG,
-            Reach::Now => sys::VIR_DOMAIN_MEM_LIVE,
+    pub fn set_memory(&self, kib: u64, affect: AffectFlags) -> Result<(), Error> {
+        let flags = match affect {
+            AffectFlags::ConfigMaximum => sys::VIR_DOMAIN_MEM_CONFIG | sys::VIR_DOMAIN_MEM_MAXIMUM,
+            AffectFlags::Config => sys::VIR_DOMAIN_MEM_CONFIG,
+            AffectFlags::Live => sys::VIR_DOMAIN_MEM_LIVE,
         };
         let kib = c_ulong::try_from(kib).unwrap_or(c_ulong::MAX);
         // SAFETY: the domain is live.
@@ -58,10 +58,10 @@ impl Domain {
     /// A domain that is off, or has no balloon.
     ///
     /// # Blocking
-    /// As [`Domain::set_memory`], with [`Reach::Now`].
+    /// As [`Domain::set_memory`], with [`AffectFlags::Live`].
     pub fn set_memory_period(&self, seconds: u64) -> Result<(), Error> {
         let period = c_int::try_from(seconds).unwrap_or(c_int::MAX);
-        let flags = affected(Reach::Now);
+        let flags = affected(AffectFlags::Live);
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainSetMemoryStatsPeriod(self.raw.as_ptr(), period, flags) };
         check_int(done, "virDomainSetMemoryStatsPeriod").map(drop)
@@ -71,16 +71,18 @@ impl Domain {
     ///
     /// # Errors
     /// More than the domain's most; a processor that cannot be unplugged;
-    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for [`Reach::Now`] when it is
+    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for [`AffectFlags::Live`] when it is
     /// off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`]; libvirt waits 5 s for the system inside to let a processor go.
-    pub fn set_vcpus(&self, count: u64, reach: Reach) -> Result<(), Error> {
-        let flags = match reach {
-            Reach::NextMost => sys::VIR_DOMAIN_VCPU_CONFIG | sys::VIR_DOMAIN_VCPU_MAXIMUM,
-            Reach::Next => sys::VIR_DOMAIN_VCPU_CONFIG,
-            Reach::Now => sys::VIR_DOMAIN_VCPU_LIVE,
+    pub fn set_vcpus(&self, count: u64, affect: AffectFlags) -> Result<(), Error> {
+        let flags = match affect {
+            AffectFlags::ConfigMaximum => {
+                sys::VIR_DOMAIN_VCPU_CONFIG | sys::VIR_DOMAIN_VCPU_MAXIMUM
+            }
+            AffectFlags::Config => sys::VIR_DOMAIN_VCPU_CONFIG,
+            AffectFlags::Live => sys::VIR_DOMAIN_VCPU_LIVE,
         };
         let count = c_uint::try_from(count).unwrap_or(c_uint::MAX);
         // SAFETY: the domain is live.
@@ -92,16 +94,16 @@ impl Domain {
     ///
     /// # Errors
     /// One that cannot be, or is there already; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID)
-    /// for [`Reach::Now`] when it is off.
+    /// for [`AffectFlags::Live`] when it is off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`].
-    pub fn attach_device(&self, xml: &str, reach: Reach) -> Result<(), Error> {
+    pub fn attach_device(&self, xml: &str, affect: AffectFlags) -> Result<(), Error> {
         let call = "virDomainAttachDeviceFlags";
         let xml = argument(xml, call)?;
         // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
         let done = unsafe {
-            sys::virDomainAttachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(reach))
+            sys::virDomainAttachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(affect))
         };
         check_int(done, call).map(drop)
     }
@@ -114,11 +116,16 @@ impl Domain {
     ///
     /// # Blocking
     /// As [`Domain::set_memory`]; libvirt waits for the tray.
-    pub fn update_device(&self, xml: &str, reach: Reach, is_forced: bool) -> Result<(), Error> {
+    pub fn update_device(
+        &self,
+        xml: &str,
+        affect: AffectFlags,
+        is_forced: bool,
+    ) -> Result<(), Error> {
         let call = "virDomainUpdateDeviceFlags";
         let xml = argument(xml, call)?;
         let force = if is_forced { sys::VIR_DOMAIN_DEVICE_MODIFY_FORCE } else { 0 };
-        let flags = affected(reach) | force;
+        let flags = affected(affect) | force;
         // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
         let done =
             unsafe { sys::virDomainUpdateDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), flags) };
@@ -126,22 +133,22 @@ impl Domain {
     }
 
     /// Takes the device that this XML describes from the domain (`virDomainDetachDeviceFlags`):
-    /// disks are known by their target, interfaces by their MAC. With [`Reach::Now`] the system
+    /// disks are known by their target, interfaces by their MAC. With [`AffectFlags::Live`] the system
     /// inside is asked to let go of it, and a success says no more than that: the live XML has the
     /// device until it has.
     ///
     /// # Errors
     /// One that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`Reach::Now`] when it is off.
+    /// [`AffectFlags::Live`] when it is off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`]; libvirt waits 5 s for the system inside to let go.
-    pub fn detach_device(&self, xml: &str, reach: Reach) -> Result<(), Error> {
+    pub fn detach_device(&self, xml: &str, affect: AffectFlags) -> Result<(), Error> {
         let call = "virDomainDetachDeviceFlags";
         let xml = argument(xml, call)?;
         // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
         let done = unsafe {
-            sys::virDomainDetachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(reach))
+            sys::virDomainDetachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(affect))
         };
         check_int(done, call).map(drop)
     }
@@ -151,7 +158,7 @@ impl Domain {
     ///
     /// # Errors
     /// A disk that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`Reach::Now`] when it is off.
+    /// [`AffectFlags::Live`] when it is off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`].
@@ -159,10 +166,10 @@ impl Domain {
         &self,
         target: &str,
         limits: &[(&str, u64)],
-        reach: Reach,
+        affect: AffectFlags,
     ) -> Result<(), Error> {
         let call = (Self::SET_DISK, "virDomainSetBlockIoTune");
-        self.limit(target, ParamArray::long(limits), reach, call)
+        self.limit(target, ParamArray::long(limits), affect, call)
     }
 
     /// The same for the NIC with this MAC address (`virDomainSetInterfaceParameters`).
@@ -172,9 +179,14 @@ impl Domain {
     ///
     /// # Blocking
     /// As [`Domain::set_memory`].
-    pub fn limit_nic(&self, mac: &str, limits: &[(&str, u64)], reach: Reach) -> Result<(), Error> {
+    pub fn limit_nic(
+        &self,
+        mac: &str,
+        limits: &[(&str, u64)],
+        affect: AffectFlags,
+    ) -> Result<(), Error> {
         let call = (Self::SET_NIC, "virDomainSetInterfaceParameters");
-        self.limit(mac, ParamArray::short(limits), reach, call)
+        self.limit(mac, ParamArray::short(limits), affect, call)
     }
 
     const SET_DISK: SetParameters = sys::virDomainSetBlockIoTune;
@@ -184,7 +196,7 @@ impl Domain {
         &self,
         device: &str,
         mut limits: ParamArray,
-        reach: Reach,
+        affect: AffectFlags,
         (set, call): (SetParameters, &'static str),
     ) -> Result<(), Error> {
         let device = argument(device, call)?;
@@ -192,7 +204,7 @@ impl Domain {
         // both are borrowed for the call.
         let done = unsafe {
             let (parameters, count) = (limits.as_mut_ptr(), limits.len());
-            set(self.raw.as_ptr(), device.as_ptr(), parameters, count, affected(reach))
+            set(self.raw.as_ptr(), device.as_ptr(), parameters, count, affected(affect))
         };
         check_int(done, call).map(drop)
     }
@@ -211,9 +223,9 @@ impl Domain {
 }
 
 /// Which of a domain's two descriptions a change of its devices is about.
-fn affected(reach: Reach) -> c_uint {
-    match reach {
-        Reach::NextMost | Reach::Next => sys::VIR_DOMAIN_AFFECT_CONFIG,
-        Reach::Now => sys::VIR_DOMAIN_AFFECT_LIVE,
+fn affected(affect: AffectFlags) -> c_uint {
+    match affect {
+        AffectFlags::ConfigMaximum | AffectFlags::Config => sys::VIR_DOMAIN_AFFECT_CONFIG,
+        AffectFlags::Live => sys::VIR_DOMAIN_AFFECT_LIVE,
     }
 }

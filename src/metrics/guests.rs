@@ -1,7 +1,7 @@
 //! Metrics of guests as text.
 
 use crate::metrics::families::{ROWS, Source};
-use crate::metrics::latest::{GuestView, LeftOut, View};
+use crate::metrics::latest::{GuestView, Omission, View};
 use crate::metrics::sample::{Cpu, SlowGuest};
 use crate::metrics::text::{Family, Kind, Labels, Text, Value};
 
@@ -158,8 +158,8 @@ fn write_ages(text: &mut Text, view: &View, guests: &[GuestView<'_>]) {
     text.family(&LEFT_OUT);
     for (domain, why) in &view.slow.left_out {
         let reason = match why {
-            LeftOut::Changing => "changing",
-            LeftOut::Stuck => "stuck",
+            Omission::Changing => "changing",
+            Omission::Stuck => "stuck",
         };
         text.sample(&[("domain", domain), ("reason", reason)], Value::Count(1));
     }

@@ -13,13 +13,13 @@ use crate::sorted::Table;
 /// State that the sampler and its threads share.
 pub(super) struct Shared {
     pub(super) limits: MetricsConfig,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<SamplerState>,
     /// Signals that a sample ended.
     pub(super) changed: Condvar,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct SamplerState {
     pub(super) fast: Option<Arc<Fast>>,
     /// The error of the last fast sample, if it failed.
     pub(super) error: Option<String>,
@@ -45,7 +45,7 @@ pub struct Slow {
     /// Guests whose emulator does not answer, with the time since when.
     pub stuck: BTreeMap<String, Instant>,
     /// Guests that were left out of the last sample, with the reason.
-    pub left_out: BTreeMap<String, LeftOut>,
+    pub left_out: BTreeMap<String, Omission>,
     /// When the last successful sample started.
     pub at: Option<Instant>,
     /// The duration of that sample.
@@ -62,7 +62,7 @@ pub struct Slow {
 
 /// The reason for which a guest was left out of a slow sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftOut {
+pub enum Omission {
     /// A verb is changing it.
     Changing,
     /// Its emulator does not answer.
@@ -141,7 +141,7 @@ impl View {
     }
 }
 
-impl State {
+impl SamplerState {
     pub(super) fn slow_is_due(&self, now: Instant, limits: &MetricsConfig) -> bool {
         self.slow_wanted.is_none_or(|at| now >= at + limits.slow_interval * 9 / 10)
     }
@@ -219,7 +219,7 @@ mod tests {
     fn stale_fast_sample_expires() {
         let (limits, at) = (MetricsConfig::default(), Instant::now());
         let fast = Some(Arc::new(Fast { at, guests: BTreeMap::new() }));
-        let state = State { fast, ..State::default() };
+        let state = SamplerState { fast, ..SamplerState::default() };
         let moment = Duration::from_millis(1);
         assert!(state.view(at + limits.keep - moment, &limits).fast.is_some());
         assert!(state.view(at + limits.keep, &limits).fast.is_none());
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn every_scrape_at_slow_interval_gets_a_slow_sample() {
         let (limits, begin) = (MetricsConfig::default(), Instant::now());
-        let mut state = State::default();
+        let mut state = SamplerState::default();
         for (scrape, jitter_ms) in (0..).zip([0, 900, 100, 1_000, 0, 1_400, 0]) {
             let now = begin + scrape * limits.slow_interval + Duration::from_millis(jitter_ms);
             assert!(state.slow_is_due(now, &limits), "scrape {scrape}");
@@ -243,7 +243,8 @@ mod tests {
     #[test]
     fn slow_libvirt_is_reported_as_not_answering() {
         let (limits, at) = (MetricsConfig::default(), Instant::now());
-        let state = State { fast_wanted: Some(at), fast_running: true, ..State::default() };
+        let state =
+            SamplerState { fast_wanted: Some(at), fast_running: true, ..SamplerState::default() };
         let moment = Duration::from_millis(1);
         assert_eq!(state.view(at + limits.wait - moment, &limits).error, None);
         assert!(state.view(at + limits.wait, &limits).error.is_some());

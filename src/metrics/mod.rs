@@ -7,6 +7,7 @@
 //! - Each series has one source, so that a counter never jumps between two that disagree.
 //! - A scrape writes the values in memory. Without scrapes there are no samples and no wake-ups.
 
+mod agent_stats;
 mod calls;
 mod families;
 mod fast;
@@ -15,7 +16,6 @@ mod guests;
 mod kernel;
 mod latest;
 mod lazy_connection;
-mod own;
 mod sample;
 mod sampler;
 mod slow;
@@ -24,14 +24,14 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub use agent_stats::{AgentStats, GuestInside, GuestVolume, Listener, MountedSize};
 pub use calls::{Calls, Counts};
-pub use latest::{GuestView, LeftOut, Slow, View};
+pub use latest::{GuestView, Omission, Slow, View};
 pub use lazy_connection::Open;
-pub use own::{GuestInside, GuestVolume, Listener, MountedSize, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
 pub use sample::{disks, interfaces};
 pub use sampler::Sampler;
-pub use slow::{Changing, OnStuck};
+pub use slow::{Changing, StuckCallback};
 pub use text::Format;
 
 /// A text takes some 8 KB for the agent itself and as much for each guest.
@@ -39,10 +39,10 @@ const BYTES_EACH: usize = 8 * 1024;
 
 /// Writes all metrics as one text. `metadata` are the names of the values that the view has of each
 /// guest.
-pub fn write(view: &View, own: &Own, metadata: &[String], format: Format) -> String {
+pub fn write(view: &View, own: &AgentStats, metadata: &[String], format: Format) -> String {
     let guests = view.fast.as_ref().map_or(0, |fast| fast.guests.len());
     let mut text = text::Text::new(format, BYTES_EACH * (guests + 1));
     guests::write(&mut text, view, metadata);
-    own::write(&mut text, view, own);
+    agent_stats::write(&mut text, view, own);
     text.end()
 }

@@ -14,9 +14,9 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::MetricsConfig;
-use crate::metrics::latest::{Shared, State, View};
+use crate::metrics::latest::{SamplerState, Shared, View};
 use crate::metrics::lazy_connection::Open;
-use crate::metrics::slow::{Changing, OnStuck};
+use crate::metrics::slow::{Changing, StuckCallback};
 use crate::metrics::{fast, slow};
 
 /// Takes samples and stores the last ones. Its threads end when it is dropped.
@@ -36,7 +36,7 @@ impl Sampler {
         limits: &MetricsConfig,
         open: Open,
         changing: Changing,
-        on_stuck: OnStuck,
+        on_stuck: StuckCallback,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             limits: limits.clone(),
@@ -84,7 +84,7 @@ impl Sampler {
         self.shared.state.lock().view(Instant::now(), &self.shared.limits)
     }
 
-    fn want_fast(&self, state: &mut State, now: Instant) {
+    fn want_fast(&self, state: &mut SamplerState, now: Instant) {
         if !state.fast_running {
             state.fast_running = true;
             state.fast_wanted = Some(now);
@@ -95,7 +95,7 @@ impl Sampler {
     }
 
     /// Requests a slow sample if it is due; returns whether to wait for one.
-    fn want_slow(&self, state: &mut State, now: Instant) -> bool {
+    fn want_slow(&self, state: &mut SamplerState, now: Instant) -> bool {
         let limits = &self.shared.limits;
         if state.slow_is_due(now, limits) && !state.slow_running {
             state.slow_running = true;
@@ -103,8 +103,8 @@ impl Sampler {
             // The channel is not full, as in `want_fast`.
             let _ = self.slow.try_send(());
         }
-        let has_begun = state.slow_wanted.is_some_and(|at| now < at + limits.wait);
-        has_begun && state.slow.at.is_none_or(|at| now >= at + 2 * limits.slow_interval)
+        let has_started = state.slow_wanted.is_some_and(|at| now < at + limits.wait);
+        has_started && state.slow.at.is_none_or(|at| now >= at + 2 * limits.slow_interval)
     }
 }
 

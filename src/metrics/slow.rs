@@ -24,7 +24,7 @@ use crate::guest::domain::VirDomain;
 use crate::guest::hardware::BALLOON_PERIOD_S;
 use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
 use crate::metrics::kernel;
-use crate::metrics::latest::{LeftOut, Shared, Slow};
+use crate::metrics::latest::{Omission, Shared, Slow};
 use crate::metrics::lazy_connection::{LazyConnection, Open, guarded};
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
 use crate::sorted::{IntoSorted, Table};
@@ -34,7 +34,7 @@ pub type Changing = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// Called for each guest whose emulator stops answering (`true`), and when the emulator answers again or
 /// has ended.
-pub type OnStuck = Arc<dyn Fn(&str, bool) + Send + Sync>;
+pub type StuckCallback = Arc<dyn Fn(&str, bool) + Send + Sync>;
 
 /// Starts the thread, which takes a sample for each request and ends when the channel of requests
 /// closes.
@@ -45,7 +45,7 @@ pub(super) fn start(
     shared: Arc<Shared>,
     open: Open,
     changing: Changing,
-    on_stuck: OnStuck,
+    on_stuck: StuckCallback,
     wanted: Receiver<()>,
 ) -> io::Result<()> {
     let mut tier = Tier {
@@ -55,8 +55,8 @@ pub(super) fn start(
         changing,
         on_stuck,
         idle: None,
-        askers: 0,
-        flights: Vec::new(),
+        query_threads: 0,
+        pending: Vec::new(),
         stopped: BTreeSet::new(),
         known: Slow::default(),
     };
@@ -74,29 +74,29 @@ struct Tier {
     shared: Arc<Shared>,
     open: Open,
     changing: Changing,
-    on_stuck: OnStuck,
+    on_stuck: StuckCallback,
     /// The channel for the answers of all askers; each has at most one answer in it.
-    answers: (Sender<Landing>, Receiver<Landing>),
+    answers: (Sender<QueryOutcome>, Receiver<QueryOutcome>),
     /// An asker that is ready for a call.
-    idle: Option<Asker>,
+    idle: Option<QueryThread>,
     /// The number of askers started so far.
-    askers: u64,
+    query_threads: u64,
     /// Calls that have not returned.
-    flights: Vec<Flight>,
+    pending: Vec<PendingQuery>,
     /// Guests whose emulators were stopped at the last sample: each sample checks again.
     stopped: BTreeSet<String>,
     known: Slow,
 }
 
 /// A call in flight.
-struct Flight {
+struct PendingQuery {
     began: Instant,
-    left_out: BTreeMap<String, LeftOut>,
-    asker: Asker,
+    left_out: BTreeMap<String, Omission>,
+    query_thread: QueryThread,
 }
 
 /// The outcome of a call, with the number of its asker.
-type Landing = (u64, Result<Answer, String>);
+type QueryOutcome = (u64, Result<Answer, String>);
 
 impl Tier {
     /// Waits for the next request; returns `false` when there will be none. It stores the results of
@@ -110,8 +110,8 @@ impl Tier {
             };
             select! {
                 recv(wanted) -> wish => return wish.is_ok(),
-                recv(answers) -> landing => {
-                    landing.into_iter().for_each(|landing| self.land(landing));
+                recv(answers) -> outcome => {
+                    outcome.into_iter().for_each(|outcome| self.complete(outcome));
                     self.shared.slow_so_far(self.known.clone());
                 }
                 recv(tired) -> _ => self.idle = None,
@@ -122,29 +122,29 @@ impl Tier {
     /// Takes one sample, from the first call that returns. While a call is late another asker makes one,
     /// each with twice the timeout of the one before.
     fn sample(&mut self) {
-        while let Ok(landing) = self.answers.1.try_recv() {
-            self.land(landing);
+        while let Ok(outcome) = self.answers.1.try_recv() {
+            self.complete(outcome);
         }
         let mut patience = self.patience();
-        while self.flights.len() < self.shared.limits.slow_late_calls {
+        while self.pending.len() < self.shared.limits.slow_late_calls {
             if let Err(error) = self.ask() {
                 warn!("metrics: cannot start a thread: {error}");
                 return;
             }
-            if let Ok(landing) = self.answers.1.recv_timeout(patience) {
-                self.land(landing);
+            if let Ok(outcome) = self.answers.1.recv_timeout(patience) {
+                self.complete(outcome);
                 return;
             }
             let seconds = patience.as_secs_f64();
             warn!("metrics: slow sample exceeded {seconds:.1} s; retrying on another connection");
             self.known.late += 1;
-            self.known.late_now = self.flights.len();
+            self.known.late_now = self.pending.len();
             self.shared.slow_so_far(self.known.clone());
             patience *= 2;
         }
         error!(
             "metrics: no slow samples while {} calls wait for emulators that do not answer",
-            self.flights.len()
+            self.pending.len()
         );
     }
 
@@ -162,29 +162,29 @@ impl Tier {
     /// When there is no idle asker and the system cannot start a thread.
     fn ask(&mut self) -> io::Result<()> {
         let left_out = self.leave_out();
-        let asker = match self.idle.take() {
-            Some(asker) => asker,
+        let query_thread = match self.idle.take() {
+            Some(query_thread) => query_thread,
             None => {
-                self.askers += 1;
+                self.query_threads += 1;
                 let (open, answer) = (Arc::clone(&self.open), self.answers.0.clone());
-                Asker::start(self.askers, open, answer, &self.shared.limits)?
+                QueryThread::start(self.query_threads, open, answer, &self.shared.limits)?
             }
         };
         // The channel is not full: an idle asker has answered its last call.
-        let _ = asker.asks.try_send(left_out.keys().cloned().into_set());
-        self.flights.push(Flight { began: Instant::now(), left_out, asker });
+        let _ = query_thread.requests.try_send(left_out.keys().cloned().into_set());
+        self.pending.push(PendingQuery { began: Instant::now(), left_out, query_thread });
         Ok(())
     }
 
     /// Stores the outcome of a call; its asker is idle again.
-    fn land(&mut self, (number, outcome): Landing) {
-        let Some(index) = self.flights.iter().position(|flight| flight.asker.number == number)
+    fn complete(&mut self, (number, outcome): QueryOutcome) {
+        let Some(index) = self.pending.iter().position(|query| query.query_thread.number == number)
         else {
             return;
         };
-        let Flight { began, left_out, asker } = self.flights.swap_remove(index);
-        self.idle = Some(asker);
-        self.known.late_now = self.flights.len();
+        let PendingQuery { began, left_out, query_thread } = self.pending.swap_remove(index);
+        self.idle = Some(query_thread);
+        self.known.late_now = self.pending.len();
         match outcome {
             // A late call may have older values than the last sample.
             Ok(answer) if self.known.at.is_none_or(|at| at < began) => {
@@ -198,27 +198,27 @@ impl Tier {
         }
     }
 
-    fn leave_out(&self) -> BTreeMap<String, LeftOut> {
+    fn leave_out(&self) -> BTreeMap<String, Omission> {
         let mut names = BTreeMap::new();
         let hang = || self.known.stuck.keys().filter(|name| !self.stopped.contains(*name));
         // A call hangs on one guest. If more guests are stuck than calls are late, some of them answer
         // again, or were only busy when they were queried. Then all are queried, and libvirt at once
         // refuses the guests that do hang.
-        if hang().count() <= self.flights.len() {
-            names.extend(hang().map(|name| (name.clone(), LeftOut::Stuck)));
+        if hang().count() <= self.pending.len() {
+            names.extend(hang().map(|name| (name.clone(), Omission::Stuck)));
         }
-        names.extend((self.changing)().into_iter().map(|name| (name, LeftOut::Changing)));
+        names.extend((self.changing)().into_iter().map(|name| (name, Omission::Changing)));
         names
     }
 
-    fn note(&mut self, began: Instant, answer: Answer, mut left_out: BTreeMap<String, LeftOut>) {
+    fn note(&mut self, began: Instant, answer: Answer, mut left_out: BTreeMap<String, Omission>) {
         let (known, on_stuck) = (&mut self.known, &self.on_stuck);
-        let since = self.flights.iter().map(|flight| flight.began).min().unwrap_or(began);
+        let since = self.pending.iter().map(|query| query.began).min().unwrap_or(began);
         for name in &answer.partial {
             known.stuck.entry(name.clone()).or_insert_with(|| {
                 // Without a late call of the agent the guest may only be busy with another program's
                 // call.
-                let level = if self.flights.is_empty() { Level::Debug } else { Level::Warn };
+                let level = if self.pending.is_empty() { Level::Debug } else { Level::Warn };
                 log!(level, "metrics: the emulator of {name} does not answer");
                 on_stuck(name, true);
                 since
@@ -231,7 +231,7 @@ impl Tier {
                 began
             });
         }
-        left_out.extend(answer.stopped.iter().map(|name| (name.clone(), LeftOut::Stuck)));
+        left_out.extend(answer.stopped.iter().map(|name| (name.clone(), Omission::Stuck)));
         known.stuck.retain(|name, _| {
             let is_left_out = left_out.contains_key(name) && answer.running.contains(name);
             let stays = is_left_out || answer.partial.contains(name);
@@ -269,20 +269,20 @@ struct Answer {
 
 /// A thread with a connection that makes one call after the other. It ends when its channel of requests
 /// closes.
-struct Asker {
+struct QueryThread {
     number: u64,
     /// The names of guests to leave out.
-    asks: Sender<BTreeSet<String>>,
+    requests: Sender<BTreeSet<String>>,
 }
 
-impl Asker {
+impl QueryThread {
     fn start(
         number: u64,
         open: Open,
-        answers: Sender<Landing>,
+        answers: Sender<QueryOutcome>,
         limits: &MetricsConfig,
     ) -> io::Result<Self> {
-        let (asks, asked) = bounded::<BTreeSet<String>>(1);
+        let (requests, asked) = bounded::<BTreeSet<String>>(1);
         let mut connection = LazyConnection::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
         let mut periods = Periods { may_touch: limits.may_touch, asked: BTreeSet::new() };
@@ -300,7 +300,7 @@ impl Asker {
             }
         };
         thread::Builder::new().name(format!("metrics-ask-{number}")).spawn(work)?;
-        Ok(Self { number, asks })
+        Ok(Self { number, requests })
     }
 }
 

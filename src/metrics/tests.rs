@@ -10,7 +10,7 @@ use super::sample::{fast_guest, is_whole, slow_guest};
 use super::*;
 use crate::guest::state::State;
 use crate::libvirt::{DomainStats, Value};
-use crate::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
+use crate::pool::{CallerSnapshot, Lane, LaneSnapshot, PoolSnapshot, Totals};
 use crate::sorted::IntoSorted;
 
 fn stats(params: &[(&str, Value)]) -> DomainStats {
@@ -96,7 +96,7 @@ fn view(guests: usize) -> View {
         guests: names.iter().map(|name| (name.clone(), slow.clone())).collect(),
         metadata,
         stuck: [("web-1".to_owned(), at)].into(),
-        left_out: [("web-1".to_owned(), LeftOut::Stuck), ("b".to_owned(), LeftOut::Changing)]
+        left_out: [("web-1".to_owned(), Omission::Stuck), ("b".to_owned(), Omission::Changing)]
             .into(),
         at: Some(at),
         took: Duration::from_millis(100),
@@ -108,7 +108,7 @@ fn view(guests: usize) -> View {
     View::of(now, Fast { at, guests: all }, slow)
 }
 
-fn own() -> Own {
+fn own() -> AgentStats {
     let lane = |lane| LaneSnapshot {
         lane,
         workers: 4,
@@ -122,11 +122,11 @@ fn own() -> Own {
     let lanes = [Lane::Control, Lane::Read, Lane::Urgent, Lane::Storage].map(lane);
     let callers = CallerSnapshot {
         callers: 3,
-        keys_held: 2,
-        keys_waiting: 1,
+        locks_held: 2,
+        locks_waiting: 1,
         calls_waiting: 3,
-        holds_refused: 0,
-        holds_late: 0,
+        waits_refused: 0,
+        waits_late: 0,
     };
     let calls = Calls::default();
     calls.count("Libvirt", "Status", true, Duration::from_millis(3));
@@ -140,8 +140,8 @@ fn own() -> Own {
         abandoned: 4,
         refused: vec![("late", 1)],
     };
-    Own {
-        pool: Snapshot { lanes, callers },
+    AgentStats {
+        pool: PoolSnapshot { lanes, callers },
         calls: calls.counts(),
         open_intents: 1,
         leftovers: 2,

@@ -13,19 +13,19 @@ use parking_lot::Mutex;
 use crate::config::fixed::{
     ADDRESS_EVENTS, AGENT_GUESTS, AGENT_LIST, AGENT_REFRESH, AGENT_REFRESH_GAP,
     AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, AGENT_TEXT_CHARS,
-    FILESYSTEMS_KEPT, GUEST_ADDRESSES, GUEST_FILESYSTEMS, HOST_ADDRESSES, LEASE_NETWORKS,
+    FILESYSTEMS_AGE, GUEST_ADDRESSES, GUEST_FILESYSTEMS, HOST_ADDRESSES, LEASE_NETWORKS,
     MOUNTPOINT_CHARS,
 };
-use crate::events::{Events, What};
-use crate::guest::device_xml::Inside;
+use crate::events::{EventKind, Events};
+use crate::guest::device_xml::LiveAliases;
 use crate::guest::wire::agent::{Address, FileSystem, is_of_link};
-use crate::libvirt::{Source, Wiring};
+use crate::libvirt::{NicAddresses, Source};
 use crate::metrics::{GuestInside, MountedSize};
 use crate::sorted::{IntoSorted, OrderBy};
 
 /// What the agent knows of guest agents and of running guests.
 #[derive(Debug, Default)]
-pub(super) struct Agents {
+pub(super) struct GuestAgents {
     pub(super) guests: Mutex<Guests>,
     /// Whether the metrics include file systems, so that the agent asks guest agents for them.
     pub(super) wants_filesystems: bool,
@@ -51,7 +51,7 @@ struct Known {
     /// The id of the guest's run. Another run has another guest agent and other addresses.
     run: u32,
     /// The guest's NICs and guest agent, from its definition and libvirt's events.
-    inside: Inside,
+    inside: LiveAliases,
     /// When the last command to the guest agent ended.
     asked: Option<Instant>,
     /// Whether that command took too long.
@@ -65,9 +65,9 @@ struct Known {
     due: Option<Instant>,
     /// How often the guest agent has reported no address since it connected.
     vain: u32,
-    /// The addresses in the last event; `told_at` is the time of that event.
-    told: BTreeSet<String>,
-    told_at: Option<Instant>,
+    /// The addresses in the last event; `reported_at` is the time of that event.
+    reported: BTreeSet<String>,
+    reported_at: Option<Instant>,
 }
 
 /// The agent's next query for addresses.
@@ -85,7 +85,7 @@ impl Known {
     }
 
     /// Replaces the addresses of a source. Returns whether one of them reaches beyond the guest's link.
-    fn see(&mut self, nics: Vec<Wiring>, source: Source, now: Instant) -> bool {
+    fn see(&mut self, nics: Vec<NicAddresses>, source: Source, now: Instant) -> bool {
         let name = name_of(source);
         let mut found = Vec::new();
         add(&mut found, nics, name);
@@ -144,7 +144,7 @@ impl Known {
     /// Returns the guest's part of the metrics; `None` for a guest without a channel for a guest agent.
     fn view(&self) -> Option<GuestInside> {
         let is_connected = self.inside.agent?;
-        let is_young = self.mounted_at.is_some_and(|at| at.elapsed() < FILESYSTEMS_KEPT);
+        let is_young = self.mounted_at.is_some_and(|at| at.elapsed() < FILESYSTEMS_AGE);
         let filesystems = if is_young { self.filesystems.clone() } else { Vec::new() };
         Some(GuestInside { guest: self.guest.clone(), is_connected, filesystems })
     }
@@ -152,12 +152,13 @@ impl Known {
     /// Returns whether the agent must send an event about the addresses, and then records them as sent. They must
     /// differ from those of the last event, and that event must be at least [`ADDRESS_EVENTS`] old.
     fn is_news(&mut self, now: Instant) -> bool {
-        let told_at = self.told_at.filter(|at| now.saturating_duration_since(*at) < ADDRESS_EVENTS);
+        let reported_at =
+            self.reported_at.filter(|at| now.saturating_duration_since(*at) < ADDRESS_EVENTS);
         let found = self.seen.iter().map(|(address, _)| address.address.clone()).into_set();
-        if told_at.is_some() || found == self.told {
+        if reported_at.is_some() || found == self.reported {
             return false;
         }
-        (self.told, self.told_at) = (found, Some(now));
+        (self.reported, self.reported_at) = (found, Some(now));
         true
     }
 }
@@ -247,9 +248,9 @@ impl Guests {
     }
 }
 
-impl Agents {
+impl GuestAgents {
     /// Records that a guest runs, or that its devices changed, from its live definition.
-    pub(super) fn runs(&self, guest: &str, run: u32, inside: Inside) {
+    pub(super) fn runs(&self, guest: &str, run: u32, inside: LiveAliases) {
         let mut guests = self.guests.lock();
         let Some(known) = guests.entry(guest, run) else { return };
         if inside.agent == Some(true) && known.inside.agent != Some(true) {
@@ -282,11 +283,11 @@ impl Agents {
     }
 
     /// Stores the addresses that a source reports for this run of a guest.
-    pub(super) fn tell(
+    pub(super) fn report(
         &self,
         guest: &str,
         run: u32,
-        nics: Vec<Wiring>,
+        nics: Vec<NicAddresses>,
         source: Source,
         events: &Events,
     ) {
@@ -302,12 +303,12 @@ impl Agents {
         let is_news = known.is_news(now);
         drop(guests);
         if is_news {
-            events.note(guest, What::Agent { state: "addresses" });
+            events.note(guest, EventKind::Agent { state: "addresses" });
         }
     }
 
     /// Stores the addresses that a source of the host reports for all guests, by the MAC addresses of their NICs.
-    pub(super) fn tell_all(&self, mut nics: Vec<Wiring>, source: Source, events: &Events) {
+    pub(super) fn report_all(&self, mut nics: Vec<NicAddresses>, source: Source, events: &Events) {
         nics.iter_mut().for_each(|nic| nic.mac.make_ascii_lowercase());
         nics.order_by(&|a, b| a.mac.cmp(&b.mac));
         let now = Instant::now();
@@ -327,7 +328,7 @@ impl Agents {
         }
         drop(guests);
         for guest in news {
-            events.note(&guest, What::Agent { state: "addresses" });
+            events.note(&guest, EventKind::Agent { state: "addresses" });
         }
     }
 
@@ -365,7 +366,7 @@ fn name_of(source: Source) -> &'static str {
 
 /// Adds the addresses that are not in the list yet, at most [`AGENT_LIST`]. Addresses that work on the link alone come
 /// last.
-fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
+fn add(addresses: &mut Vec<Address>, nics: Vec<NicAddresses>, source: &'static str) {
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
     for nic in nics {
         for (address, prefix) in nic.addresses {
@@ -393,7 +394,7 @@ fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
 }
 
 /// Parses the complete entries of the kernel's ARP table (`/proc/net/arp`).
-pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
+pub(super) fn neighbours(table: &str) -> Vec<NicAddresses> {
     /// `ATF_COM` of the kernel's `if_arp.h`: the entry is complete.
     const COMPLETE: u64 = 2;
     let read = |line: &str| {
@@ -402,7 +403,7 @@ pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
         let flags = fields.nth(1)?.strip_prefix("0x")?;
         let is_complete = u64::from_str_radix(flags, 16).ok()? & COMPLETE != 0;
         let mac = fields.next()?.to_owned();
-        let nic = Wiring { name: String::new(), mac, addresses: vec![(address, 0)] };
+        let nic = NicAddresses { name: String::new(), mac, addresses: vec![(address, 0)] };
         is_complete.then_some(nic)
     };
     table.lines().skip(1).filter_map(read).collect()
@@ -423,27 +424,27 @@ mod tests {
 
     const MAC: &str = "02:00:00:00:00:01";
 
-    fn nic(name: &str, mac: &str, addresses: &[&str]) -> Wiring {
+    fn nic(name: &str, mac: &str, addresses: &[&str]) -> NicAddresses {
         let addresses = addresses.iter().map(|it| ((*it).to_owned(), 24)).collect();
-        Wiring { name: name.to_owned(), mac: mac.to_owned(), addresses }
+        NicAddresses { name: name.to_owned(), mac: mac.to_owned(), addresses }
     }
 
-    fn inside(network: &str, agent: &str) -> Inside {
+    fn inside(network: &str, agent: &str) -> LiveAliases {
         let agent = format!("<target name='org.qemu.guest_agent.0' state='{agent}'/>");
-        Inside::of(&format!(
+        LiveAliases::of(&format!(
             "<domain><devices><interface><mac address='{MAC}'/><source network='{network}'/></interface>
              <channel>{agent}</channel></devices></domain>"
         ))
         .unwrap()
     }
 
-    fn shown(agents: &Agents, run: u32) -> Vec<String> {
+    fn shown(agents: &GuestAgents, run: u32) -> Vec<String> {
         agents.addresses("web", run).into_iter().map(|it| it.address + " " + it.source).collect()
     }
 
     /// Returns an agent that knows this running guest.
-    fn with_guest(network: &str) -> (Agents, Events) {
-        let agents = Agents::default();
+    fn with_guest(network: &str) -> (GuestAgents, Events) {
+        let agents = GuestAgents::default();
         agents.runs("web", 1, inside(network, "connected"));
         (agents, Events::new(&EventLimits::default()))
     }
@@ -455,9 +456,9 @@ mod tests {
             nic("lo", "", &["127.0.0.1", "::1"]),
             nic("eth0", MAC, &["fe80::1", "192.0.2.6", "192.0.2.7", "?"]),
         ];
-        agents.tell("web", 1, own, Source::Agent, &events);
+        agents.report("web", 1, own, Source::Agent, &events);
         let arp = vec![nic("vnet0", MAC, &["192.0.2.7", "192.0.2.8"])];
-        agents.tell("web", 1, arp, Source::Arp, &events);
+        agents.report("web", 1, arp, Source::Arp, &events);
         let all = agents.addresses("web", 1);
         let all: Vec<_> =
             all.iter().map(|it| [&it.address, it.source, &it.interface].join(" ")).collect();
@@ -474,7 +475,7 @@ mod tests {
         let (agents, events) = with_guest("");
         let many: Vec<String> = (0..=255).map(|it| format!("192.0.2.{it}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        agents.tell("web", 1, vec![nic("eth0", MAC, &many)], Source::Agent, &events);
+        agents.report("web", 1, vec![nic("eth0", MAC, &many)], Source::Agent, &events);
         assert_eq!(shown(&agents, 1).len(), GUEST_ADDRESSES);
         for index in 0..=AGENT_GUESTS {
             agents.note_asked(&format!("guest-{index}"), 1, true);
@@ -496,14 +497,14 @@ mod tests {
             nic("", "02:00:00:00:00:02", &["192.0.2.2"]),
             nic("", "02:00:00:00:00:01", &["192.0.2.3"]),
         ];
-        agents.tell_all(others, Source::Lease, &events);
+        agents.report_all(others, Source::Lease, &events);
         let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
             192.0.2.4        0x1         0x2         02:00:00:00:00:01     *        mistify0\n\
             192.0.2.5        0x1         0x0         02:00:00:00:00:01     *        mistify0\n\
             192.0.2.6        0x1\n";
-        agents.tell_all(neighbours(table), Source::Arp, &events);
+        agents.report_all(neighbours(table), Source::Arp, &events);
         assert_eq!(shown(&agents, 1), ["192.0.2.3 lease", "192.0.2.4 arp"]);
-        agents.tell_all(Vec::new(), Source::Lease, &events);
+        agents.report_all(Vec::new(), Source::Lease, &events);
         assert_eq!(shown(&agents, 1), ["192.0.2.4 arp"], "the lease has expired");
     }
 
@@ -511,14 +512,14 @@ mod tests {
     fn many_address_changes_are_one_event() {
         let (agents, events) = with_guest("");
         let first = events.last();
-        let tell = |address: &str| {
+        let report = |address: &str| {
             let nics = vec![nic("eth0", MAC, &[address])];
-            agents.tell("web", 1, nics, Source::Agent, &events);
+            agents.report("web", 1, nics, Source::Agent, &events);
         };
-        tell("192.0.2.1");
+        report("192.0.2.1");
         assert_eq!(events.last(), first + 1);
-        tell("192.0.2.1");
-        tell("192.0.2.2");
+        report("192.0.2.1");
+        report("192.0.2.2");
         assert_eq!(events.last(), first + 1, "the second change is a moment later");
         let later = Instant::now() + ADDRESS_EVENTS;
         let is_news = || agents.guests.lock().entry("web", 1).unwrap().is_news(later);
@@ -541,7 +542,7 @@ mod tests {
         assert_eq!(agents.due(next), ask("aaa"));
         assert_eq!(agents.due(next), Err(Some(begin + HOST_ADDRESSES)));
         // A guest agent without an address is asked again soon, and a silent one seldom.
-        agents.tell("web", 1, vec![nic("eth0", MAC, &["fe80::1"])], Source::Agent, &events);
+        agents.report("web", 1, vec![nic("eth0", MAC, &["fe80::1"])], Source::Agent, &events);
         agents.note_asked("aaa", 1, true);
         let dues = || {
             let guests = agents.guests.lock();
@@ -570,7 +571,7 @@ mod tests {
         found.extend((0..100).map(|index| mounted(format!("/{index}"), Some(3))));
         agents.mount("web", 1, &found);
         assert_eq!(agents.views()[0].filesystems, [], "nobody wants them");
-        let agents = Agents::new(true);
+        let agents = GuestAgents::new(true);
         agents.runs("web", 1, inside("", "connected"));
         agents.mount("web", 1, &found);
         let view = agents.views().remove(0);
@@ -580,7 +581,7 @@ mod tests {
         assert_eq!((view.filesystems[0].used_bytes, view.filesystems[1].used_bytes), (1, 3));
         agents.is_connected("web", false);
         assert!(!agents.views()[0].is_connected);
-        agents.runs("web", 2, Inside::default());
+        agents.runs("web", 2, LiveAliases::default());
         assert!(agents.views().is_empty(), "it has no channel");
     }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::fixed::{AGENT_ANSWER, AGENT_COMMAND, AGENT_PAUSE};
 use crate::libvirt::{self, Code, Domain};
-pub(super) use crate::ops::addresses::{Agents, short};
-use crate::ops::{Error, LeftAlone, Session};
-use crate::pool::{CallShare, JobName, Permit, Pool, Ration, current};
+pub(super) use crate::ops::addresses::{GuestAgents, short};
+use crate::ops::{AgentUnavailable, Error, Session};
+use crate::pool::{CallClass, CallShare, JobName, Permit, Pool, current};
 
 /// Acquires a permit for a call that asks a guest agent. The calling thread waits for it, in turn with all other calls.
 ///
@@ -24,7 +24,7 @@ pub(super) fn permit(
     deadline: Instant,
 ) -> Result<Permit, Error> {
     let (user, guest) = (current::caller(), name.guest.as_str().into());
-    let share = CallShare { ration: Ration::Agent, user, guest };
+    let share = CallShare { class: CallClass::Agent, user, guest };
     pool.wait_for_permit(&share, deadline).map_err(|why| {
         Error::Pool(pool.no_permit(why, &share, &name.to_string(), current::arrived()))
     })
@@ -33,7 +33,7 @@ pub(super) fn permit(
 /// The purpose of a turn that freezes file systems, or has frozen them.
 pub(super) const FROZEN: &str = "Freeze";
 
-impl Agents {
+impl GuestAgents {
     /// Creates a table without guest agents.
     pub(super) fn new(wants_filesystems: bool) -> Self {
         Self { wants_filesystems, ..Self::default() }
@@ -45,40 +45,49 @@ impl Agents {
     /// timeout for answers is a setting of the guest, not of a command, so commands must not overlap.
     ///
     /// # Errors
-    /// [`LeftAlone::Busy`] while another job has the turn; [`LeftAlone::Frozen`] while the file systems are frozen.
-    pub(super) fn turn(
+    /// [`AgentUnavailable::Busy`] while another job has the turn; [`AgentUnavailable::Frozen`] while the file systems are frozen.
+    pub(super) fn agent_guard(
         self: &Arc<Self>,
         guest: &str,
         what: &'static str,
-    ) -> Result<Turn, LeftAlone> {
+    ) -> Result<AgentGuard, AgentUnavailable> {
         let mut asked = self.asked.lock();
         if let Some((_, other)) = asked.iter().find(|(it, _)| it == guest) {
-            return Err(if *other == FROZEN { LeftAlone::Frozen } else { LeftAlone::Busy(other) });
+            return Err(if *other == FROZEN {
+                AgentUnavailable::Frozen
+            } else {
+                AgentUnavailable::Busy(other)
+            });
         }
         asked.push((guest.to_owned(), what));
-        Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
+        Ok(AgentGuard { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
     /// Acquires the turn if fewer than `most` other guests' agents are asked for `what`.
     ///
     /// # Errors
-    /// As [`Agents::turn`]; [`LeftAlone::Busy`] if `most` other guest agents are asked for `what`.
-    pub(super) fn turn_of(
+    /// As [`GuestAgents::agent_guard`]; [`AgentUnavailable::Busy`] if `most` other guest agents are asked for `what`.
+    pub(super) fn limited_agent_guard(
         self: &Arc<Self>,
         guest: &str,
         what: &'static str,
         most: usize,
-    ) -> Result<Turn, LeftAlone> {
-        let turn = self.turn(guest, what)?;
+    ) -> Result<AgentGuard, AgentUnavailable> {
+        let agent_guard = self.agent_guard(guest, what)?;
         let asked = self.asked.lock().iter().filter(|(_, it)| *it == what).count();
         // The lock must be free here: dropping a turn acquires it.
-        if asked > most { Err(LeftAlone::Busy(what)) } else { Ok(turn) }
+        if asked > most { Err(AgentUnavailable::Busy(what)) } else { Ok(agent_guard) }
     }
 
     /// Returns why the agent must not ask the guest agent of this run of a guest now, if so.
-    pub(super) fn left_alone(&self, guest: &str, run: u32, now: Instant) -> Option<LeftAlone> {
+    pub(super) fn unavailable(
+        &self,
+        guest: &str,
+        run: u32,
+        now: Instant,
+    ) -> Option<AgentUnavailable> {
         let silent = self.guests.lock().silent_since(guest, run)?;
-        AGENT_PAUSE.checked_sub(now.saturating_duration_since(silent)).map(LeftAlone::Silent)
+        AGENT_PAUSE.checked_sub(now.saturating_duration_since(silent)).map(AgentUnavailable::Silent)
     }
 
     /// Records that the agent asked the guest agent of this run of a guest, and whether the answer took too long.
@@ -87,13 +96,13 @@ impl Agents {
     }
 }
 
-/// The exclusive right to ask a guest's agent. See [`Agents::turn`].
-pub(super) struct Turn {
-    agents: Arc<Agents>,
+/// The exclusive right to ask a guest's agent. See [`GuestAgents::agent_guard`].
+pub(super) struct AgentGuard {
+    agents: Arc<GuestAgents>,
     guest: String,
 }
 
-impl Drop for Turn {
+impl Drop for AgentGuard {
     fn drop(&mut self) {
         self.agents.asked.lock().retain(|(guest, _)| *guest != self.guest);
     }
@@ -102,7 +111,7 @@ impl Drop for Turn {
 /// A command to a guest agent.
 pub(super) type Command<'a> = &'a dyn Fn(&Domain) -> Result<(), libvirt::Error>;
 
-impl Turn {
+impl AgentGuard {
     /// Sends the guest agent a command that it carries out at once.
     ///
     /// # Errors
@@ -118,14 +127,15 @@ impl Turn {
     /// Sends the guest agent a command whose answers may take `time` each.
     ///
     /// # Errors
-    /// As [`Turn::command`].
+    /// As [`AgentGuard::command`].
     pub(super) fn command_within(
         &self,
         domain: &Domain,
         time: Duration,
         command: Command<'_>,
     ) -> Result<(), Error> {
-        let known = domain.id().map(|run| self.agents.left_alone(&self.guest, run, Instant::now()));
+        let known =
+            domain.id().map(|run| self.agents.unavailable(&self.guest, run, Instant::now()));
         match known.flatten() {
             Some(why) => Err(Error::AgentLeftAlone(why)),
             None => self.command_now(domain, time, command),
@@ -135,7 +145,7 @@ impl Turn {
     /// Sends the guest agent a command even if the guest agent was silent a moment ago.
     ///
     /// # Errors
-    /// As [`Turn::command`], without [`Error::AgentLeftAlone`].
+    /// As [`AgentGuard::command`], without [`Error::AgentLeftAlone`].
     pub(super) fn command_now(
         &self,
         domain: &Domain,
@@ -176,14 +186,14 @@ mod tests {
 
     #[test]
     fn so_many_guest_agents_are_asked_at_once() {
-        let agents = Arc::<Agents>::default();
-        let turn = |guest| agents.turn_of(guest, "Shutdown", 2);
-        let busy = |why| LeftAlone::Busy(why);
-        let (first, _second) = (turn("a").unwrap(), turn("b").unwrap());
-        assert_eq!(turn("c").map(drop), Err(busy("Shutdown")));
-        assert_eq!(turn("a").map(drop), Err(busy("Shutdown")), "its own is asked");
-        let _other = agents.turn("d", "Trim").unwrap();
+        let agents = Arc::<GuestAgents>::default();
+        let agent_guard = |guest| agents.limited_agent_guard(guest, "Shutdown", 2);
+        let busy = |why| AgentUnavailable::Busy(why);
+        let (first, _second) = (agent_guard("a").unwrap(), agent_guard("b").unwrap());
+        assert_eq!(agent_guard("c").map(drop), Err(busy("Shutdown")));
+        assert_eq!(agent_guard("a").map(drop), Err(busy("Shutdown")), "its own is asked");
+        let _other = agents.agent_guard("d", "Trim").unwrap();
         drop(first);
-        assert!(turn("c").is_ok(), "a turn came free, and others do not count");
+        assert!(agent_guard("c").is_ok(), "a turn came free, and others do not count");
     }
 }

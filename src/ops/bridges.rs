@@ -2,7 +2,7 @@
 
 use crate::config::{BridgeType, HostConfig, Nat};
 use crate::guest::domain::VirDomain;
-use crate::guest::network::Network as Wiring;
+use crate::guest::network::NetworkDefinition;
 use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection, Error};
 use crate::ops;
@@ -52,7 +52,7 @@ pub fn of_domain(
         }
         match connection.lookup_network_by_name(&interface.source.network) {
             Ok(network) => {
-                let network = Wiring::from_xml(&network.xml()?).unwrap_or_default();
+                let network = NetworkDefinition::from_xml(&network.xml()?).unwrap_or_default();
                 // libvirt creates the bridges of its own networks.
                 found.extend(network.is_for_guest.then_some((mac, network.bridge)));
             }

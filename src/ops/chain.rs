@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn a_chain_is_followed_as_its_files_say() {
-        let folder = std::env::temp_dir().join(format!("mistify-chain-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = |name: &str| folder.join(name);
+        let directory = std::env::temp_dir().join(format!("mistify-chain-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = |name: &str| directory.join(name);
         fs::write(path("top"), qcow2("middle", "qcow2")).unwrap();
         fs::write(path("middle"), qcow2(path("base").to_str().unwrap(), "raw")).unwrap();
         // A guest that writes a header into its raw disk adds nothing to the chain.
@@ -188,7 +188,7 @@ mod tests {
         }
         disk.source.backing = vec!["/by/libvirt".to_owned()];
         assert_eq!(files_of(&disk), [PathBuf::from("/by/libvirt")]);
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -19,11 +19,11 @@ use crate::config::fixed::{
 use crate::events::Events;
 use crate::guest::state::is_as_booted;
 use crate::libvirt::{Code, Domain, DomainChange};
-use crate::ops::LeftAlone;
+use crate::ops::AgentUnavailable;
 use crate::ops::addresses::Refresh;
-use crate::ops::agents::{self, Agents};
+use crate::ops::agents::{self, GuestAgents};
 use crate::ops::question::Work;
-use crate::ops::{Error, Opener, Session, begun};
+use crate::ops::{Error, Opener, Session, started};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
 /// Sets the clocks of resumed guests and looks for addresses, on a thread of its own, `guest-agents`. The thread ends
@@ -53,7 +53,7 @@ struct Clock {
 pub(super) struct Thread {
     pub(super) pool: Weak<Pool<Session>>,
     pub(super) opener: Arc<Opener>,
-    pub(super) agents: Arc<Agents>,
+    pub(super) agents: Arc<GuestAgents>,
     pub(super) events: Arc<Events>,
     /// Whether the agent has its own network with NAT.
     pub(super) has_nat: bool,
@@ -74,7 +74,7 @@ impl Clocks {
     pub(super) fn start(
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
-        agents: &Arc<Agents>,
+        agents: &Arc<GuestAgents>,
         events: &Arc<Events>,
         has_nat: bool,
     ) -> io::Result<Self> {
@@ -140,7 +140,7 @@ impl Drop for Clocks {
 
 impl Wanted {
     /// Waits until a clock or a query for addresses is due; returns `None` after the end.
-    fn next(&self, agents: &Agents) -> Option<Next> {
+    fn next(&self, agents: &GuestAgents) -> Option<Next> {
         let mut clocks = self.clocks.lock();
         loop {
             let now = Instant::now();
@@ -227,8 +227,9 @@ impl Thread {
             let domain = session.domain(&id)?;
             let (state, reason) = domain.state()?;
             if !is_as_booted(state, reason) {
-                let turn = agents.turn(&id, "its clock").map_err(Error::AgentLeftAlone)?;
-                turn.command(&domain, &Domain::sync_time)?;
+                let agent_guard =
+                    agents.agent_guard(&id, "its clock").map_err(Error::AgentLeftAlone)?;
+                agent_guard.command(&domain, &Domain::sync_time)?;
                 debug!("set the guest's clock; guest={id:?}");
             }
             Ok(())
@@ -248,13 +249,13 @@ impl Thread {
         pool.not_overdue(Lane::Read, &name)?;
         let permit = name.asks_emulator.then(|| agents::permit(&pool, &name, deadline));
         let _permit = permit.transpose()?;
-        pool.run(Lane::Read, Job { name, deadline }, None, begun(deadline, work))?
+        pool.run(Lane::Read, Job { name, deadline }, None, started(deadline, work))?
     }
 }
 
 fn pause_after(why: &Error) -> Duration {
     match why {
-        Error::AgentLeftAlone(LeftAlone::Silent(rest)) => *rest,
+        Error::AgentLeftAlone(AgentUnavailable::Silent(rest)) => *rest,
         _ => AGENT_PAUSE,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::warn;
 
 use crate::config::{GUEST_DEFINITION_BYTES, HostConfig, Profile};
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::capabilities::Capabilities;
 use crate::guest::check::machine::overwritten;
 use crate::guest::check::{check_definition, check_definition_with_networks};
@@ -23,13 +23,13 @@ use crate::ops::domains::sources;
 use crate::ops::lifecycle::{answer, condition};
 use crate::ops::recovery::Transaction;
 use crate::ops::seed_files::SeedFiles;
-use crate::ops::seeds::{May, unsaid};
+use crate::ops::seeds::{KeyAccess, unsaid};
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, bridges, disks, machine, networks, respond, screens};
 use crate::os::random;
-use crate::pool::{Hold, Lane};
-use crate::storage::{Adopts, Maker};
+use crate::pool::{GuestLock, Lane};
+use crate::storage::{AdoptionRule, Maker};
 
 impl Libvirt {
     /// Defines a guest's networks and domain, and does not start it (contract section 5).
@@ -50,12 +50,12 @@ impl Libvirt {
         let replaced = complete(&mut guest, request.is_strict, &self.host);
         // Without a state directory, ignition and credentials fail before anything is made.
         self.own_seed_files(&guest, "")?;
-        self.fingerprint_seed(&mut guest, May::Make)?;
-        let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
+        self.fingerprint_seed(&mut guest, KeyAccess::Make)?;
+        let lock = self.lock_with_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
-        self.make_guest(&mut guest, replaced, &hold, deadline)
-            .map_err(|cause| self.undone(&asked, cause, &hold))?;
-        self.events.note(&guest.id, What::Created);
+        self.make_guest(&mut guest, replaced, &lock, deadline)
+            .map_err(|cause| self.undone(&asked, cause, &lock))?;
+        self.events.note(&guest.id, EventKind::Created);
         let warnings = bridges::warnings(&guest, &self.host);
         warnings.iter().for_each(|warning| warn!(guest = guest.id; "{warning}"));
         Ok(GuestResponse { warnings, ..respond(guest) })
@@ -66,13 +66,13 @@ impl Libvirt {
         &self,
         guest: &mut Guest,
         replaced: Option<String>,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         // The guest as its caller knows it: complete, but without the disk of its seed.
         let request = guest.clone();
         self.add_seed(guest);
-        let made = self.make_with_seed(guest, request, replaced, hold, deadline);
+        let made = self.make_with_seed(guest, request, replaced, lock, deadline);
         // Callers see only their own disks.
         guest.disks.retain(|disk| !disk.is_seed);
         made
@@ -84,46 +84,46 @@ impl Libvirt {
         guest: &mut Guest,
         request: Guest,
         replaced: Option<String>,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.resolve_cdrom_images("CreateGuest", guest, Some(hold), deadline)?;
+        self.resolve_cdrom_images("CreateGuest", guest, Some(lock), deadline)?;
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
-        self.check_sources("CreateGuest", &guest.id, handed_in.clone(), hold, deadline)?;
+        self.check_sources("CreateGuest", &guest.id, handed_in.clone(), lock, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
             // First of all: the agent must not look at another guest's volumes, let alone adopt them.
             let (asked, host, replaced) = (request.clone(), self.host.clone(), replaced.clone());
             let look = move |session: &mut Session| {
-                let there = is_there(session, &asked)?;
-                if there.is_none() {
+                let existing = is_there(session, &asked)?;
+                if existing.is_none() {
                     // Fails before anything is made.
                     check_new(session.connection()?, &asked, replaced, &host)?;
                 }
-                Ok(there)
+                Ok(existing)
             };
-            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
+            let exists = self.run_locked("CreateGuest", deadline, lock, look, |_, _| {})?;
             if exists.is_some() {
                 // An existing guest keeps its seed, which may be named after a former id.
                 guest.disks.retain(|disk| !disk.is_seed);
             }
-            let adopts = match &exists {
+            let adoption = match &exists {
                 // The definition names the volumes, whatever their marks say.
-                Some(There { uuid: own, .. }) => {
+                Some(ExistingGuest { uuid: own, .. }) => {
                     uuid.clone_from(own);
-                    Adopts::Any
+                    AdoptionRule::Any
                 }
-                None => Adopts::Unwritten,
+                None => AdoptionRule::Unwritten,
             };
-            let mut wanted = self.wanted(guest, &Maker::domain(&uuid), &adopts)?;
+            let mut wanted = self.wanted(guest, &Maker::domain(&uuid), &adoption)?;
             let is_there = exists.is_some();
             if !is_there {
                 self.set_seed_content(guest, &uuid, &mut wanted)?;
             }
             if !wanted.is_empty() {
                 (transaction, unclaimed) =
-                    self.make_volumes(guest, wanted, is_there, transaction, hold, deadline)?;
+                    self.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
             }
         }
         let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
@@ -132,12 +132,12 @@ impl Libvirt {
             Ok(make(session, &made, (request, own, replaced, files), &host, transaction)?)
         };
         let (places, transaction) =
-            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        self.commit(transaction, hold, deadline)?;
+            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.commit(transaction, lock, deadline)?;
         let maker = Maker::domain(&uuid);
-        self.claim("CreateGuest", unclaimed, maker.clone(), hold, deadline);
+        self.claim("CreateGuest", unclaimed, maker.clone(), lock, deadline);
         let handed_in = if places.is_empty() { handed_in } else { Vec::new() };
-        self.claim_sources("CreateGuest", handed_in, &maker, hold, deadline);
+        self.claim_sources("CreateGuest", handed_in, &maker, lock, deadline);
         for (disk, place) in guest.disks.iter_mut().zip(places) {
             DiskTarget { device: disk.device, bus: disk.bus } = place;
         }
@@ -163,10 +163,10 @@ impl Libvirt {
         }
         let deadline = self.change_deadline(&request.args)?;
         let handed_in = sources(&guest);
-        let hold = self.hold_sources("Create", &guest.id, &handed_in, deadline)?;
-        self.resolve_cdrom_images("Create", &mut guest, Some(&hold), deadline)?;
+        let lock = self.lock_with_sources("Create", &guest.id, &handed_in, deadline)?;
+        self.resolve_cdrom_images("Create", &mut guest, Some(&lock), deadline)?;
         let (made, host) = (guest.clone(), self.host.clone());
-        self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
+        self.check_sources("Create", &guest.id, handed_in.clone(), &lock, deadline)?;
         let (events, marks) = (Arc::clone(&self.events), self.status.marks());
         let work = move |session: &mut Session| {
             let (domain, is_new) = match session.find(&made.id)? {
@@ -185,12 +185,12 @@ impl Libvirt {
             let uuid = domain.uuid()?;
             let started = running(session.connection()?, &domain, &host);
             if is_new || started.is_ok() {
-                events.note(&made.id, What::Created);
+                events.note(&made.id, EventKind::Created);
             }
             Ok((uuid, started))
         };
         let late = move |_: &mut Session, _: Result<_, Error>| marks.wake();
-        let outcome = self.held("Create", deadline, &hold, work, late);
+        let outcome = self.run_locked("Create", deadline, &lock, work, late);
         let is_lost = outcome.as_ref().is_err_and(Error::is_unreachable);
         if is_lost && !handed_in.is_empty() {
             // The domain may exist.
@@ -198,7 +198,7 @@ impl Libvirt {
         }
         let (uuid, started) = outcome?;
         // Also if the guest does not start: its definition stays.
-        self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &hold, deadline);
+        self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &lock, deadline);
         Ok(answer(guest, started?))
     }
 }
@@ -255,14 +255,14 @@ fn check_new(
 ///
 /// # Errors
 /// [`Error::Exists`] if another guest has its id.
-fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<There>, Error> {
+fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<ExistingGuest>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
     let places = same_or_exists(session.connection()?, &domain, guest)?;
-    Ok(Some(There { places, uuid: domain.uuid()? }))
+    Ok(Some(ExistingGuest { places, uuid: domain.uuid()? }))
 }
 
 /// A guest that exists already.
-struct There {
+struct ExistingGuest {
     /// The targets of its disks.
     places: Vec<DiskTarget>,
     /// The uuid of its domain.
@@ -302,13 +302,13 @@ fn make(
         written.map_err(|cause| failed_to("create the files of the seed".to_owned(), cause))?;
     }
     // Also for an existing guest: somebody may have removed or stopped one of its networks.
-    let domain = exists.as_ref().map_or(&uuid, |there| &there.uuid);
+    let domain = exists.as_ref().map_or(&uuid, |existing| &existing.uuid);
     for nic in &guest.nics {
         let connection = session.connection()?;
         networks::ensure(connection, (&guest.id, domain), nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
     }
-    if let Some(There { places, .. }) = exists {
+    if let Some(ExistingGuest { places, .. }) = exists {
         return Ok(places);
     }
     transaction.record(Step::Domain { uuid: Some(uuid) })?;
@@ -382,7 +382,7 @@ pub(super) fn same_or_exists(
                 && same_machine(guest, request, &found)
         }
         // The original agent stored no request: the domain XML and the networks decide.
-        None => same_as_domain(guest, &found, &networks::wiring(connection, &found)?),
+        None => same_as_domain(guest, &found, &networks::nic_networks(connection, &found)?),
     };
     match found.metadata.guest {
         _ if !is_same => Err(other),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::warn;
 
 use crate::config::Store;
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::domain::VirDomain;
 use crate::guest::domain_xml::handed_in_sources;
 use crate::guest::metadata::Metadata;
@@ -20,7 +20,7 @@ use crate::ops::undefine::destroy_if_active;
 use crate::ops::volume_owners::{Expected, guest_of};
 use crate::ops::volumes::{LeavingVolumes, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, nat, networks, respond, screens};
-use crate::pool::{Hold, Lane};
+use crate::pool::{GuestLock, Lane};
 use crate::storage::{self, Dataset, Maker, PoolName};
 
 impl Libvirt {
@@ -45,7 +45,7 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let id = guest.id.clone();
         // The reconciler, or another caller's Delete, may complete an earlier Delete while this one waits.
-        let is_begun = self.journal.has_unfinished(Verb::Delete, &id);
+        let is_started = self.journal.has_unfinished(Verb::Delete, &id);
         // Before the guest lock: a method that hangs on this guest's emulator holds the lock, and destroying the domain
         // frees it.
         let was_there = self.urgent("Delete", &guest.id, deadline, move |session| match session
@@ -54,13 +54,13 @@ impl Libvirt {
             Some(domain) => destroy_if_active(&domain).map(|()| true),
             None => Ok(false),
         })?;
-        let hold = self.hold(&guest.id, deadline)?;
-        let removed = self.remove_guest(&guest, &hold, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
+        let removed = self.remove_guest(&guest, &lock, deadline)?;
         match removed {
-            (Some(missing), false) if !was_there && !is_begun => Err(missing.into()),
+            (Some(missing), false) if !was_there && !is_started => Err(missing.into()),
             _ => {
                 screens::forget_console(&guest.id, &self.host);
-                self.events.note(&guest.id, What::Deleted);
+                self.events.note(&guest.id, EventKind::Deleted);
                 Ok(respond(guest))
             }
         }
@@ -71,7 +71,7 @@ impl Libvirt {
     fn remove_guest(
         &self,
         guest: &Guest,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
         let (asked, has_store) = (guest.clone(), self.host.store != Store::None);
@@ -84,11 +84,11 @@ impl Libvirt {
         };
         let transaction = Transaction::begin(self, Verb::Delete, guest);
         let (missing, transaction) =
-            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
         // The leftovers of earlier calls for this guest, without those of this call.
-        let earlier = self.journal.leftovers_of(hold.key(), None);
-        let outcome = self.recover(transaction, hold, deadline);
-        let earlier = self.recover_leftovers(earlier, hold, deadline);
+        let earlier = self.journal.leftovers_of(lock.guest(), None);
+        let outcome = self.recover(transaction, lock, deadline);
+        let earlier = self.recover_leftovers(earlier, lock, deadline);
         let Recovered { removed, used, .. } = outcome?;
         let removed = removed || earlier?;
         match used.is_empty() {
@@ -126,7 +126,7 @@ fn leaving_steps(
         networks: networks.into_iter().collect(),
         volumes: volumes.expected != Expected::None,
         expected: volumes.expected == Expected::Some,
-        kept: volumes.kept.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        supplied: volumes.supplied.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
     };
     let mut steps = vec![leaving];
     if let Some(domain) = domain {
@@ -173,8 +173,8 @@ pub(super) fn leaving(
         }
     }
     let (Some(xml), Some(found)) = (xml, found) else {
-        let (expected, kept, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
-        return Ok((names, LeavingVolumes { expected, kept, renamed }, Vec::new()));
+        let (expected, supplied, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
+        return Ok((names, LeavingVolumes { expected, supplied, renamed }, Vec::new()));
     };
     let plugged = found.devices.interfaces.iter().filter(|it| it.source.network == it.mac.address);
     let lost = plugged.map(|it| it.mac.address.clone()).filter(|mac| !names.contains(mac));
@@ -188,7 +188,7 @@ pub(super) fn leaving(
             None => Expected::Unknown,
         },
         // Also if the domain was defined again since, with another uuid.
-        kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
+        supplied: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
         renamed: renamed_volumes(&found.metadata, &guest.id, pool),
     };
     Ok((names, volumes, lost))
@@ -258,14 +258,15 @@ mod tests {
             agent.delete(request)
         };
         let first = agent.journal.begin(Verb::Delete, &guest.id, &guest).unwrap();
-        let hold = agent.pool.hold(&guest.id, Instant::now() + Duration::from_secs(30)).unwrap();
+        let lock =
+            agent.pool.lock_guest(&guest.id, Instant::now() + Duration::from_secs(30)).unwrap();
         thread::scope(|threads| {
             let waiting = threads.spawn(delete);
-            while agent.pool.snapshot().callers.keys_waiting == 0 && !waiting.is_finished() {
+            while agent.pool.snapshot().callers.locks_waiting == 0 && !waiting.is_finished() {
                 thread::yield_now();
             }
-            first.settled().unwrap();
-            drop(hold);
+            first.complete().unwrap();
+            drop(lock);
             waiting.join().unwrap().expect("the first Delete has done what the second asks for");
         });
         let again = delete().expect_err("there is no such guest");

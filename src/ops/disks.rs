@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
 use crate::guest::domain::{RAW, SourceKind, VirDomain};
-use crate::guest::paths::{allowed, disk_roots, folders, zvols};
-use crate::guest::wire::{CDROM, Disk, Guest};
+use crate::guest::paths::{allowed, directories, disk_roots, zvols};
+use crate::guest::wire::{CDROM, Guest, GuestDisk};
 use crate::ops::Error;
 use crate::os::paths::{lexically_normal, resolved};
-use crate::os::resolve::{ResolveError, Resolved, Trusted, is_absent, resolve};
+use crate::os::resolve::{ResolveError, Resolved, TrustedUsers, is_absent, resolve};
 use crate::os::{disk, files};
 use crate::storage::PoolName;
 use crate::storage::format::{self, Format};
@@ -66,7 +66,11 @@ pub(super) fn judge_each(
 ///
 /// # Blocking
 /// As [`judge`].
-pub(super) fn judge_one(disk: &Disk, place: &str, host: &HostConfig) -> Result<SourceKind, Error> {
+pub(super) fn judge_one(
+    disk: &GuestDisk,
+    place: &str,
+    host: &HostConfig,
+) -> Result<SourceKind, Error> {
     Rule::of(host).judge_named(disk, place)
 }
 
@@ -120,7 +124,7 @@ struct Rule {
     /// The pool's directory in `/dev/zvol`, without links; `None` if that path is not safe.
     zvols: Option<PathBuf>,
     /// The other allowed directories, without links; unsafe paths are left out.
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     /// The directory store, without links, if the host has one.
     store: Option<PathBuf>,
     /// The allowed directories as configured, for error texts.
@@ -131,7 +135,7 @@ struct Rule {
 
 /// The result of resolving a source.
 enum Source {
-    There(SourceKind),
+    Found(SourceKind),
     Absent { is_inside: bool },
 }
 
@@ -141,26 +145,26 @@ impl Rule {
         let any =
             shown.iter().any(|root| lexically_normal(root).is_some_and(|it| it == Path::new("/")));
         let real = |root: &PathBuf| {
-            resolve(root, Trusted::own()).map(|place| place.real().to_owned()).ok()
+            resolve(root, TrustedUsers::own()).map(|place| place.real().to_owned()).ok()
         };
         let zvols = zvols(host).as_ref().and_then(real);
-        let folders = folders(host).iter().filter_map(real).collect();
+        let directories = directories(host).iter().filter_map(real).collect();
         let store = match &host.store {
             Store::Directory(root) => Some(resolved(root)),
             Store::Zfs | Store::None => None,
         };
         let zpool = (host.store != Store::None).then(|| host.zpool.clone());
-        Self { zpool, zvols, folders, store, shown, any }
+        Self { zpool, zvols, directories, store, shown, any }
     }
 
     /// Checks the source of a disk, which errors call `place`.
-    fn judge_named(&self, disk: &Disk, place: &str) -> Result<SourceKind, Error> {
+    fn judge_named(&self, disk: &GuestDisk, place: &str) -> Result<SourceKind, Error> {
         let named = |why: String| Error::Invalid(why.replace("{disk}", place));
         self.judge(disk).map_err(named)
     }
 
     /// Returns the kind of the source of a disk that a request names.
-    fn judge(&self, disk: &Disk) -> Result<SourceKind, String> {
+    fn judge(&self, disk: &GuestDisk) -> Result<SourceKind, String> {
         let (source, is_cdrom) = (Path::new(&disk.source), disk.is_cdrom());
         if source.as_os_str().is_empty() {
             return match is_cdrom {
@@ -169,7 +173,7 @@ impl Rule {
             };
         }
         match self.look(source, is_cdrom)? {
-            Source::There(kind) => self.check_format(source, kind, &disk.format).map(|()| kind),
+            Source::Found(kind) => self.check_format(source, kind, &disk.format).map(|()| kind),
             Source::Absent { is_inside: true } if is_cdrom => {
                 Err(format!("{{disk}}.source {} does not exist", source.display()))
             }
@@ -184,22 +188,22 @@ impl Rule {
         self.check_stored(source, is_cdrom)?;
         if self.any && source.is_absolute() {
             return match fs::metadata(source) {
-                Ok(found) => kind(source, &found).map(Source::There),
+                Ok(found) => kind(source, &found).map(Source::Found),
                 Err(error) if is_absent(&error) => Ok(Source::Absent { is_inside: true }),
                 Err(error) => Err(failed(error)),
             };
         }
-        match resolve(source, Trusted::own()) {
+        match resolve(source, TrustedUsers::own()) {
             Ok(Resolved::Absent { real }) => {
                 let is_inside = self.is_in_zvols(&real) || self.has(&real);
                 Ok(Source::Absent { is_inside })
             }
-            Ok(Resolved::There { real, found, link }) => {
+            Ok(Resolved::Found { real, found, link }) => {
                 let is_device = found.file_type().is_block_device();
                 let link = link.as_deref().unwrap_or(&real);
                 let is_zvol = self.is_in_zvols(&real) || self.is_in_zvols(link);
                 if is_device && is_zvol && self.is_volume(&real).map_err(failed)? {
-                    return Ok(Source::There(SourceKind::Block));
+                    return Ok(Source::Found(SourceKind::Block));
                 }
                 if !self.has(&real) {
                     return Err(self.outside(source));
@@ -208,7 +212,7 @@ impl Rule {
                     let shown = source.display();
                     return Err(format!("{{disk}}.source {shown} is a device outside {DEVICES}"));
                 }
-                kind(source, &found).map(Source::There)
+                kind(source, &found).map(Source::Found)
             }
             // The error tells no more of a path outside than that it is outside.
             Err(ResolveError::Exposed { .. } | ResolveError::Relative)
@@ -266,12 +270,13 @@ impl Rule {
     }
 
     fn has(&self, real: &Path) -> bool {
-        self.folders.iter().any(|folder| real.starts_with(folder))
+        self.directories.iter().any(|directory| real.starts_with(directory))
     }
 
     fn has_device(&self, real: &Path) -> bool {
-        let mut folders = self.folders.iter().filter(|folder| folder.starts_with(DEVICES));
-        folders.any(|folder| real.starts_with(folder))
+        let mut directories =
+            self.directories.iter().filter(|directory| directory.starts_with(DEVICES));
+        directories.any(|directory| real.starts_with(directory))
     }
 
     /// Returns whether a device is a volume of the pool, by the name that the device itself reports.
@@ -343,13 +348,13 @@ mod tests {
 
     fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> {
         let source = source.to_str().unwrap().to_owned();
-        Rule::of(host).judge(&Disk { source, ..Disk::default() })
+        Rule::of(host).judge(&GuestDisk { source, ..GuestDisk::default() })
     }
 
     /// A directory of this test, removed at its end.
-    struct Folder(PathBuf);
+    struct Directory(PathBuf);
 
-    impl Folder {
+    impl Directory {
         fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
             fs::create_dir_all(path.join("in")).unwrap();
@@ -362,7 +367,7 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for Directory {
         fn drop(&mut self) {
             fs::remove_dir_all(&self.0).unwrap();
         }
@@ -370,26 +375,26 @@ mod tests {
 
     #[test]
     fn file_in_an_allowed_directory_is_a_file() {
-        let folder = Folder::new("file");
-        let path = folder.0.join("in/disk");
+        let directory = Directory::new("file");
+        let path = directory.0.join("in/disk");
         fs::write(&path, "").unwrap();
-        assert_eq!(judge_source(&path, &folder.host()), Ok(SourceKind::File));
+        assert_eq!(judge_source(&path, &directory.host()), Ok(SourceKind::File));
     }
 
     #[test]
     fn a_disk_that_is_not_raw_is_refused() {
-        let folder = Folder::new("format");
-        let path = folder.0.join("in/disk");
+        let directory = Directory::new("format");
+        let path = directory.0.join("in/disk");
         for (start, format) in
             [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2"), (b"KDMV", "vmdk"), (b"QED\0", "qed")]
         {
             fs::write(&path, start).unwrap();
-            let why = judge_source(&path, &folder.host()).unwrap_err();
+            let why = judge_source(&path, &directory.host()).unwrap_err();
             assert!(why.contains(&format!("is {format}, not raw")), "{why}");
         }
         fs::write(&path, b"LUKS\xba\xbe").unwrap();
         assert_eq!(
-            judge_source(&path, &folder.host()),
+            judge_source(&path, &directory.host()),
             Ok(SourceKind::File),
             "the guest decrypts it"
         );
@@ -397,20 +402,20 @@ mod tests {
 
     #[test]
     fn link_out_of_the_directory_is_refused() {
-        let folder = Folder::new("link");
-        fs::write(folder.0.join("out/secret"), "").unwrap();
-        let link = folder.0.join("in/disk");
-        symlink(folder.0.join("out/secret"), &link).unwrap();
-        let why = judge_source(&link, &folder.host()).unwrap_err();
+        let directory = Directory::new("link");
+        fs::write(directory.0.join("out/secret"), "").unwrap();
+        let link = directory.0.join("in/disk");
+        symlink(directory.0.join("out/secret"), &link).unwrap();
+        let why = judge_source(&link, &directory.host()).unwrap_err();
         assert!(why.starts_with("disk source outside /dev/zvol/mistify, "), "{why}");
     }
 
     #[test]
     fn dots_do_not_climb_out() {
-        let folder = Folder::new("dots");
-        fs::write(folder.0.join("out/secret"), "").unwrap();
+        let directory = Directory::new("dots");
+        fs::write(directory.0.join("out/secret"), "").unwrap();
         for path in ["in/../out/secret", "in/../out/absent"] {
-            assert!(judge_source(&folder.0.join(path), &folder.host()).is_err(), "{path}");
+            assert!(judge_source(&directory.0.join(path), &directory.host()).is_err(), "{path}");
         }
     }
 
@@ -436,8 +441,8 @@ mod tests {
 
     #[test]
     fn the_root_allows_everything() {
-        let folder = Folder::new("root");
-        let path = folder.0.join("out/disk");
+        let directory = Directory::new("root");
+        let path = directory.0.join("out/disk");
         fs::write(&path, "").unwrap();
         let host =
             HostConfig { allow_disk_paths: vec![PathBuf::from("/")], ..HostConfig::default() };

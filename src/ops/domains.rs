@@ -17,10 +17,10 @@ use crate::guest::wire::{self, Guest};
 use crate::jobs::reached;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::chain::Chain;
-use crate::ops::volume_owners::{Expected, Others, lock_of};
+use crate::ops::volume_owners::{Expected, OtherDomains, lock_of};
 use crate::ops::{self, Libvirt};
 use crate::os::paths::resolved;
-use crate::pool::{Hold, JobName, Lane};
+use crate::pool::{GuestLock, JobName, Lane};
 use crate::sorted::IntoSorted;
 use crate::storage::{self, InUse, Maker, Volumes};
 
@@ -102,7 +102,7 @@ impl DomainUse {
 
     /// Returns why the domain may use a volume below `guests/<id>` that neither its definition nor its files name. The
     /// volume must belong to this domain, or to none.
-    pub(super) fn may_use(&self, volume: &storage::Volume, id: &str) -> Option<Unknown> {
+    pub(super) fn may_use(&self, volume: &storage::StoredVolume, id: &str) -> Option<Unknown> {
         let maker = volume.maker.as_ref().and_then(Maker::domain_uuid);
         let may_be_its = self.name == id || maker.is_none_or(|uuid| uuid == self.uuid);
         if may_be_its { self.unknown_use() } else { None }
@@ -159,7 +159,7 @@ impl DomainUse {
     }
 
     /// Returns whether a volume belongs to the domain, attached or not.
-    pub(super) fn has_made(&self, volume: &storage::Volume) -> bool {
+    pub(super) fn has_made(&self, volume: &storage::StoredVolume) -> bool {
         volume.maker.as_ref().and_then(Maker::domain_uuid) == Some(&self.uuid)
     }
 
@@ -347,24 +347,24 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 }
 
 impl Libvirt {
-    /// Acquires the guest lock, as [`Libvirt::hold`], and the locks of the guests whose volumes the caller names as
+    /// Acquires the guest lock, as [`Libvirt::lock_guest`], and the locks of the guests whose volumes the caller names as
     /// sources. Therefore other methods on such a volume end before it is checked, and none starts before this one has
     /// ended.
     ///
     /// # Errors
-    /// As [`Libvirt::hold`]; if the paths cannot be read.
+    /// As [`Libvirt::lock_guest`]; if the paths cannot be read.
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn hold_sources(
+    pub(super) fn lock_with_sources(
         &self,
         verb: &str,
         id: &str,
         sources: &[(String, String)],
         deadline: Instant,
-    ) -> Result<Hold, ops::Error> {
+    ) -> Result<GuestLock, ops::Error> {
         if sources.is_empty() {
-            return self.hold(id, deadline);
+            return self.lock_guest(id, deadline);
         }
         self.opener.health().may_answer()?;
         let (own, sources) = (id.to_owned(), sources.to_vec());
@@ -378,19 +378,19 @@ impl Libvirt {
         };
         let keys = self.aside(Lane::Read, JobName::new(verb, id), deadline, find)?;
         reached("wait for other calls to the guest");
-        let (mut hold, mut more) = (None, Vec::new());
+        let (mut lock, mut more) = (None, Vec::new());
         for key in keys {
-            let held = self.pool.hold(&key, deadline)?;
+            let run_locked = self.pool.lock_guest(&key, deadline)?;
             if key == id {
-                hold = Some(held);
+                lock = Some(run_locked);
             } else {
-                more.push(held);
+                more.push(run_locked);
             }
         }
-        let mut hold = hold.ok_or(ops::Error::NoGuest)?;
-        more.into_iter().for_each(|held| hold.keep(held));
-        self.recover_open(&hold, deadline)?;
-        Ok(hold)
+        let mut lock = lock.ok_or(ops::Error::NoGuest)?;
+        more.into_iter().for_each(|run_locked| lock.keep(run_locked));
+        self.recover_open(&lock, deadline)?;
+        Ok(lock)
     }
 
     /// Returns why the sources that a caller names for the guest `id` cannot be its disks, each with its member of the
@@ -406,7 +406,7 @@ impl Libvirt {
         verb: &str,
         id: &str,
         sources: Vec<(String, String)>,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         deadline: Instant,
     ) -> Result<Vec<ops::Error>, ops::Error> {
         if sources.is_empty() {
@@ -442,8 +442,8 @@ impl Libvirt {
                 })
                 .collect::<Result<Vec<_>, storage::Error>>()
         };
-        let stored = self.on_storage(verb, id, hold, deadline, look)?;
-        let Others { own_uuid, in_use } = self.others(verb, id, deadline)?;
+        let stored = self.on_storage(verb, id, lock, deadline, look)?;
+        let OtherDomains { own_uuid, in_use } = self.others(verb, id, deadline)?;
         let refused = stored.into_iter().filter_map(|(place, source, (name, maker), owner)| {
             // The volumes of a renamed guest have its former id, and the uuid of its domain.
             let is_own = own_uuid.is_some()
@@ -476,10 +476,10 @@ impl Libvirt {
         verb: &str,
         id: &str,
         sources: Vec<(String, String)>,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), ops::Error> {
-        let refused = self.refused_sources(verb, id, sources, Some(hold), deadline)?;
+        let refused = self.refused_sources(verb, id, sources, Some(lock), deadline)?;
         refused.into_iter().next().map_or(Ok(()), Err)
     }
 }
@@ -491,7 +491,7 @@ pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
 }
 
 /// Returns the source of one disk, with this member of the request; `None` for a CD-ROM, whose medium guests may share.
-pub(super) fn source(disk: &wire::Disk, place: &str) -> Option<(String, String)> {
+pub(super) fn source(disk: &wire::GuestDisk, place: &str) -> Option<(String, String)> {
     let is_handed_in = !disk.source.is_empty() && !disk.is_cdrom();
     is_handed_in.then(|| (place.to_owned(), disk.source.clone()))
 }
@@ -548,7 +548,7 @@ mod tests {
             ..DomainUse::default()
         };
         let pool = storage::PoolName::parse("tank").unwrap();
-        let volume = |maker: Option<Maker>| storage::Volume {
+        let volume = |maker: Option<Maker>| storage::StoredVolume {
             name: pool.dataset("guests/b/disk-0").unwrap(),
             size_bytes: 0,
             device: PathBuf::from("/absent"),

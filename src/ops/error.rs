@@ -28,7 +28,7 @@ pub enum Error {
         why: String,
     },
     /// The queue of images to fetch is full.
-    Fetches(pool::NoPlace),
+    Fetches(pool::QuotaExceeded),
     /// A domain uses the dataset that the request changes.
     InUse {
         /// The dataset.
@@ -49,7 +49,7 @@ pub enum Error {
         id: String,
     },
     /// The agent does not ask the guest agent now, for this reason.
-    AgentLeftAlone(LeftAlone),
+    AgentLeftAlone(AgentUnavailable),
     /// A guest did not shut down within the time of the call.
     StillRuns {
         /// The guest's id.
@@ -67,7 +67,7 @@ pub enum Error {
     /// No sample of the guests exists, because of this failure.
     NoSample(String),
     /// The limit of calls that wait for events is reached.
-    Listeners(pool::NoPlace),
+    Listeners(pool::QuotaExceeded),
     /// libvirt returned an error.
     Libvirt(libvirt::Error),
     /// Storage returned an error.
@@ -309,7 +309,7 @@ impl From<guest::invalid::Invalid> for Error {
 
 /// Why the agent does not ask a guest agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftAlone {
+pub enum AgentUnavailable {
     /// It was slow or silent a moment ago; the remaining pause.
     Silent(Duration),
     /// It is busy with this method or purpose.
@@ -320,7 +320,7 @@ pub enum LeftAlone {
     Full,
 }
 
-impl fmt::Display for LeftAlone {
+impl fmt::Display for AgentUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent(pause) => {

@@ -10,23 +10,25 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::{debug, info};
 use parking_lot::Mutex;
 
-use crate::events::{EventPlace, Events, Page, What};
-use crate::guest::device_xml::{Inside, aliases, limits};
+use crate::events::{EventKind, EventPage, EventSlot, Events};
+use crate::guest::device_xml::{LiveAliases, aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
-use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
-use crate::ops::agents::Agents;
+use crate::libvirt::{
+    Connection, Domain, DomainChange, EventSink, Notification, Subscription, XmlKind,
+};
+use crate::ops::agents::GuestAgents;
 use crate::ops::clocks::Clocks;
 use crate::ops::freezes::Freezes;
 use crate::ops::steps::{Step, Steps, Wait};
-use crate::ops::uses::Uses;
+use crate::ops::uses::PathUses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
 use crate::sorted::Table;
 
 /// Writes libvirt's events into the ring, on a thread of its own, `libvirt-ear`, with a connection of its own. The
 /// thread ends when this value is dropped.
-pub(super) struct Listening {
+pub(super) struct EventListener {
     /// Dropping it ends the thread.
     _stop: Sender<()>,
 }
@@ -34,15 +36,15 @@ pub(super) struct Listening {
 struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
-    listeners: Listeners,
+    listeners: EventTargets,
     stop: Receiver<()>,
 }
 
 /// The parts of the agent that receive changes beside the ring.
-pub(super) struct Listeners {
+pub(super) struct EventTargets {
     pub(super) limits: Arc<GuestLimits>,
-    pub(super) uses: Arc<Uses>,
-    pub(super) agents: Arc<Agents>,
+    pub(super) uses: Arc<PathUses>,
+    pub(super) agents: Arc<GuestAgents>,
     pub(super) freezes: Arc<Freezes>,
     pub(super) clocks: Clocks,
 }
@@ -68,7 +70,7 @@ impl GuestLimits {
     }
 }
 
-impl Listening {
+impl EventListener {
     /// Starts the thread.
     ///
     /// # Errors
@@ -76,12 +78,12 @@ impl Listening {
     pub(super) fn start(
         events: &Arc<Events>,
         opener: &Arc<Opener>,
-        listeners: Listeners,
+        listeners: EventTargets,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (events, opener) = (Arc::clone(events), Arc::clone(opener));
         let thread = Thread { events, opener, listeners, stop: stopped };
-        thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
+        thread::Builder::new().name("libvirt-events".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
 }
@@ -92,22 +94,22 @@ impl Thread {
         let (mut said, mut is_same) = (false, false);
         loop {
             // A new channel discards late events of a former connection.
-            let (told, hear) = bounded(limits.backlog);
+            let (sender, notifications) = bounded(limits.backlog);
             let missed = Arc::new(AtomicU64::new(0));
-            match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
+            match self.subscribe(EventSink::new(sender, Arc::clone(&missed))) {
                 Ok(subscription) => {
                     said = false;
                     self.listeners.uses.begin();
-                    self.events.note("", What::Connected);
-                    self.events.set_heard(Some(is_same));
-                    let goes_on = self.listen(subscription.connection(), &hear, &missed);
+                    self.events.note("", EventKind::Connected);
+                    self.events.set_subscribed(Some(is_same));
+                    let goes_on = self.listen(subscription.connection(), &notifications, &missed);
                     self.listeners.uses.end();
                     // If the connection is alive, only events were missed, and the next subscription is to the same
                     // libvirt.
                     is_same = subscription.connection().is_alive();
-                    self.events.set_heard(None);
+                    self.events.set_subscribed(None);
                     drop(subscription);
-                    self.events.note("", What::Disconnected);
+                    self.events.note("", EventKind::Disconnected);
                     if !goes_on {
                         return;
                     }
@@ -124,19 +126,24 @@ impl Thread {
         }
     }
 
-    fn subscribe(&self, ear: Ear) -> Result<Subscription, Error> {
+    fn subscribe(&self, sink: EventSink) -> Result<Subscription, Error> {
         // No caller waits: with an expired deadline the opener waits as long as a working libvirt may take.
-        Ok(self.opener.open(Instant::now())?.subscribe(ear)?)
+        Ok(self.opener.open(Instant::now())?.subscribe(sink)?)
     }
 
     /// Forwards events until the connection ends; returns `false` if the agent ends.
-    fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
+    fn listen(
+        &self,
+        connection: &Connection,
+        notifications: &Receiver<Notification>,
+        missed: &AtomicU64,
+    ) -> bool {
         let mut devices = Devices::of_all(connection, &self.listeners);
         self.listeners.clocks.wake();
         loop {
             select! {
-                recv(hear) -> told => match told {
-                    Ok(Told::Domain { name, change }) => {
+                recv(notifications) -> notification => match notification {
+                    Ok(Notification::Domain { name, change }) => {
                         if change.is_of_definition() {
                             self.listeners.uses.changed(&name);
                         }
@@ -149,18 +156,18 @@ impl Thread {
                             self.listeners.freezes.look(&name, *event == "stopped");
                         }
                         self.listeners.clocks.changed(&name, &change);
-                        if let Some(what) = What::of_domain(change) {
+                        if let Some(what) = EventKind::of_domain(change) {
                             self.events.note(&name, what);
                         }
                     }
-                    Ok(Told::Closed) | Err(_) => return true,
+                    Ok(Notification::Closed) | Err(_) => return true,
                 },
                 recv(self.stop) -> _ => return false,
             }
             // The channel has room again. The end of the connection may be among the missed events.
             let count = missed.swap(0, Ordering::Relaxed);
             if count > 0 {
-                self.events.note("", What::Missed { count });
+                self.events.note("", EventKind::Missed { count });
                 return true;
             }
         }
@@ -177,12 +184,12 @@ impl Thread {
 struct Devices<'l> {
     /// Aliases and names by guest.
     known: Table<String, Vec<(String, String)>>,
-    listeners: &'l Listeners,
+    listeners: &'l EventTargets,
 }
 
 impl<'l> Devices<'l> {
     /// Reads the devices of all running guests; two round trips for each guest.
-    fn of_all(connection: &Connection, listeners: &'l Listeners) -> Self {
+    fn of_all(connection: &Connection, listeners: &'l EventTargets) -> Self {
         let mut devices = Self { known: Table::new(), listeners };
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
@@ -199,7 +206,7 @@ impl<'l> Devices<'l> {
     fn read(&mut self, domain: &Domain, name: &str) {
         let Ok(xml) = domain.xml(XmlKind::Live) else { return };
         self.listeners.limits.read(name, &xml);
-        if let (Some(run), Ok(inside)) = (domain.id(), Inside::of(&xml)) {
+        if let (Some(run), Ok(inside)) = (domain.id(), LiveAliases::of(&xml)) {
             self.listeners.agents.runs(name, run, inside);
         }
         if let Ok(aliases) = aliases(&xml) {
@@ -262,7 +269,7 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
-    pub fn wait_events(&self, request: EventsRequest) -> Result<Page, Error> {
+    pub fn wait_events(&self, request: EventsRequest) -> Result<EventPage, Error> {
         self.take_steps(self.begin_wait_events(request)?, &|| false)
     }
 
@@ -270,7 +277,10 @@ impl Libvirt {
     ///
     /// # Errors
     /// As [`Libvirt::wait_events`].
-    pub fn begin_wait_events(&self, request: EventsRequest) -> Result<Box<dyn Steps<Page>>, Error> {
+    pub fn begin_wait_events(
+        &self,
+        request: EventsRequest,
+    ) -> Result<Box<dyn Steps<EventPage>>, Error> {
         let limits = self.events.limits();
         let timeout = request.timeout.map_or(limits.wait, Duration::from_secs);
         if timeout > limits.wait {
@@ -289,11 +299,11 @@ struct Waiting {
     after: u64,
     guest: Option<String>,
     until: Instant,
-    _place: EventPlace,
+    _place: EventSlot,
 }
 
-impl Steps<Page> for Waiting {
-    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<Page> {
+impl Steps<EventPage> for Waiting {
+    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<EventPage> {
         let (events, now) = (&agent.events, Instant::now());
         let page = events.wait(self.after, self.guest.as_deref(), events.limits().page, now);
         let is_done = !page.events.is_empty() || page.gap || events.is_closed();

@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::config::Config;
 use crate::config::fixed::{FETCH_FAILURES, FETCH_QUEUE, FETCH_RETRY, FETCH_THREADS};
 use crate::fetch::{Cancellation, Download, component};
-use crate::import::{Teller, import};
+use crate::import::{ImportReporter, import};
 use crate::ops::Error;
 use crate::os::peer::Share;
 use crate::pool::{Quota, current};
@@ -310,8 +310,9 @@ impl Fetcher {
         if cancellation.is_cancelled() {
             return Err("cancelled".into());
         }
-        let teller = Teller { progress: &|_, _| {}, warn: &|line| warn!("image {id}: {line}") };
-        match import(&*self.volumes, content, false, id, self.kill, &teller) {
+        let reporter =
+            ImportReporter { progress: &|_, _| {}, warn: &|line| warn!("image {id}: {line}") };
+        match import(&*self.volumes, content, false, id, self.kill, &reporter) {
             // An operator has imported the image meanwhile.
             Err(error) if is_exists(&*error) && self.has(id)? => Ok(()),
             imported => imported.map(|_| ()),

@@ -16,17 +16,17 @@ use crate::config::fixed::{
     AGENT_COMMAND, FREEZE_TIME, FROZEN_GUESTS, THAW_PAUSE, THAW_PAUSE_MAX, THAW_REFUSALS, THAW_STOP,
 };
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::journal::{Entry, Journal, Step, Verb};
+use crate::journal::{Journal, JournalEntry, Step, Verb};
 use crate::libvirt::{Code, Connection, Domain, Topic};
-use crate::ops::LeftAlone;
-use crate::ops::agents::{self, Agents, FROZEN, Turn};
+use crate::ops::AgentUnavailable;
+use crate::ops::agents::{self, AgentGuard, FROZEN, GuestAgents};
 use crate::ops::{Error, Libvirt, Opener, Question, named_guest, respond};
 use crate::pool::{self, JobName};
 
 /// The guests that are frozen, or may be frozen.
 pub(super) struct Freezes {
     opener: Arc<Opener>,
-    agents: Arc<Agents>,
+    agents: Arc<GuestAgents>,
     journal: Arc<Journal>,
     all: Mutex<All>,
     /// Signals the end of a freeze.
@@ -126,7 +126,7 @@ impl Freezes {
     /// Creates a table without freezes; [`Freezes::resume`] adds those of the journal.
     pub(super) fn new(
         opener: &Arc<Opener>,
-        agents: &Arc<Agents>,
+        agents: &Arc<GuestAgents>,
         journal: &Arc<Journal>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -144,8 +144,9 @@ impl Freezes {
         for entry in self.journal.open_of_verb(Verb::Freeze) {
             let guest = entry.intent().guest.clone();
             warn!("thawing a guest that an earlier run of the agent has frozen; guest={guest:?}");
-            let turn = self.agents.turn(&guest, FROZEN);
-            let started = turn.map(|turn| self.start(&guest, turn, Some(entry)));
+            let agent_guard = self.agents.agent_guard(&guest, FROZEN);
+            let started =
+                agent_guard.map(|agent_guard| self.start(&guest, agent_guard, Some(entry)));
             if let Ok(Err(why)) = started {
                 error!("cannot thaw: {why}; guest={guest:?}");
             }
@@ -156,8 +157,8 @@ impl Freezes {
     fn start(
         self: &Arc<Self>,
         guest: &str,
-        turn: Turn,
-        entry: Option<Entry>,
+        agent_guard: AgentGuard,
+        entry: Option<JournalEntry>,
     ) -> Result<Arc<Freeze>, Error> {
         let freeze = Arc::new(Freeze {
             guest: guest.to_owned(),
@@ -169,19 +170,19 @@ impl Freezes {
             return Err(Error::Pool(pool::Error::Stopping));
         }
         if entry.is_none() && all.freezes.len() >= FROZEN_GUESTS {
-            return Err(Error::AgentLeftAlone(LeftAlone::Full));
+            return Err(Error::AgentLeftAlone(AgentUnavailable::Full));
         }
         all.freezes.push(Arc::clone(&freeze));
         drop(all);
         let guard = Guard { freezes: Arc::clone(self), freeze: Arc::clone(&freeze) };
-        let thread = Thread { guard, turn, connection: None, is_refused: false };
+        let thread = Thread { guard, agent_guard, connection: None, is_refused: false };
         let start = move || thread.run(entry);
         let started = thread::Builder::new().name("guest-freeze".to_owned()).spawn(start);
         match started {
             Ok(_) => Ok(freeze),
             Err(error) => {
                 warn!("cannot start a thread: {error}");
-                Err(Error::AgentLeftAlone(LeftAlone::Full))
+                Err(Error::AgentLeftAlone(AgentUnavailable::Full))
             }
         }
     }
@@ -239,7 +240,7 @@ impl Drop for Guard {
 
 struct Thread {
     // Fields are dropped in this order: a caller that sees the end of a freeze can then ask the guest agent.
-    turn: Turn,
+    agent_guard: AgentGuard,
     guard: Guard,
     connection: Option<Connection>,
     /// Whether the guest agent refused to freeze the guest.
@@ -247,7 +248,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self, entry: Option<Entry>) {
+    fn run(mut self, entry: Option<JournalEntry>) {
         let freeze = Arc::clone(&self.guard.freeze);
         let entry = match entry {
             Some(entry) => entry,
@@ -258,7 +259,7 @@ impl Thread {
             },
         };
         self.thaw(entry.intent().steps.first());
-        if let Err(error) = entry.settled() {
+        if let Err(error) = entry.complete() {
             warn!("cannot remove Freeze from the journal; guest={:?}: {error}", freeze.guest);
         }
     }
@@ -267,7 +268,7 @@ impl Thread {
     ///
     /// # Errors
     /// If the guest agent did not get the command to freeze.
-    fn freeze(&mut self) -> Result<Entry, Error> {
+    fn freeze(&mut self) -> Result<JournalEntry, Error> {
         let freeze = Arc::clone(&self.guard.freeze);
         let domain = self.domain(&freeze.guest)?;
         if domain.id().is_none() {
@@ -275,7 +276,10 @@ impl Thread {
             domain.freeze()?;
         }
         // A silent guest agent must get no command that it may carry out later.
-        match self.turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop)) {
+        match self
+            .agent_guard
+            .command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))
+        {
             // The guest agent answers, even if it does not report its host name.
             Err(why) if is_answer(&why) => {}
             probed => probed?,
@@ -283,11 +287,11 @@ impl Thread {
         let request = Guest { id: freeze.guest.clone(), ..Guest::default() };
         let mut entry = self.guard.freezes.journal.begin(Verb::Freeze, &freeze.guest, &request)?;
         if let Err(error) = entry.note(Step::Frozen(domain.uuid()?)) {
-            entry.settled()?;
+            entry.complete()?;
             return Err(error.into());
         }
         let began = Instant::now();
-        let frozen = self.turn.command_within(&domain, FREEZE_TIME, &Domain::freeze);
+        let frozen = self.agent_guard.command_within(&domain, FREEZE_TIME, &Domain::freeze);
         let is_frozen = frozen.is_ok();
         match &frozen {
             Ok(()) => info!("file systems are frozen; guest={:?}", freeze.guest),
@@ -306,7 +310,7 @@ impl Thread {
         let freeze = Arc::clone(&self.guard.freeze);
         let Some(Step::Frozen(uuid)) = step else { return };
         freeze.state.lock().is_thawing = true;
-        let (mut pause, mut refusals, mut is_told) = (THAW_PAUSE, 0, false);
+        let (mut pause, mut refusals, mut is_reported) = (THAW_PAUSE, 0, false);
         loop {
             let why = match self.try_thaw(&freeze.guest, uuid) {
                 Ok(true) => return info!("file systems are thawed; guest={:?}", freeze.guest),
@@ -320,11 +324,11 @@ impl Thread {
             if refusals >= THAW_REFUSALS {
                 return error!("giving up to thaw: {why}; guest={:?}", freeze.guest);
             }
-            match is_told {
+            match is_reported {
                 true => debug!("cannot thaw; trying again: {why}; guest={:?}", freeze.guest),
                 false => warn!("cannot thaw; trying again: {why}; guest={:?}", freeze.guest),
             }
-            is_told = true;
+            is_reported = true;
             freeze.change(|state| state.failed = Some(why));
             freeze.wait(Instant::now() + pause);
             pause = (2 * pause).min(THAW_PAUSE_MAX);
@@ -347,7 +351,7 @@ impl Thread {
                 false => Ok(false),
             };
         }
-        self.turn.command_now(&domain, FREEZE_TIME, &Domain::thaw).map(|()| true)
+        self.agent_guard.command_now(&domain, FREEZE_TIME, &Domain::thaw).map(|()| true)
     }
 
     fn domain(&mut self, guest: &str) -> Result<Domain, Error> {
@@ -385,12 +389,13 @@ impl Libvirt {
         let name = JobName::new("Freeze", guest.id.clone()).of_emulator();
         // Calls that ask the guest agent now end first.
         let permit = match self.freezes.find(&guest.id) {
-            Some(_) => return Err(Error::AgentLeftAlone(LeftAlone::Frozen)),
+            Some(_) => return Err(Error::AgentLeftAlone(AgentUnavailable::Frozen)),
             None => agents::permit(&self.pool, &name, deadline)?,
         };
-        let turn = self.agents.turn(&guest.id, FROZEN).map_err(Error::AgentLeftAlone)?;
+        let agent_guard =
+            self.agents.agent_guard(&guest.id, FROZEN).map_err(Error::AgentLeftAlone)?;
         drop(permit);
-        self.freezes.start(&guest.id, turn, None)?.wait_frozen(deadline)?;
+        self.freezes.start(&guest.id, agent_guard, None)?.wait_frozen(deadline)?;
         Ok(respond(guest))
     }
 
@@ -415,8 +420,8 @@ impl Libvirt {
         let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
         let question = Question::new("Thaw", guest.id.clone(), deadline, move |session| {
             let domain = session.domain(&id)?;
-            let turn = agents.turn(&id, "Thaw").map_err(Error::AgentLeftAlone)?;
-            turn.command_within(&domain, AGENT_COMMAND, &Domain::thaw)
+            let agent_guard = agents.agent_guard(&id, "Thaw").map_err(Error::AgentLeftAlone)?;
+            agent_guard.command_within(&domain, AGENT_COMMAND, &Domain::thaw)
         });
         self.ask(question.of_emulator())?;
         let message = "no freeze was in force".to_owned();

@@ -10,8 +10,8 @@ use crate::config::fixed::{AGENT_ANSWER, AGENT_LIST};
 use crate::events::Events;
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::{FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
-use crate::libvirt::{self, Code, Domain, Name, Source, Topic, Value, Wiring};
-use crate::ops::agents::{Agents, short};
+use crate::libvirt::{self, Code, Domain, Name, NicAddresses, Source, Topic, Value};
+use crate::ops::agents::{GuestAgents, short};
 use crate::ops::{Error, Libvirt, Question, named_guest};
 
 impl Libvirt {
@@ -48,7 +48,7 @@ impl Libvirt {
 fn look(
     domain: &Domain,
     id: &str,
-    agents: &Arc<Agents>,
+    agents: &Arc<GuestAgents>,
     events: &Events,
 ) -> Result<GuestInfo, libvirt::Error> {
     let Some(run) = domain.id() else {
@@ -56,13 +56,13 @@ fn look(
     };
     let begin = Instant::now();
     // With the turn, no other command changes the record of the last answer.
-    let turn = agents.turn(id, "GuestInfo");
-    let left_alone = match &turn {
+    let agent_guard = agents.agent_guard(id, "GuestInfo");
+    let unavailable = match &agent_guard {
         Err(why) => Some(*why),
-        Ok(_) => agents.left_alone(id, run, begin),
+        Ok(_) => agents.unavailable(id, run, begin),
     };
     let mut info = GuestInfo::default();
-    match left_alone {
+    match unavailable {
         Some(why) => info.message = why.to_string(),
         None => {
             let asked = ask(domain, &mut info, begin);
@@ -70,7 +70,7 @@ fn look(
             match asked {
                 Ok(nics) => {
                     info.agent = true;
-                    agents.tell(id, run, nics, Source::Agent, events);
+                    agents.report(id, run, nics, Source::Agent, events);
                     if !info.filesystems.is_empty() {
                         agents.mount(id, run, &info.filesystems);
                     }
@@ -89,7 +89,7 @@ fn look(
     }
     for source in [Source::Lease, Source::Arp] {
         match domain.addresses(source) {
-            Ok(nics) => agents.tell(id, run, nics, source, events),
+            Ok(nics) => agents.report(id, run, nics, source, events),
             Err(error) if error.connection_lost() => return Err(error),
             // Not every driver and network provides them.
             Err(_) => {}
@@ -105,7 +105,7 @@ fn ask(
     domain: &Domain,
     info: &mut GuestInfo,
     begin: Instant,
-) -> Result<Vec<Wiring>, libvirt::Error> {
+) -> Result<Vec<NicAddresses>, libvirt::Error> {
     domain.set_agent_timeout(Some(AGENT_ANSWER))?;
     let nics = domain.addresses(Source::Agent);
     if nics.is_ok() {
@@ -115,13 +115,13 @@ fn ask(
                 break;
             }
             match domain.agent_info(topic) {
-                Ok(told) => params.extend(told),
+                Ok(reported) => params.extend(reported),
                 Err(error) if error.code == Code::AGENT_UNRESPONSIVE => break,
                 // The guest agent does not know this topic.
                 Err(_) => {}
             }
         }
-        *info = told(&params);
+        *info = info_from(&params);
     }
     // The timeout is set for the domain, so it also applies to commands of other callers.
     let reset = domain.set_agent_timeout(None);
@@ -129,7 +129,7 @@ fn ask(
 }
 
 /// Converts libvirt's parameters.
-pub(super) fn told(params: &[(Name, Value)]) -> GuestInfo {
+pub(super) fn info_from(params: &[(Name, Value)]) -> GuestInfo {
     let find = |name: &str| params.iter().find(|(own, _)| **own == *name).map(|(_, value)| value);
     let text = |name: &str| match find(name) {
         Some(Value::Text(text)) => short(text),
@@ -200,7 +200,7 @@ mod tests {
             ("user.count".into(), Value::Signed(-1)),
         ];
         params.push(("timezone.offset".into(), Value::Signed(-3600)));
-        let info = told(&params);
+        let info = info_from(&params);
         assert_eq!(info.hostname.len(), AGENT_TEXT_CHARS);
         assert_eq!(info.filesystems.len(), AGENT_LIST);
         assert_eq!(info.filesystems[0].disks, ["vda"]);

@@ -25,7 +25,7 @@ pub struct Health {
 #[derive(Debug)]
 struct State {
     /// The outcome of the last open.
-    seen: Seen,
+    seen: HealthStatus,
     /// The open that runs now.
     opening: Option<Opening>,
 }
@@ -38,7 +38,7 @@ struct Opening {
 
 /// A snapshot of [`Health`].
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct HealthStatus {
     /// Why libvirt is unusable; `None` if it answered the last open.
     pub error: Option<String>,
     /// Whether libvirt is silent: it neither answers nor refuses.
@@ -57,15 +57,15 @@ impl Health {
     /// answer.
     pub fn new(answer: Duration) -> Self {
         let since = Instant::now();
-        let seen = Seen { error: None, silent: false, tried: false, since, version: None };
+        let seen = HealthStatus { error: None, silent: false, tried: false, since, version: None };
         Self { state: Mutex::new(State { seen, opening: None }), answer }
     }
 
     /// Returns the present state.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> HealthStatus {
         let state = self.state.lock();
         match self.silent_since(&state) {
-            Some(since) => Seen {
+            Some(since) => HealthStatus {
                 error: Some("libvirt does not answer".to_owned()),
                 silent: true,
                 since,
@@ -152,8 +152,8 @@ mod tests {
         let health = Health::new(Duration::ZERO);
         health.opening();
         assert!(health.may_answer().is_ok(), "all still wait");
-        let told = health.given_up(Instant::now());
-        assert!(matches!(told, Error::Silent { .. }), "{told}");
+        let reported = health.given_up(Instant::now());
+        assert!(matches!(reported, Error::Silent { .. }), "{reported}");
         assert!(health.may_answer().is_err());
         let seen = health.seen();
         assert!(seen.silent && seen.error.is_some());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 
 use crate::config::fixed::{START_DELAY_MAX, START_LIBVIRT, WAIT_LIBVIRT};
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{Connection, Domain};
@@ -49,7 +49,7 @@ impl Scheduled {
     /// Reads a domain. Returns `None` for a domain that this agent did not make, unless libvirt failed to start it. Up
     /// to five round trips.
     fn of(domain: &Domain) -> Result<Option<Self>, Error> {
-        let kept = Stored::read(domain)?.metadata.guest;
+        let stored = Stored::read(domain)?.metadata.guest;
         let is_active = domain.is_active()?;
         let has_failed = || -> Result<bool, Error> {
             let condition = condition(domain)?;
@@ -57,13 +57,13 @@ impl Scheduled {
             Ok(is_failed && domain.autostart()?)
         };
         let has_failed = !is_active && has_failed()?;
-        let (is_ours, kept) = (kept.is_some(), kept.unwrap_or_default());
+        let (is_ours, stored) = (stored.is_some(), stored.unwrap_or_default());
         let seconds = |time: Option<u64>| time.map(Duration::from_secs);
         Ok((is_ours || has_failed).then_some(Self {
             id: domain.name()?,
-            order: kept.start_order.unwrap_or(0),
-            delay: seconds(kept.start_delay_s).unwrap_or_default().min(START_DELAY_MAX),
-            stop_timeout: seconds(kept.stop_timeout_s),
+            order: stored.start_order.unwrap_or(0),
+            delay: seconds(stored.start_delay_s).unwrap_or_default().min(START_DELAY_MAX),
+            stop_timeout: seconds(stored.stop_timeout_s),
             is_active,
             has_failed,
         }))
@@ -113,8 +113,8 @@ impl HostStart {
     /// # Errors
     /// If the system refuses the thread.
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<()> {
-        let Some(folder) = &agent.state_dir else { return Ok(()) };
-        let file = folder.join(FILE);
+        let Some(directory) = &agent.state_dir else { return Ok(()) };
+        let file = directory.join(FILE);
         let boot = match fs::read_to_string(BOOT_ID) {
             Ok(boot) => boot.trim().to_owned(),
             Err(error) => {
@@ -205,7 +205,7 @@ impl HostStart {
         let events = self.agent.events();
         let page = events.wait(seen, Some(&guest.id), EVENTS_PAGE, Instant::now());
         let has_run = page.events.iter().any(|event| {
-            matches!(event.what, What::Lifecycle { state: "started" | "resumed", .. })
+            matches!(event.what, EventKind::Lifecycle { state: "started" | "resumed", .. })
         });
         if guest.is_active || has_run {
             return;
@@ -224,7 +224,7 @@ impl HostStart {
 
     fn failed(&self, id: &str, why: &str) {
         error!("a guest did not start with the host; guest={id:?}: {why}");
-        self.agent.events().note(id, What::AutostartFailed { error: why.to_owned() });
+        self.agent.events().note(id, EventKind::AutostartFailed { error: why.to_owned() });
     }
 
     /// Waits for this time, or until the agent stops.

@@ -42,7 +42,7 @@ impl Libvirt {
     pub fn stop_guests(&self) -> Result<Stopped, Error> {
         let end = Instant::now() + HOST_STOP;
         // The agent forces a guest off only while it receives libvirt's events.
-        self.events.heard(Instant::now() + SHUTDOWN_LOOK);
+        self.events.subscription(Instant::now() + SHUTDOWN_LOOK);
         let mut stopped = Stopped::default();
         for _ in 0..HOST_STOP_ROUNDS {
             let (mut guests, unknown) = self.running()?;

@@ -19,8 +19,10 @@ use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::volume_owners::{guest_of, lock_of};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, described, named_guest, respond};
-use crate::pool::{Hold, Job, JobName, Lane, current};
-use crate::storage::{self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose};
+use crate::pool::{GuestLock, Job, JobName, Lane, current};
+use crate::storage::{
+    self, AdoptionRule, Dataset, Id, Maker, Recursion, VolumeSelection, VolumeSpec, Volumes,
+};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -60,12 +62,12 @@ impl Libvirt {
     pub fn create_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.key(&guest.id, deadline)?;
+        let lock = self.lock_and_recover(&guest.id, deadline)?;
         let wanted = self.wanted_or_unmarked("CreateGuestDisks", &guest, deadline)?;
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
-        self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
-            .and_then(|(transaction, _)| self.commit(transaction, &hold, deadline))
-            .map_err(|cause| self.undone(&guest, cause, &hold))?;
+        self.make_volumes(&mut guest, wanted, false, transaction, &lock, deadline)
+            .and_then(|(transaction, _)| self.commit(transaction, &lock, deadline))
+            .map_err(|cause| self.undone(&guest, cause, &lock))?;
         Ok(respond(guest))
     }
 
@@ -81,14 +83,14 @@ impl Libvirt {
         let mut guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
-        let hold = self.key(&guest.id, deadline)?;
-        self.check_not_saved("DeleteGuestDisks", &hold, deadline)?;
-        let in_use = self.others("DeleteGuestDisks", hold.key(), deadline)?.in_use;
+        let lock = self.lock_and_recover(&guest.id, deadline)?;
+        self.check_not_saved("DeleteGuestDisks", &lock, deadline)?;
+        let in_use = self.others("DeleteGuestDisks", lock.guest(), deadline)?.in_use;
         let destroy = move |volumes: &dyn Volumes| {
-            volumes.destroy_guest(&id, Whose::Anyones, &in_use, deadline)
+            volumes.destroy_guest(&id, VolumeSelection::Anyones, &in_use, deadline)
         };
         let removal =
-            self.on_storage("DeleteGuestDisks", &guest.id, Some(&hold), deadline, destroy)?;
+            self.on_storage("DeleteGuestDisks", &guest.id, Some(&lock), deadline, destroy)?;
         complete(&removal)?;
         guest.disks.clear();
         Ok(respond(guest))
@@ -159,16 +161,16 @@ impl Libvirt {
         const VERB: &str = "DeleteDataset";
         let what = name.clone();
         let deadline = self.storage_deadline();
-        let hold = self.key(guest_of(&name).unwrap_or_default(), deadline)?;
-        self.check_not_saved(VERB, &hold, deadline)?;
-        let in_use = self.others(VERB, hold.key(), deadline)?.in_use;
+        let lock = self.lock_and_recover(guest_of(&name).unwrap_or_default(), deadline)?;
+        self.check_not_saved(VERB, &lock, deadline)?;
+        let in_use = self.others(VERB, lock.guest(), deadline)?.in_use;
         let delete = move |volumes: &dyn Volumes| {
             let found = volumes.volumes(Some(&name), deadline)?.into_iter();
             let itself = found.into_iter().find(|volume| volume.name == name);
-            Ok((itself, volumes.delete(&name, Reach::Below, &in_use, deadline)?))
+            Ok((itself, volumes.delete(&name, Recursion::Below, &in_use, deadline)?))
         };
         let (volume, removal) =
-            self.on_storage(VERB, what.as_str(), Some(&hold), deadline, delete)?;
+            self.on_storage(VERB, what.as_str(), Some(&lock), deadline, delete)?;
         complete(&removal)?;
         // A file system has neither size nor device.
         let other = || wire::Volume { id: what.to_string(), ..wire::Volume::default() };
@@ -299,7 +301,7 @@ impl Libvirt {
         Ok(ImageResponse { images: vec![fetching_answer(&id)] })
     }
 
-    fn complete_image(&self, verb: &str, id: &Id) -> Result<storage::Image, Error> {
+    fn complete_image(&self, verb: &str, id: &Id) -> Result<storage::StoredImage, Error> {
         let deadline = self.storage_deadline();
         let sought = id.clone();
         let look = move |volumes: &dyn Volumes| volumes.image(&sought, deadline);
@@ -310,7 +312,7 @@ impl Libvirt {
     fn check_unused(
         &self,
         verb: &str,
-        volume: &storage::Volume,
+        volume: &storage::StoredVolume,
         deadline: Instant,
     ) -> Result<(), Error> {
         let uses = |connection: &Connection| Ok(all_uses(connection)?);
@@ -340,13 +342,13 @@ impl Libvirt {
         &self,
         verb: &str,
         name: &str,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         deadline: Instant,
         work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let volumes = Arc::clone(&self.volumes);
         let job = Job { name: JobName::new(verb, name), deadline };
-        Ok(self.pool.run(Lane::Storage, job, hold, move |_| work(&*volumes))??)
+        Ok(self.pool.run(Lane::Storage, job, lock, move |_| work(&*volumes))??)
     }
 
     /// Runs a job on the storage lane that changes a dataset, under the lock of its guest.
@@ -357,9 +359,9 @@ impl Libvirt {
         work: impl FnOnce(&dyn Volumes, Instant) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let deadline = self.storage_deadline();
-        let hold = guest_of(name).map(|id| self.key(id, deadline)).transpose()?;
+        let lock = guest_of(name).map(|id| self.lock_and_recover(id, deadline)).transpose()?;
         let work = move |volumes: &dyn Volumes| work(volumes, deadline);
-        self.on_storage(verb, name.as_str(), hold.as_ref(), deadline, work)
+        self.on_storage(verb, name.as_str(), lock.as_ref(), deadline, work)
     }
 
     /// Returns the dataset that a request names.
@@ -376,33 +378,35 @@ impl Libvirt {
         verb: &str,
         guest: &Guest,
         deadline: Instant,
-    ) -> Result<Vec<Wanted>, Error> {
+    ) -> Result<Vec<VolumeSpec>, Error> {
         let id = guest.id.clone();
         let find = move |connection: &Connection| {
-            let Some(domain) = connection.find_domain(&id)? else { return Ok(Adopts::Unwritten) };
+            let Some(domain) = connection.find_domain(&id)? else {
+                return Ok(AdoptionRule::Unwritten);
+            };
             let definition = described(&domain, XmlKind::Inactive)?;
             let maker = Maker::domain(&definition.uuid);
             let named = DomainUse::of(&[&definition]).sources().collect();
-            Ok(Adopts::OfDomain { maker, named })
+            Ok(AdoptionRule::OfDomain { maker, named })
         };
         // If libvirt does not answer, the guest counts as new, and adopts no volume with data.
-        let adopts = self.read(Lane::Read, verb, &guest.id, deadline, find);
-        let adopts = adopts.unwrap_or(Adopts::Unwritten);
-        let wanted = self.wanted(guest, &Maker::call(), &adopts)?.into_iter();
-        Ok(wanted.map(|wanted| Wanted { unmarked: true, ..wanted }).collect())
+        let adoption = self.read(Lane::Read, verb, &guest.id, deadline, find);
+        let adoption = adoption.unwrap_or(AdoptionRule::Unwritten);
+        let wanted = self.wanted(guest, &Maker::call(), &adoption)?.into_iter();
+        Ok(wanted.map(|wanted| VolumeSpec { unmarked: true, ..wanted }).collect())
     }
 
-    fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
+    fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> VolumeSpec {
         let (space, maker) = (self.space(), Some(Maker::call()));
-        let (owner, adopts, unmarked, content) = (None, Adopts::Any, false, None);
-        Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked, content }
+        let (owner, adoption, unmarked, content) = (None, AdoptionRule::Any, false, None);
+        VolumeSpec { volume, image, size_mib, space, owner, maker, adoption, unmarked, content }
     }
 
     /// Makes a volume that does not exist yet, or nothing.
-    fn make_new(&self, verb: Verb, wanted: Wanted) -> Result<VolumeResponse, Error> {
+    fn make_new(&self, verb: Verb, wanted: VolumeSpec) -> Result<VolumeResponse, Error> {
         let deadline = self.storage_deadline();
-        let hold = self.key(lock_of(&wanted.volume), deadline)?;
-        let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
+        let lock = self.lock_and_recover(lock_of(&wanted.volume), deadline)?;
+        let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(self, verb, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let planned = volumes.plan(&[wanted], deadline)?;
@@ -415,7 +419,7 @@ impl Libvirt {
                 made => Ok(made?),
             }
         };
-        let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;
+        let made = self.make_or_undo(transaction, &subject, &lock, deadline, work)?;
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
     }
 
@@ -430,19 +434,19 @@ impl Libvirt {
         &self,
         transaction: Transaction,
         subject: &Guest,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
         work: impl FnOnce(&dyn Volumes, &mut Transaction) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Error> {
         let volumes = Arc::clone(&self.volumes);
         let work =
             move |_: &mut Session, transaction: &mut Transaction| work(&*volumes, transaction);
-        let made = self.run_steps(Lane::Storage, transaction, hold, deadline, work);
+        let made = self.run_steps(Lane::Storage, transaction, lock, deadline, work);
         let made = made.and_then(|(made, transaction)| {
-            self.commit(transaction, hold, deadline)?;
+            self.commit(transaction, lock, deadline)?;
             Ok(made)
         });
-        made.map_err(|cause| without_step(self.undone(subject, cause, hold)))
+        made.map_err(|cause| without_step(self.undone(subject, cause, lock)))
     }
 }
 
@@ -484,7 +488,7 @@ fn image_id(id: &str) -> Result<Id, Error> {
     Id::parse(id).map_err(|_| storage::Error::NotFound { name: id.to_owned() }.into())
 }
 
-fn volume_answer(volume: &storage::Volume) -> wire::Volume {
+fn volume_answer(volume: &storage::StoredVolume) -> wire::Volume {
     wire::Volume {
         id: volume.name.to_string(),
         size_mib: volume.size_mib(),
@@ -498,7 +502,7 @@ fn fetching_answer(id: &Id) -> wire::Image {
     wire::Image { id, status, ..wire::Image::default() }
 }
 
-fn image_answer(image: &storage::Image) -> wire::Image {
+fn image_answer(image: &storage::StoredImage) -> wire::Image {
     wire::Image {
         id: image.id.to_string(),
         kind: String::new(),

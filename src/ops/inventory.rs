@@ -13,7 +13,7 @@ use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::Address;
 use crate::guest::wire::verbs::{ListRequest, ListResponse, ListedGuest};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
-use crate::ops::agents::Agents;
+use crate::ops::agents::GuestAgents;
 use crate::ops::lifecycle::condition;
 use crate::ops::{Error, Libvirt, described, named_guest};
 use crate::pool::Lane;
@@ -65,10 +65,10 @@ impl Libvirt {
                 found.pending = pending(&found, &definition);
                 found.metadata = definition.metadata;
             }
-            if let Some(kept) = &found.metadata.guest {
-                found.start_order = kept.start_order;
-                found.start_delay_s = kept.start_delay_s;
-                found.stop_timeout_s = kept.stop_timeout_s;
+            if let Some(stored) = &found.metadata.guest {
+                found.start_order = stored.start_order;
+                found.start_delay_s = stored.start_delay_s;
+                found.stop_timeout_s = stored.stop_timeout_s;
             }
             Ok(found)
         })
@@ -76,7 +76,7 @@ impl Libvirt {
 }
 
 /// Returns the known addresses of a domain's run; none if it is off.
-fn known_addresses(agents: &Agents, id: &str, domain: &Domain) -> Vec<Address> {
+fn known_addresses(agents: &GuestAgents, id: &str, domain: &Domain) -> Vec<Address> {
     domain.id().map(|run| agents.addresses(id, run)).unwrap_or_default()
 }
 
@@ -111,7 +111,7 @@ impl Wanted {
     fn page(
         &self,
         connection: &Connection,
-        agents: &Agents,
+        agents: &GuestAgents,
     ) -> Result<ListResponse, libvirt::Error> {
         let all = match self.state {
             Some(state) => connection.list_domains_in(state.code())?,
@@ -147,7 +147,7 @@ impl Wanted {
         id: String,
         domain: &Domain,
         is_saved: bool,
-        agents: &Agents,
+        agents: &GuestAgents,
     ) -> Result<Option<ListedGuest>, libvirt::Error> {
         let info = domain.info()?;
         let mut state = State::from_code(info.state);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::{Guest, GuestResponse};
-use crate::jobs::{self, Begun, Job, Jobs, Outcome, Page, Request, State};
+use crate::jobs::{self, Job, JobCall, JobOutcome, JobPage, JobState, Jobs, RunningJob};
 use crate::journal::{Direction, Journal, Scope};
 use crate::ops::recovery::{STATE_LANE, state_write};
 use crate::ops::{Error, Libvirt, named_guest};
@@ -17,8 +17,8 @@ use crate::ops::{Error, Libvirt, named_guest};
 pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {
     let Some(state) = &config.state_dir else { return Ok(Jobs::in_memory(&config.jobs)) };
     let scope = Scope::from(&config.host).to_string();
-    let (folder, set_aside) = (state.join("jobs"), state.join("set-aside"));
-    Jobs::open(&folder, &set_aside, scope, &config.jobs, |job| fate(journal, job))
+    let (directory, set_aside) = (state.join("jobs"), state.join("set-aside"));
+    Jobs::open(&directory, &set_aside, scope, &config.jobs, |job| fate(journal, job))
 }
 
 /// Returns what the agent does with the changes of a job that ended with a former agent.
@@ -53,7 +53,7 @@ impl Libvirt {
         method: &str,
         guest: Option<&Guest>,
         args: &BTreeMap<String, String>,
-        request: Request,
+        request: JobCall,
     ) -> Result<GuestResponse, Error> {
         let guest = named_guest(guest.cloned())?;
         self.change_deadline(args)?;
@@ -77,13 +77,13 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Until the disk has the result.
-    pub fn end_job(&self, begun: &Begun, outcome: Outcome) {
-        let job = self.jobs.end(begun, outcome);
-        self.tell_end(&job);
+    pub fn end_job(&self, started: &RunningJob, outcome: JobOutcome) {
+        let job = self.jobs.end(started, outcome);
+        self.publish_end(&job);
     }
 
-    fn tell_end(&self, job: &Job) {
-        let what = What::Job { job: job.id.clone(), state: job.state.name() };
+    fn publish_end(&self, job: &Job) {
+        let what = EventKind::Job { job: job.id.clone(), state: job.state.name() };
         self.events.note(&job.guest, what);
     }
 
@@ -99,7 +99,7 @@ impl Libvirt {
     ///
     /// # Errors
     /// A `limit` above [`LIST_GUESTS_MAX`], an unknown `state`, an invalid `after`.
-    pub fn list_jobs(&self, request: JobsRequest) -> Result<Page, Error> {
+    pub fn list_jobs(&self, request: JobsRequest) -> Result<JobPage, Error> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
             0 => LIST_GUESTS,
             limit if limit <= LIST_GUESTS_MAX => limit,
@@ -110,10 +110,12 @@ impl Libvirt {
         };
         let state = match request.state.as_str() {
             "" => None,
-            name => Some(State::ALL.into_iter().find(|it| it.name() == name).ok_or_else(|| {
-                let names = State::ALL.map(State::name).join(", ");
-                Error::Invalid(format!("state is {name:?}; it must be one of {names}"))
-            })?),
+            name => {
+                Some(JobState::ALL.into_iter().find(|it| it.name() == name).ok_or_else(|| {
+                    let names = JobState::ALL.map(JobState::name).join(", ");
+                    Error::Invalid(format!("state is {name:?}; it must be one of {names}"))
+                })?)
+            }
         };
         let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
         Ok(self.jobs.list(&request.after, limit, |job| {
@@ -133,7 +135,7 @@ impl Libvirt {
     pub fn cancel_job(&self, request: JobRequest) -> Result<Job, Error> {
         let (job, is_new) = self.write_job(move |jobs| jobs.cancel(&request.id))?;
         if is_new {
-            self.tell_end(&job);
+            self.publish_end(&job);
         }
         Ok(job)
     }
@@ -169,7 +171,7 @@ mod tests {
             assert_eq!(fate(&verb.to_string(), "a"), becomes, "{verb}");
             assert_eq!(fate(&verb.to_string(), "b"), unknown, "another guest's");
             assert_eq!(fate("Run", "a"), unknown, "another verb's");
-            journal.open_of("a").unwrap().settled().unwrap();
+            journal.open_of("a").unwrap().complete().unwrap();
         }
     }
 }

@@ -9,14 +9,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::config::fixed::{KEPT_DOMAINS_MAX, KEPT_FOR};
+use crate::config::fixed::{CACHED_DOMAIN_AGE, CACHED_DOMAINS_MAX};
 use crate::libvirt::{Code, Connection, Domain, Error};
 
 /// Domains of one connection by the names of their lookups, and the times of the lookups.
 #[derive(Debug, Default)]
-pub(super) struct Kept(BTreeMap<String, (Domain, Instant)>);
+pub(super) struct DomainCache(BTreeMap<String, (Domain, Instant)>);
 
-impl Kept {
+impl DomainCache {
     /// Returns the state of the domain of this name on this connection and its reason, as libvirt's
     /// numbers.
     ///
@@ -30,7 +30,9 @@ impl Kept {
         connection: &Connection,
         name: &str,
     ) -> Result<(i32, i32), Error> {
-        if let Some((domain, _)) = self.0.get(name).filter(|(_, at)| at.elapsed() < KEPT_FOR) {
+        if let Some((domain, _)) =
+            self.0.get(name).filter(|(_, at)| at.elapsed() < CACHED_DOMAIN_AGE)
+        {
             match domain.state() {
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 outcome => return outcome,
@@ -39,7 +41,7 @@ impl Kept {
         self.0.remove(name);
         let (looked_up, domain) = (Instant::now(), connection.lookup_domain_by_name(name)?);
         let state = domain.state()?;
-        if self.0.len() >= KEPT_DOMAINS_MAX {
+        if self.0.len() >= CACHED_DOMAINS_MAX {
             self.0.clear();
         }
         self.0.insert(name.to_owned(), (domain, looked_up));
@@ -64,21 +66,21 @@ mod tests {
     fn cache_is_bounded_and_each_domain_is_answered() {
         libvirt::start().unwrap();
         let connection = Connection::open("test:///default").unwrap();
-        let mut kept = Kept::default();
+        let mut stored = DomainCache::default();
         let (mut domains, mut most) = (Vec::new(), 0);
-        for number in 0..=KEPT_DOMAINS_MAX {
+        for number in 0..=CACHED_DOMAINS_MAX {
             let name = format!("kept-{number}");
             let uuid = format!("7c3b0e52-0000-4000-8000-{number:012}");
             domains.push((define(&connection, &name, &uuid), name.clone()));
             for _ in 0..2 {
-                assert_eq!(kept.state(&connection, &name).unwrap().0, 5);
-                most = kept.0.len().max(most);
+                assert_eq!(stored.state(&connection, &name).unwrap().0, 5);
+                most = stored.0.len().max(most);
             }
         }
-        assert_eq!((most, kept.0.len()), (KEPT_DOMAINS_MAX, 1));
+        assert_eq!((most, stored.0.len()), (CACHED_DOMAINS_MAX, 1));
         for (domain, name) in domains {
             domain.undefine().unwrap();
-            let gone = kept.state(&connection, &name).unwrap_err();
+            let gone = stored.state(&connection, &name).unwrap_err();
             assert_eq!((gone.code, gone.call), (Code::NO_DOMAIN, "virDomainLookupByName"));
         }
     }

@@ -7,7 +7,7 @@ use crate::guest::domain::VirDomain;
 use crate::guest::limits::{Limits, disk_parameters, limited, nic_parameters};
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::wire::{Guest, GuestRequest};
-use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::libvirt::{self, AffectFlags, Domain, XmlKind};
 use crate::ops::devices::persistent;
 use crate::ops::metadata::Stored;
 use crate::ops::settings::apply_now;
@@ -35,10 +35,10 @@ impl Libvirt {
         let (live, message) = self.change("SetLimits", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
-            let limit = |reach| devices.iter().try_for_each(|it| it.limit(&domain, reach));
-            limit(Reach::Next)?;
-            Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &asked))?;
-            let applied = apply_now(&domain, &|| Ok(limit(Reach::Now)?))?;
+            let limit = |affect| devices.iter().try_for_each(|it| it.limit(&domain, affect));
+            limit(AffectFlags::Config)?;
+            Stored::read(&domain)?.change_request(&domain, |stored| note(stored, &asked))?;
+            let applied = apply_now(&domain, &|| Ok(limit(AffectFlags::Live)?))?;
             if let (true, Ok(xml)) = (applied.0, domain.xml(XmlKind::Live)) {
                 limits.read(&id, &xml);
             }
@@ -55,12 +55,12 @@ enum Device {
 }
 
 impl Device {
-    fn limit(&self, domain: &Domain, reach: Reach) -> Result<(), libvirt::Error> {
+    fn limit(&self, domain: &Domain, affect: AffectFlags) -> Result<(), libvirt::Error> {
         match self {
             Self::Disk(device, limits) => {
-                domain.limit_disk(device, &disk_parameters(limits), reach)
+                domain.limit_disk(device, &disk_parameters(limits), affect)
             }
-            Self::Nic(mac, limits) => domain.limit_nic(mac, &nic_parameters(limits), reach),
+            Self::Nic(mac, limits) => domain.limit_nic(mac, &nic_parameters(limits), affect),
         }
     }
 }
@@ -90,14 +90,14 @@ fn devices(asked: &Guest, definition: &VirDomain) -> Result<Vec<Device>, Error> 
 }
 
 /// Stores the limits in the request that is stored with the domain.
-fn note(kept: &mut Guest, asked: &Guest) {
+fn note(stored: &mut Guest, asked: &Guest) {
     for disk in &asked.disks {
-        for own in kept.disks.iter_mut().filter(|own| own.device == disk.device) {
+        for own in stored.disks.iter_mut().filter(|own| own.device == disk.device) {
             own.limits.clone_from(&disk.limits);
         }
     }
     for nic in &asked.nics {
-        for own in kept.nics.iter_mut().filter(|own| own.mac.eq_ignore_ascii_case(&nic.mac)) {
+        for own in stored.nics.iter_mut().filter(|own| own.mac.eq_ignore_ascii_case(&nic.mac)) {
             own.limits.clone_from(&nic.limits);
         }
     }

@@ -79,8 +79,8 @@ impl Libvirt {
         let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
         let question = Question::new(verb, guest.id.clone(), deadline, move |session| {
             let domain = session.domain(&id)?;
-            let turn = agents.turn(&id, verb).map_err(Error::AgentLeftAlone)?;
-            turn.command(&domain, &*command)
+            let agent_guard = agents.agent_guard(&id, verb).map_err(Error::AgentLeftAlone)?;
+            agent_guard.command(&domain, &*command)
         });
         self.ask(question.of_emulator())?;
         Ok(respond(guest))
@@ -121,18 +121,18 @@ fn without(password: &str, error: libvirt::Error) -> libvirt::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::libvirt::{Code, Origin};
+    use crate::libvirt::{Code, ErrorDomain};
 
     #[test]
     fn a_guest_agents_error_does_not_repeat_a_password() {
         let of = |message: &str| {
-            let (code, domain) = (Code::INTERNAL_ERROR, Origin::RPC);
+            let (code, domain) = (Code::INTERNAL_ERROR, ErrorDomain::RPC);
             let error = libvirt::Error { code, domain, message: message.to_owned(), call: "" };
             without("correct horse", error).message
         };
         assert_eq!(of("no user alice"), "no user alice");
-        for told in ["not correct horse!", "Y29ycmVjdCBob3JzZQ== fails"] {
-            assert_eq!(of(told), "the guest agent refused it");
+        for reported in ["not correct horse!", "Y29ycmVjdCBob3JzZQ== fails"] {
+            assert_eq!(of(reported), "the guest agent refused it");
         }
     }
 }

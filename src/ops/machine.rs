@@ -12,7 +12,7 @@ use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::paths;
 use crate::guest::placement::numbers;
-use crate::guest::profile::{self, DiskPlace, Place};
+use crate::guest::profile::{self, DefinitionContext, DiskSourceInfo};
 use crate::guest::wire::{self, Guest, Nic};
 use crate::libvirt::{self, Code, Connection};
 use crate::ops::{Error, unreadable};
@@ -91,7 +91,7 @@ pub(super) fn definition(
     (offer, uuid): (Option<Capabilities>, &str),
 ) -> Result<VirDomain, Error> {
     let places = guest.disks.iter().zip(sources);
-    let place = Place {
+    let place = DefinitionContext {
         offer,
         disks: places.map(|(disk, kind)| disk_place(disk, *kind)).collect(),
         mtus: guest.nics.iter().map(mtu).collect(),
@@ -119,7 +119,7 @@ pub(super) fn definition(
 ///
 /// # Blocking
 /// As [`definition`].
-pub(super) fn fill_disk(disk: &mut wire::Disk, kind: SourceKind, domain: &VirDomain) {
+pub(super) fn fill_disk(disk: &mut wire::GuestDisk, kind: SourceKind, domain: &VirDomain) {
     if domain.metadata.profile == profile::MODERN {
         profile::fill_disk(disk, disk_place(disk, kind), &domain.uuid);
     }
@@ -136,14 +136,14 @@ pub(super) fn fill_nic(nic: &mut Nic, domain: &VirDomain) {
 ///
 /// # Blocking
 /// As [`definition`].
-pub(super) fn disk_fault(disk: &wire::Disk, kind: SourceKind) -> Option<Invalid> {
+pub(super) fn disk_fault(disk: &wire::GuestDisk, kind: SourceKind) -> Option<Invalid> {
     setting_fault("disk", disk, disk_place(disk, kind))
 }
 
-fn disk_place(disk: &wire::Disk, kind: SourceKind) -> DiskPlace {
+fn disk_place(disk: &wire::GuestDisk, kind: SourceKind) -> DiskSourceInfo {
     let is_block = kind == SourceKind::Block;
     let is_direct = is_block || disk::is_direct(Path::new(&disk.source));
-    DiskPlace { is_block, is_direct }
+    DiskSourceInfo { is_block, is_direct }
 }
 
 /// Returns the number of online processors of the host; 1 if the kernel does not report them.

@@ -17,7 +17,7 @@ use crate::ops::{Error, Libvirt, described};
 use crate::os::paths::resolved;
 use crate::pool::Lane;
 use crate::sorted::Table;
-use crate::storage::{Maker, Volume, Volumes};
+use crate::storage::{Maker, StoredVolume, Volumes};
 
 const VERB: &str = "complete the marks of";
 
@@ -40,7 +40,7 @@ impl Libvirt {
             }
             Ok(uuids)
         })?;
-        let mut by_guest: Table<String, Vec<Volume>> = Table::new();
+        let mut by_guest: Table<String, Vec<StoredVolume>> = Table::new();
         for volume in self.on_storage(VERB, "guests", None, deadline, list)? {
             let guest =
                 guest_of(&volume.name).filter(|guest| volume.owner.as_deref() == Some(*guest));
@@ -61,13 +61,13 @@ impl Libvirt {
         outcome
     }
 
-    fn complete_marks_of(&self, guest: &str, volumes: Vec<Volume>) -> Result<(), Error> {
-        let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
+    fn complete_marks_of(&self, guest: &str, volumes: Vec<StoredVolume>) -> Result<(), Error> {
+        let lock = self.pool.lock_guest(guest, Instant::now() + RECOVERY_LOCK)?;
         let deadline = Instant::now() + self.deadlines.change;
         let id = guest.to_owned();
         let named = self
             .read(Lane::Read, VERB, guest, deadline, move |connection| named_by(connection, &id))?;
-        let is_named = |volume: &Volume| {
+        let is_named = |volume: &StoredVolume| {
             let device = resolved(&volume.device);
             named.as_ref().is_some_and(|(_, sources)| {
                 sources.iter().any(|source| resolved(Path::new(source)) == device)
@@ -85,7 +85,7 @@ impl Libvirt {
         let Some((uuid, _)) = named.filter(|_| !own.is_empty()) else { return Ok(()) };
         let names: Vec<_> = own.into_iter().map(|volume| volume.name).collect();
         info!("completing the marks of {} volumes; guest={guest:?} uuid={uuid}", names.len());
-        self.set_makers(VERB, names, Maker::domain(&uuid), &hold, deadline)
+        self.set_makers(VERB, names, Maker::domain(&uuid), &lock, deadline)
     }
 }
 

@@ -9,14 +9,14 @@ use crate::guest::check::check_attached_disk;
 use crate::guest::device_xml::with_medium;
 use crate::guest::domain;
 use crate::guest::wire::verbs::{DiskRequest, SettingResponse};
-use crate::guest::wire::{CDROM, Disk, Guest};
-use crate::libvirt::{Domain, Reach, XmlKind};
+use crate::guest::wire::{CDROM, Guest, GuestDisk};
+use crate::libvirt::{AffectFlags, Domain, XmlKind};
 use crate::ops::devices::persistent;
 use crate::ops::disks::judge_one;
 use crate::ops::metadata::Stored;
 use crate::ops::settings::apply_now;
 use crate::ops::{Error, Libvirt, Session, args, described, named_guest, unreadable};
-use crate::pool::Hold;
+use crate::pool::GuestLock;
 use crate::storage::{self, Id, Volumes};
 
 const INSERT: &str = "InsertMedia";
@@ -52,38 +52,39 @@ impl Libvirt {
     /// As [`Libvirt::insert_media`].
     pub fn eject_media(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
         let device = request.disk.clone().unwrap_or_default().device;
-        self.change_medium(EJECT, request, Disk { device, ..Disk::default() })
+        self.change_medium(EJECT, request, GuestDisk { device, ..GuestDisk::default() })
     }
 
     fn change_medium(
         &self,
         verb: &'static str,
         request: DiskRequest,
-        mut disk: Disk,
+        mut disk: GuestDisk,
     ) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         CDROM.clone_into(&mut disk.kind);
         check_attached_disk(&disk)?;
-        let Disk { kind, device, image, source, .. } = disk.clone();
-        if disk != (Disk { kind, device, image, source, ..Disk::default() }) {
+        let GuestDisk { kind, device, image, source, .. } = disk.clone();
+        if disk != (GuestDisk { kind, device, image, source, ..GuestDisk::default() }) {
             let why = format!("disk: {verb} takes device, image and source alone");
             return Err(Error::Invalid(why));
         }
         let is_forced = args::may_lose(&request.args)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
         let asked = disk.clone();
-        self.insert_image(verb, &mut disk, (&guest.id, "disk"), Some(&hold), deadline)?;
+        self.insert_image(verb, &mut disk, (&guest.id, "disk"), Some(&lock), deadline)?;
         let (id, host) = (guest.id.clone(), self.host.clone());
         let work = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
             let device = cdrom(&domain, &disk)?;
             let medium = domain::Disk::for_guest(&disk, judge_one(&disk, "disk", &host)?);
-            put(&domain, &device, &medium, Reach::Next, false)?;
-            Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &device, &asked))?;
-            apply_now(&domain, &|| put(&domain, &device, &medium, Reach::Now, is_forced))
+            put(&domain, &device, &medium, AffectFlags::Config, false)?;
+            Stored::read(&domain)?
+                .change_request(&domain, |stored| note(stored, &device, &asked))?;
+            apply_now(&domain, &|| put(&domain, &device, &medium, AffectFlags::Live, is_forced))
         };
-        let (live, message) = self.held(verb, deadline, &hold, work, |_, _| {})?;
+        let (live, message) = self.run_locked(verb, deadline, &lock, work, |_, _| {})?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
 
@@ -98,13 +99,13 @@ impl Libvirt {
         &self,
         verb: &str,
         guest: &mut Guest,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         deadline: Instant,
     ) -> Result<(), Error> {
         let id = guest.id.clone();
         for (index, disk) in guest.disks.iter_mut().enumerate() {
             let place = format!("disks[{index}]");
-            self.insert_image(verb, disk, (&id, &place), hold, deadline)?;
+            self.insert_image(verb, disk, (&id, &place), lock, deadline)?;
         }
         Ok(())
     }
@@ -119,9 +120,9 @@ impl Libvirt {
     pub(super) fn insert_image(
         &self,
         verb: &str,
-        disk: &mut Disk,
+        disk: &mut GuestDisk,
         (guest, place): (&str, &str),
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         deadline: Instant,
     ) -> Result<(), Error> {
         if !is_open(disk) {
@@ -132,7 +133,7 @@ impl Libvirt {
             let image = volumes.image(&id, deadline)?;
             volumes.volume(&image.volume, deadline)
         };
-        let found = self.on_storage(verb, guest, hold, deadline, find);
+        let found = self.on_storage(verb, guest, lock, deadline, find);
         let volume = found.map_err(|cause| of_image(place, disk, cause))?;
         disk.source = volume.device.to_string_lossy().into_owned();
         Ok(())
@@ -140,12 +141,12 @@ impl Libvirt {
 }
 
 /// Returns whether a disk is a CD-ROM with an image but without a source.
-fn is_open(disk: &Disk) -> bool {
+fn is_open(disk: &GuestDisk) -> bool {
     disk.is_cdrom() && disk.source.is_empty() && !disk.image.is_empty()
 }
 
 /// Adds the id of a missing image to the error.
-fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
+fn of_image(place: &str, disk: &GuestDisk, cause: Error) -> Error {
     match cause {
         Error::Storage(storage::Error::NotFound { .. }) => {
             Error::NoDevice(format!("{place}.image: there is no image {}", disk.image))
@@ -158,7 +159,7 @@ fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
 ///
 /// # Errors
 /// [`Error::NoDevice`].
-fn cdrom(domain: &Domain, asked: &Disk) -> Result<String, Error> {
+fn cdrom(domain: &Domain, asked: &GuestDisk) -> Result<String, Error> {
     let definition = described(domain, XmlKind::Inactive)?;
     let is_it = |disk: &&domain::Disk| {
         disk.device == CDROM && ["", &disk.target.device].contains(&asked.device.as_str())
@@ -178,19 +179,19 @@ fn put(
     domain: &Domain,
     device: &str,
     medium: &domain::Disk,
-    reach: Reach,
+    affect: AffectFlags,
     is_forced: bool,
 ) -> Result<(), Error> {
-    let kind = if reach == Reach::Now { XmlKind::Live } else { XmlKind::Definition };
+    let kind = if affect == AffectFlags::Live { XmlKind::Live } else { XmlKind::Definition };
     match with_medium(&domain.xml(kind)?, device, medium).map_err(unreadable)? {
-        Some(element) => Ok(domain.update_device(&element, reach, is_forced)?),
+        Some(element) => Ok(domain.update_device(&element, affect, is_forced)?),
         None => Ok(()),
     }
 }
 
 /// Stores the medium in the request that is stored with the domain.
-fn note(kept: &mut Guest, device: &str, asked: &Disk) {
-    for own in kept.disks.iter_mut().filter(|own| own.device == device) {
+fn note(stored: &mut Guest, device: &str, asked: &GuestDisk) {
+    for own in stored.disks.iter_mut().filter(|own| own.device == device) {
         own.image.clone_from(&asked.image);
         own.source.clone_from(&asked.source);
     }

@@ -76,16 +76,16 @@ use log::warn;
 pub use args::{is_dry_run, timeout, wants_job};
 pub use bridges::{is_missing as is_bridge_missing, of_domain as bridges_of};
 pub use create::new_domain;
-pub use error::{Error, LeftAlone};
-pub use health::{Health, Seen};
+pub use error::{AgentUnavailable, Error};
+pub use health::{Health, HealthStatus};
 pub use host_start::HostStart;
 pub use host_stop::Stopped;
 pub use lifecycle::get_state;
 pub use opener::Opener;
-pub use plan::{Forecast, Problem};
-pub use promised::Promised;
+pub use plan::{OperationPlan, Problem};
+pub use promised::CommittedMemory;
 pub use question::{Posting, Question};
-pub use recovery::{Leftover, Reconciler, StorageSeen};
+pub use recovery::{Leftover, Reconciler, StorageStatus};
 pub use session::Session;
 pub use steps::{Step, Steps, Wait};
 
@@ -99,16 +99,16 @@ use crate::jobs::{Jobs, reached};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
-use crate::ops::agents::Agents;
+use crate::ops::agents::GuestAgents;
 use crate::ops::clocks::Clocks;
-use crate::ops::events::{GuestLimits, Listeners, Listening};
+use crate::ops::events::{EventListener, EventTargets, GuestLimits};
 use crate::ops::fetches::Fetches;
 use crate::ops::freezes::Freezes;
 use crate::ops::recovery::StatusCache;
 use crate::ops::seeds::SeedKey;
-use crate::ops::uses::Uses;
-use crate::os::resolve::Trusted;
-use crate::pool::{Hold, Job, JobName, Lane, Pool};
+use crate::ops::uses::PathUses;
+use crate::os::resolve::TrustedUsers;
+use crate::pool::{GuestLock, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
 use watch::Watch;
 
@@ -124,13 +124,13 @@ pub struct Libvirt {
     seed_key: SeedKey,
     /// The directory of the agent's persistent state.
     state_dir: Option<PathBuf>,
-    agents: Arc<Agents>,
+    agents: Arc<GuestAgents>,
     freezes: Arc<Freezes>,
     sampler: Sampler,
     events: Arc<Events>,
-    _listening: Listening,
+    _listening: EventListener,
     limits: Arc<GuestLimits>,
-    uses: Arc<Uses>,
+    uses: Arc<PathUses>,
     calls: Calls,
     metrics: MetricsConfig,
     /// Whether libvirt has no processor times by host processor.
@@ -179,7 +179,7 @@ impl Libvirt {
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         // After the journal's lock: no other agent may lock the file of commands.
         let commands = journal.commands().map_err(io::Error::other)?;
-        let volumes = storage::open(&config.host, &config.storage, Trusted::own(), commands);
+        let volumes = storage::open(&config.host, &config.storage, TrustedUsers::own(), commands);
         let volumes = volumes.map_err(io::Error::other)?;
         let jobs = Arc::new(jobs::open(config, &journal).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
@@ -191,13 +191,13 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
-        let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<Uses>::default());
-        let told = Arc::clone(&uses);
-        pool.on_release(move |guest| told.changed(guest));
-        let agents = Arc::new(Agents::new(config.metrics.filesystems));
+        let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<PathUses>::default());
+        let reported = Arc::clone(&uses);
+        pool.on_release(move |guest| reported.changed(guest));
+        let agents = Arc::new(GuestAgents::new(config.metrics.filesystems));
         let freezes = Freezes::new(&opener, &agents, &journal);
         let has_nat = matches!(config.host.bridge_type, BridgeType::Nat(_));
-        let listeners = Listeners {
+        let listeners = EventTargets {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),
             agents: Arc::clone(&agents),
@@ -208,7 +208,7 @@ impl Libvirt {
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: Listening::start(&events, &opener, listeners)?,
+            _listening: EventListener::start(&events, &opener, listeners)?,
             limits,
             uses,
             events,
@@ -242,13 +242,13 @@ impl Libvirt {
     }
 
     /// Returns what the agent last saw of libvirt, from memory. An old answer starts a refresh.
-    pub fn libvirt_seen(&self) -> Seen {
+    pub fn libvirt_seen(&self) -> HealthStatus {
         self.status.refresh(HEALTH_FRESH);
         self.opener.health().seen()
     }
 
     /// Returns what the agent last saw of libvirt, and starts no refresh.
-    pub fn libvirt_last_seen(&self) -> Seen {
+    pub fn libvirt_last_seen(&self) -> HealthStatus {
         self.opener.health().seen()
     }
 
@@ -305,24 +305,24 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let hold = self.hold(id, deadline)?;
-        self.held(verb, deadline, &hold, work, |_, _| {})
+        let lock = self.lock_guest(id, deadline)?;
+        self.run_locked(verb, deadline, &lock, work, |_, _| {})
     }
 
     /// Runs a job on the control lane for a method that holds the guest lock. If the job ends after its deadline, when
     /// its caller has its answer, `late` gets the outcome, still under the lock.
-    fn held<T: Send + 'static>(
+    fn run_locked<T: Send + 'static>(
         &self,
         verb: &str,
         deadline: Instant,
-        hold: &Hold,
+        lock: &GuestLock,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
         late: impl FnOnce(&mut Session, Result<T, Error>) + Send + 'static,
     ) -> Result<T, Error> {
         self.opener.health().may_answer()?;
-        let job = Job { name: JobName::new(verb, hold.key()), deadline };
+        let job = Job { name: JobName::new(verb, lock.guest()), deadline };
         reached(&job.name);
-        self.pool.run_or_else(Lane::Control, job, Some(hold), begun(deadline, work), late)?
+        self.pool.run_or_else(Lane::Control, job, Some(lock), started(deadline, work), late)?
     }
 
     /// Runs a job on the urgent lane without the guest lock: destroying the domain frees a method that hangs.
@@ -346,7 +346,7 @@ impl Libvirt {
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let job = self.may_ask(lane, name, deadline)?;
-        self.pool.run(lane, job, None, begun(deadline, work))?
+        self.pool.run(lane, job, None, started(deadline, work))?
     }
 
     /// Checks that [`Self::once`] may run a job, and returns that job.
@@ -378,13 +378,13 @@ impl Libvirt {
 fn open_journal(config: &Config) -> Result<Journal, journal::Error> {
     let scope = Scope::from(&config.host);
     match &config.state_dir {
-        Some(folder) => Journal::open(folder, scope, &config.journal),
+        Some(directory) => Journal::open(directory, scope, &config.journal),
         None => Ok(Journal::in_memory(scope, &config.journal)),
     }
 }
 
 /// Wraps a job's work, so that it waits for a connection no longer than its caller waits for the job.
-fn begun<T>(
+fn started<T>(
     deadline: Instant,
     work: impl FnOnce(&mut Session) -> T,
 ) -> impl FnOnce(&mut Session) -> T {

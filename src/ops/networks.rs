@@ -7,7 +7,7 @@ use log::info;
 use crate::config::BridgeType;
 use crate::guest::check::is_mac;
 use crate::guest::domain::VirDomain;
-use crate::guest::network::{Network as Wiring, NetworkMark};
+use crate::guest::network::{NetworkDefinition, NetworkMark};
 use crate::guest::wire::Nic;
 use crate::journal::Step;
 use crate::libvirt::{Code, Connection, Error, Network};
@@ -27,13 +27,13 @@ pub(super) fn ensure(
     transaction: &mut Transaction,
 ) -> Result<(), ops::Error> {
     nat::ensure(connection, nic, bridge_type)?;
-    let wanted = Wiring::for_nic(nic, bridge_type, id, domain);
+    let wanted = NetworkDefinition::for_nic(nic, bridge_type, id, domain);
     let mut is_new = false;
-    let network = match standing(connection, &wanted, id)? {
-        Standing::Ours(network) => network,
+    let network = match network_state(connection, &wanted, id)? {
+        NetworkState::Ours(network) => network,
         // libvirt refuses the definition, with a better error.
-        Standing::Taken => connection.define_network(&wanted.network_xml())?,
-        Standing::Absent => {
+        NetworkState::Taken => connection.define_network(&wanted.network_xml())?,
+        NetworkState::Absent => {
             transaction.record(Step::NetworkDefined(nic.mac.clone()))?;
             is_new = true;
             connection.define_network(&wanted.network_xml())?
@@ -55,7 +55,7 @@ pub(super) fn ensure(
 }
 
 /// The network that exists under a wanted name.
-pub(super) enum Standing {
+pub(super) enum NetworkState {
     /// No network exists.
     Absent,
     /// The network has the wanted settings and belongs to no other guest.
@@ -65,15 +65,17 @@ pub(super) enum Standing {
 }
 
 /// Looks up the network that the guest `id` wants.
-pub(super) fn standing(
+pub(super) fn network_state(
     connection: &Connection,
-    wanted: &Wiring,
+    wanted: &NetworkDefinition,
     id: &str,
-) -> Result<Standing, Error> {
+) -> Result<NetworkState, Error> {
     match connection.lookup_network_by_name(&wanted.name) {
-        Ok(network) if is_ours(connection, &network, wanted, id)? => Ok(Standing::Ours(network)),
-        Ok(_) => Ok(Standing::Taken),
-        Err(error) if error.code == Code::NO_NETWORK => Ok(Standing::Absent),
+        Ok(network) if is_ours(connection, &network, wanted, id)? => {
+            Ok(NetworkState::Ours(network))
+        }
+        Ok(_) => Ok(NetworkState::Taken),
+        Err(error) if error.code == Code::NO_NETWORK => Ok(NetworkState::Absent),
         Err(error) => Err(error),
     }
 }
@@ -82,11 +84,11 @@ pub(super) fn standing(
 fn is_ours(
     connection: &Connection,
     network: &Network,
-    wanted: &Wiring,
+    wanted: &NetworkDefinition,
     id: &str,
 ) -> Result<bool, Error> {
-    let Ok(found) = Wiring::from_xml(&network.xml()?) else { return Ok(false) };
-    if !wanted.same_wiring(&found) {
+    let Ok(found) = NetworkDefinition::from_xml(&network.xml()?) else { return Ok(false) };
+    if !wanted.same_connection(&found) {
         return Ok(false);
     }
     let domain = wanted.owner.as_ref().map_or("", |mark| &mark.domain);
@@ -171,11 +173,11 @@ pub(super) fn remove_all(
     id: &str,
     names: &BTreeSet<String>,
     users: &[DomainUse],
-    reach: Marked,
+    matching: OwnerMatch,
 ) -> Result<Removal, Error> {
     let mut removal = Removal::default();
     for name in names {
-        let found = present(connection, id, name, users, reach);
+        let found = present(connection, id, name, users, matching);
         let outcome = found.and_then(|found| match found {
             Some(Use::Unused) => remove(connection, name),
             Some(Use::Used) => {
@@ -199,7 +201,7 @@ pub(super) fn remove_all(
 
 /// Which networks may belong to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Marked {
+pub(super) enum OwnerMatch {
     /// Networks with its mark.
     Only,
     /// Also networks without a mark that look like the original agent's.
@@ -227,7 +229,7 @@ pub(super) fn present(
     id: &str,
     name: &str,
     users: &[DomainUse],
-    reach: Marked,
+    matching: OwnerMatch,
 ) -> Result<Option<Use>, Error> {
     if id.is_empty() || !is_mac(name) {
         return Ok(None);
@@ -237,18 +239,22 @@ pub(super) fn present(
         Err(error) if error.code == Code::NO_NETWORK => return Ok(None),
         Err(error) => return Err(error),
     };
-    let is_used = match Wiring::from_xml(&network.xml()?) {
+    let is_used = match NetworkDefinition::from_xml(&network.xml()?) {
         // Without a mark only the domains tell whose a network is, and an unreadable domain may use it.
-        Ok(Wiring { owner: None, is_for_guest: true, .. }) if reach == Marked::OrOriginal => {
+        Ok(NetworkDefinition { owner: None, is_for_guest: true, .. })
+            if matching == OwnerMatch::OrOriginal =>
+        {
             users.iter().any(|user| user.may_have_network(name))
         }
-        Ok(Wiring { owner: Some(mark), .. }) if !is_of_others(&mark, id, users) => match reach {
-            Marked::OrOriginal if mark.guest == id => {
-                users.iter().any(|user| user.has_network(name))
+        Ok(NetworkDefinition { owner: Some(mark), .. }) if !is_of_others(&mark, id, users) => {
+            match matching {
+                OwnerMatch::OrOriginal if mark.guest == id => {
+                    users.iter().any(|user| user.has_network(name))
+                }
+                // One of the users may be a new guest of this id.
+                _ => users.iter().any(|user| user.may_have_network(name)),
             }
-            // One of the users may be a new guest of this id.
-            _ => users.iter().any(|user| user.may_have_network(name)),
-        },
+        }
         _ => {
             info!("keeping network {name}: it is not this guest's; guest={id:?}");
             return Ok(None);
@@ -267,18 +273,23 @@ fn is_of_others(mark: &NetworkMark, id: &str, users: &[DomainUse]) -> bool {
 /// Returns the mark of a network; `None` if the network does not exist or has no mark.
 pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<NetworkMark>, Error> {
     match connection.lookup_network_by_name(name) {
-        Ok(network) => Ok(Wiring::from_xml(&network.xml()?).ok().and_then(|found| found.owner)),
+        Ok(network) => {
+            Ok(NetworkDefinition::from_xml(&network.xml()?).ok().and_then(|found| found.owner))
+        }
         Err(error) if error.code == Code::NO_NETWORK => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Returns the networks that a domain's interfaces name and that exist.
-pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Wiring>, Error> {
+pub(super) fn nic_networks(
+    connection: &Connection,
+    domain: &VirDomain,
+) -> Result<Vec<NetworkDefinition>, Error> {
     let mut found = Vec::new();
     for interface in &domain.devices.interfaces {
         match connection.lookup_network_by_name(&interface.source.network) {
-            Ok(network) => found.extend(Wiring::from_xml(&network.xml()?).ok()),
+            Ok(network) => found.extend(NetworkDefinition::from_xml(&network.xml()?).ok()),
             Err(error) if error.code == Code::NO_NETWORK => {}
             Err(error) => return Err(error),
         }

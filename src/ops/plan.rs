@@ -19,7 +19,7 @@ use crate::storage::{self, Action, Volumes};
 
 /// The changes and the answer that a method would make.
 #[derive(Debug)]
-pub struct Forecast {
+pub struct OperationPlan {
     /// The guest as the method would return it; unknown members stay empty.
     pub guest: Guest,
     /// The plan, without the texts of its problems.
@@ -41,12 +41,12 @@ pub enum Problem {
 
 impl Libvirt {
     /// Returns an empty plan, with warnings about unfinished changes of the guest.
-    fn forecast(&self, guest: Guest) -> Forecast {
+    fn new_plan(&self, guest: Guest) -> OperationPlan {
         let open = self.open_intents().into_iter().filter(|summary| summary.guest == guest.id);
         let warnings =
             open.map(|open| format!("the agent recovers an earlier {} first", open.verb));
         let plan = Plan { warnings: warnings.collect(), ..Plan::default() };
-        Forecast { guest, plan, problems: Vec::new() }
+        OperationPlan { guest, plan, problems: Vec::new() }
     }
 
     /// Runs a job on the storage lane that changes nothing.
@@ -73,7 +73,7 @@ impl Libvirt {
     }
 }
 
-impl Forecast {
+impl OperationPlan {
     /// Returns the result of a check; after an error records a problem and returns `None`.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use crate::os::memory::total_kib;
 
 /// The memory in MiB that running guests may use without further consent, and the memory of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Promised {
+pub struct CommittedMemory {
     /// The memory of the guests; for a guest with a balloon, its maximum.
     pub guests_mib: u64,
     /// The memory of the host.
     pub host_mib: u64,
 }
 
-impl Promised {
+impl CommittedMemory {
     /// Reads the memory of all guests from libvirt; `None` if the kernel does not report the host's memory. A guest
     /// that ends meanwhile has none.
     ///

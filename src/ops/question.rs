@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::ops::{Error, Libvirt, Session, begun};
+use crate::ops::{Error, Libvirt, Session, started};
 use crate::os::peer::Share;
-use crate::pool::{self, CallShare, Job, JobName, Lane, NoPermit, Permit, Place, Ration, current};
+use crate::pool::{
+    self, CallClass, CallShare, CallerSlot, Job, JobName, Lane, NoPermit, Permit, current,
+};
 
 /// The work of a worker for the answer.
 pub(super) type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
@@ -24,7 +26,7 @@ pub struct Question<R> {
 
 /// A permit to queue one question; it is held until the answer.
 pub struct Posting {
-    place: Place,
+    place: CallerSlot,
     job: Job,
 }
 
@@ -70,7 +72,7 @@ impl Libvirt {
     pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
         let Question { name, deadline, .. } = question;
         let job = self.may_ask(Lane::Read, name.clone(), *deadline).ok()?;
-        Some(Posting { place: self.pool.place()?, job })
+        Some(Posting { place: self.pool.caller_slot()?, job })
     }
 
     /// Asks the question for this user, in a fair order of users and guests, and does not block: `then` gets the
@@ -86,8 +88,8 @@ impl Libvirt {
         then: impl FnOnce(Result<R, Error>) + Send + 'static,
     ) {
         let Question { deadline, work, stand_in, .. } = question;
-        let ration = if job.name.asks_emulator { Ration::MetricsPoll } else { Ration::Poll };
-        let share = CallShare { ration, user, guest: job.name.guest.as_str().into() };
+        let class = if job.name.asks_emulator { CallClass::MetricsPoll } else { CallClass::Poll };
+        let share = CallShare { class, user, guest: job.name.guest.as_str().into() };
         let (agent, wanted, arrived) = (Arc::clone(self), share.clone(), current::arrived());
         let go = move |permit: Result<Permit, NoPermit>| {
             let pool = &agent.pool;
@@ -98,15 +100,15 @@ impl Libvirt {
                     return then(agent.or_late(Err(Error::Pool(why)), stand_in));
                 }
             };
-            let teller = Arc::clone(&agent);
-            let tell = move |outcome: Result<Result<R, Error>, pool::Error>| {
+            let reporter = Arc::clone(&agent);
+            let report = move |outcome: Result<Result<R, Error>, pool::Error>| {
                 // Released before the answer, so that a waiting call gets its turn before this caller can ask again.
                 drop(permit);
                 let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
-                then(teller.or_late(outcome, stand_in));
+                then(reporter.or_late(outcome, stand_in));
             };
-            let work = begun(deadline, work);
-            current::carry_out(arrived, || pool.post(place, Lane::Read, job, work, tell));
+            let work = started(deadline, work);
+            current::carry_out(arrived, || pool.post(place, Lane::Read, job, work, report));
         };
         match self.pool.permit(&share) {
             Some(permit) => go(Ok(permit)),

@@ -13,7 +13,7 @@ use crate::config::fixed::{AGENT_ANSWER, NEIGHBOURS_BYTES};
 use crate::libvirt::{Source, Topic};
 use crate::ops::addresses::{Refresh, neighbours};
 use crate::ops::clocks::Thread;
-use crate::ops::guest_info::told;
+use crate::ops::guest_info::info_from;
 use crate::ops::{Error, Session};
 use crate::pool::JobName;
 
@@ -35,7 +35,7 @@ impl Thread {
             Refresh::Host(networks) => {
                 match read_neighbours() {
                     Ok(table) => {
-                        self.agents.tell_all(neighbours(&table), Source::Arp, &self.events);
+                        self.agents.report_all(neighbours(&table), Source::Arp, &self.events);
                     }
                     Err(error) => debug!("cannot read {NEIGHBOURS}: {error}"),
                 }
@@ -59,9 +59,10 @@ impl Thread {
         let work = move |session: &mut Session| {
             let domain = session.domain(&id)?;
             let Some(run) = domain.id() else { return Ok(()) };
-            let turn = agents.turn(&id, "its addresses").map_err(Error::AgentLeftAlone)?;
+            let agent_guard =
+                agents.agent_guard(&id, "its addresses").map_err(Error::AgentLeftAlone)?;
             let (found, mounted) = (RefCell::default(), RefCell::default());
-            turn.command_within(&domain, AGENT_ANSWER, &|domain| {
+            agent_guard.command_within(&domain, AGENT_ANSWER, &|domain| {
                 found.replace(domain.addresses(Source::Agent)?);
                 if agents.wants_filesystems {
                     // Not every guest agent reports them.
@@ -70,9 +71,9 @@ impl Thread {
                 Ok(())
             })?;
             if let Some(params) = mounted.into_inner() {
-                agents.mount(&id, run, &told(&params).filesystems);
+                agents.mount(&id, run, &info_from(&params).filesystems);
             }
-            agents.tell(&id, run, found.into_inner(), Source::Agent, &events);
+            agents.report(&id, run, found.into_inner(), Source::Agent, &events);
             Ok(())
         };
         self.ask(name, Box::new(work))
@@ -83,7 +84,7 @@ impl Thread {
         let (agents, events) = (Arc::clone(&self.agents), Arc::clone(&self.events));
         if networks.is_empty() {
             // The leases of a guest that has left its network expire.
-            agents.tell_all(Vec::new(), Source::Lease, &events);
+            agents.report_all(Vec::new(), Source::Lease, &events);
             return Ok(());
         }
         let work = move |session: &mut Session| {
@@ -96,7 +97,7 @@ impl Thread {
                     Err(_) => {}
                 }
             }
-            agents.tell_all(found, Source::Lease, &events);
+            agents.report_all(found, Source::Lease, &events);
             Ok(())
         };
         self.ask(JobName::new("find the leases of", "networks"), Box::new(work))

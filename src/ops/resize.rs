@@ -16,8 +16,8 @@ use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, described, respond};
 use crate::os::paths::resolved;
-use crate::pool::{Hold, Lane};
-use crate::storage::{self, Volume, Volumes};
+use crate::pool::{GuestLock, Lane};
+use crate::storage::{self, StoredVolume, Volumes};
 
 const VERB: &str = "ResizeDisk";
 
@@ -40,7 +40,7 @@ impl Libvirt {
     pub fn resize_disk(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
 
         let id = guest.id.clone();
         let look = move |session: &mut Session| {
@@ -49,7 +49,7 @@ impl Libvirt {
             let domain = described(&domain, XmlKind::Live)?;
             Ok((domain, uses_of_others(session.connection()?, &id)?))
         };
-        let (domain, others) = self.held(VERB, deadline, &hold, look, |_, _| {})?;
+        let (domain, others) = self.run_locked(VERB, deadline, &lock, look, |_, _| {})?;
 
         let wanted = guest.disks.clone();
         let volumes = Arc::clone(&self.volumes);
@@ -60,13 +60,13 @@ impl Libvirt {
             Ok(grown)
         };
         let (grown, transaction) =
-            self.run_steps(Lane::Storage, transaction, &hold, deadline, work)?;
+            self.run_steps(Lane::Storage, transaction, &lock, deadline, work)?;
         // Also if a later disk does not grow: the running guest gets the sizes of the others.
-        let told = self.recover(transaction, &hold, deadline);
+        let reported = self.recover(transaction, &lock, deadline);
         for (disk, volume) in guest.disks.iter_mut().zip(grown?) {
             disk.size_mib = volume.size_mib();
         }
-        told?;
+        reported?;
         Ok(respond(guest))
     }
 
@@ -78,18 +78,18 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn tell_sizes(
+    pub(super) fn apply_sizes(
         &self,
         label: &str,
         intent: &Intent,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         let asked = intent.clone();
         let look = move |volumes: &dyn Volumes| sizes(volumes, &asked, deadline);
-        let sizes = self.on_storage(label, hold.key(), Some(hold), deadline, look)?;
+        let sizes = self.on_storage(label, lock.guest(), Some(lock), deadline, look)?;
         let id = intent.guest.clone();
-        let tell = move |session: &mut Session| {
+        let report = move |session: &mut Session| {
             let Some(domain) = session.find(&id)? else { return Ok(()) };
             let definition = described(&domain, XmlKind::Inactive)?;
             let (mut stored, live) = (Stored::read(&domain)?, described(&domain, XmlKind::Live)?);
@@ -97,9 +97,10 @@ impl Libvirt {
                 if !is_raw_on(&definition, device, volume) {
                     continue;
                 }
-                let mut kept = stored.metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
-                if let Some(kept) = kept.find(|kept| kept.device == *device) {
-                    kept.size_mib = volume.size_mib();
+                let mut stored =
+                    stored.metadata.guest.iter_mut().flat_map(|stored| &mut stored.disks);
+                if let Some(stored) = stored.find(|stored| stored.device == *device) {
+                    stored.size_mib = volume.size_mib();
                 }
             }
             if stored.metadata.guest.is_some() {
@@ -114,12 +115,12 @@ impl Libvirt {
             }
             Ok(())
         };
-        self.held(label, deadline, hold, tell, |_, _| {})
+        self.run_locked(label, deadline, lock, report, |_, _| {})
     }
 }
 
 /// Returns whether the volume is a raw disk of the domain at this target. By now another disk may be there.
-fn is_raw_on(domain: &VirDomain, target: &str, volume: &Volume) -> bool {
+fn is_raw_on(domain: &VirDomain, target: &str, volume: &StoredVolume) -> bool {
     let at_target = domain.disk_by_device(target);
     at_target.is_some_and(|disk| {
         ["", RAW].contains(&disk.driver.kind.as_str())
@@ -132,7 +133,7 @@ fn sizes(
     volumes: &dyn Volumes,
     intent: &Intent,
     deadline: Instant,
-) -> Result<Vec<(String, Volume)>, storage::Error> {
+) -> Result<Vec<(String, StoredVolume)>, storage::Error> {
     let mut found = Vec::new();
     for step in &intent.steps {
         let Step::Size { device, volume } = step else { continue };
@@ -152,11 +153,11 @@ fn sizes(
 /// Why a disk cannot grow: then none grows.
 fn find_all(
     volumes: &dyn Volumes,
-    wanted: &[wire::Disk],
+    wanted: &[wire::GuestDisk],
     domain: &VirDomain,
     others: &[DomainUse],
     deadline: Instant,
-) -> Result<Vec<(String, Volume, u64)>, storage::Error> {
+) -> Result<Vec<(String, StoredVolume, u64)>, storage::Error> {
     let all = volumes.volumes(None, deadline)?;
     let mut found = Vec::new();
     for (position, disk) in wanted.iter().enumerate() {
@@ -183,11 +184,11 @@ fn find_all(
 /// Grows one volume after the other; the transaction records each before.
 fn grow(
     volumes: &dyn Volumes,
-    found: Vec<(String, Volume, u64)>,
+    found: Vec<(String, StoredVolume, u64)>,
     transaction: &mut Transaction,
     deadline: Instant,
-) -> Result<Vec<Volume>, Error> {
-    let grow = |(device, volume, size_mib): (String, Volume, u64)| {
+) -> Result<Vec<StoredVolume>, Error> {
+    let grow = |(device, volume, size_mib): (String, StoredVolume, u64)| {
         transaction.record(Step::Size { device, volume: volume.name.to_string() })?;
         Ok(volumes.grow(&volume.name, size_mib, deadline)?)
     };
@@ -196,10 +197,10 @@ fn grow(
 
 /// Returns the target and the volume of a disk that the request names by its device, its volume, or both.
 fn find<'a>(
-    disk: &wire::Disk,
+    disk: &wire::GuestDisk,
     domain: &'a VirDomain,
-    all: &'a [Volume],
-) -> Result<(&'a str, &'a Volume), String> {
+    all: &'a [StoredVolume],
+) -> Result<(&'a str, &'a StoredVolume), String> {
     if disk.device.is_empty() && disk.volume.is_empty() {
         return Err(" must have a device or volume".to_owned());
     }
@@ -221,7 +222,8 @@ fn find<'a>(
         }
         let source = resolved(Path::new(found.source.path()));
         let volume = all.iter().find(|volume| resolved(&volume.device) == source);
-        let fits = |volume: &&Volume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
+        let fits =
+            |volume: &&StoredVolume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
         if let Some(volume) = volume.filter(fits) {
             return Ok((&found.target.device, volume));
         }
@@ -234,7 +236,7 @@ fn find<'a>(
 }
 
 /// Returns whether the volume that a request names is the source of this disk, or a backing file.
-fn named_by_volume(found: &Disk, wanted: &wire::Disk, all: &[Volume]) -> bool {
+fn named_by_volume(found: &Disk, wanted: &wire::GuestDisk, all: &[StoredVolume]) -> bool {
     let Some(volume) = all.iter().find(|it| it.name.as_str() == wanted.volume) else {
         return false;
     };
@@ -251,8 +253,8 @@ mod tests {
     use crate::guest::domain::{Device, Disk, DiskSource, DiskTarget};
     use crate::storage::PoolName;
 
-    fn volume(name: &str) -> Volume {
-        Volume {
+    fn volume(name: &str) -> StoredVolume {
+        StoredVolume {
             name: PoolName::parse("tank").unwrap().dataset(name).unwrap(),
             size_bytes: 0,
             device: PathBuf::from(format!("/absent/{name}")),
@@ -277,10 +279,10 @@ mod tests {
         let all = [volume("guests/a/disk-0"), volume("guests/a/disk-1"), volume("guests/b/disk-0")];
         let domain =
             domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1"), ("vdc", "elsewhere")]);
-        let disk = wire::Disk {
+        let disk = wire::GuestDisk {
             device: device.to_owned(),
             volume: volume_name.to_owned(),
-            ..wire::Disk::default()
+            ..wire::GuestDisk::default()
         };
         find(&disk, &domain, &all)
             .map(|(target, volume)| (target.into(), volume.name.relative().into()))

@@ -9,14 +9,14 @@ use std::time::Duration;
 use log::warn;
 
 use crate::config::MetricsConfig;
-use crate::events::{Events, What};
+use crate::events::{EventKind, Events};
 use crate::guest::wire::Guest;
 use crate::guest::wire::metrics::{
     AllGuestMetrics, CpuMetrics, GuestMetricsRequest, GuestMetricsResponse,
 };
 use crate::libvirt::{BlockStats, VcpuTimes};
 use crate::metrics::{
-    self, Calls, Cpu, Format, GuestView, Listener, Own, Sampler, SlowGuest, View,
+    self, AgentStats, Calls, Cpu, Format, GuestView, Listener, Sampler, SlowGuest, View,
 };
 use crate::ops::counters::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
@@ -40,9 +40,9 @@ pub(super) fn start(
 ) -> io::Result<Sampler> {
     let (opener, pool, events) = (Arc::clone(opener), Arc::downgrade(pool), Arc::clone(events));
     let open = move |deadline| opener.open(deadline).map_err(|error| error.to_string());
-    let changing = move || pool.upgrade().map(|pool| pool.held_keys()).unwrap_or_default();
+    let changing = move || pool.upgrade().map(|pool| pool.locked_guests()).unwrap_or_default();
     let stuck = move |guest: &str, is_stuck| {
-        events.note(guest, if is_stuck { What::Stuck } else { What::Unstuck });
+        events.note(guest, if is_stuck { EventKind::Stuck } else { EventKind::Unstuck });
     };
     Sampler::start(limits, Arc::new(open), Arc::new(changing), Arc::new(stuck))
 }
@@ -63,7 +63,7 @@ impl Libvirt {
         let view = self.sampler.view();
         self.status.refresh_for_scrape();
         let usage = self.status.usage();
-        let own = Own {
+        let own = AgentStats {
             pool: self.pool.snapshot(),
             calls: self.calls.counts(),
             open_intents: self.journal.open_intents().len(),
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
     use crate::guest::state::State;
-    use crate::guest::wire::{Disk as AskedDisk, Nic as AskedNic};
+    use crate::guest::wire::{GuestDisk as AskedDisk, Nic as AskedNic};
     use crate::libvirt::InterfaceStats;
     use crate::metrics::{Disk, Fast, FastGuest, Slow, Vcpu};
 

@@ -20,7 +20,7 @@ use std::time::Instant;
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::libvirt::{Code, Domain};
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
-use crate::pool::Hold;
+use crate::pool::GuestLock;
 
 /// The message of a setting's answer for a guest with saved memory.
 pub(super) const COMES_LATER: &str = "the guest has saved memory, and its next start restores the \
@@ -56,15 +56,15 @@ impl Libvirt {
     pub(super) fn check_not_saved(
         &self,
         verb: &str,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let id = hold.key().to_owned();
+        let id = lock.guest().to_owned();
         let look = move |session: &mut Session| match session.find(&id)? {
             Some(domain) => not_saved(&domain),
             None => Ok(()),
         };
-        self.held(verb, deadline, hold, look, |_, _| {})
+        self.run_locked(verb, deadline, lock, look, |_, _| {})
     }
 }
 

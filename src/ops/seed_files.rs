@@ -94,10 +94,10 @@ impl SeedFiles {
         self.remove_except(&contents(guest))
     }
 
-    fn remove_except(&self, kept: &[(String, String)]) -> io::Result<()> {
+    fn remove_except(&self, stored: &[(String, String)]) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if !kept.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
+            if !stored.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
                 gone(fs::remove_file(entry.path()))?;
             }
         }

@@ -24,8 +24,10 @@ use crate::ops::seed_files::{SeedFiles, at};
 use crate::ops::volume_owners::guest_of;
 use crate::ops::{Error, Libvirt, Session, args, named_guest, respond, unreadable};
 use crate::os::{files as os_files, own, random};
-use crate::pool::Hold;
-use crate::storage::{Adopts, Content, Dataset, Id, Made, Maker, PoolName, Volumes, Wanted};
+use crate::pool::GuestLock;
+use crate::storage::{
+    AdoptionRule, Content, CreatedVolume, Dataset, Id, Maker, PoolName, VolumeSpec, Volumes,
+};
 
 /// The file of the key, in the state directory.
 const KEY: &str = "seed.key";
@@ -37,42 +39,42 @@ const PREFIX: &str = "hmac-sha256:";
 /// read it. The key prevents those users from guessing short secrets from the fingerprint.
 #[derive(Default)]
 pub(super) struct SeedKey {
-    folder: Option<PathBuf>,
+    directory: Option<PathBuf>,
     key: Mutex<Option<[u8; KEY_BYTES]>>,
 }
 
 impl SeedKey {
     /// Creates the state of the key in this directory; without a directory, of a key in memory.
-    pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, ..Self::default() }
+    pub(super) fn new(directory: Option<PathBuf>) -> Self {
+        Self { directory, ..Self::default() }
     }
 
-    /// Returns the fingerprint of a seed. Without a stored key no seed has a fingerprint yet; with [`May::Read`] the
+    /// Returns the fingerprint of a seed. Without a stored key no seed has a fingerprint yet; with [`KeyAccess::Read`] the
     /// result then comes from a random key, and matches none.
     ///
     /// # Errors
     /// If the key can neither be read nor made.
-    fn fingerprint(&self, text: &[u8], may: May) -> io::Result<String> {
+    fn fingerprint(&self, text: &[u8], may: KeyAccess) -> io::Result<String> {
         let mut hmac = HMAC::new(self.key(may)?);
         hmac.update(text);
         let digits: String = hmac.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(PREFIX.to_owned() + &digits)
     }
 
-    fn key(&self, may: May) -> io::Result<[u8; KEY_BYTES]> {
+    fn key(&self, may: KeyAccess) -> io::Result<[u8; KEY_BYTES]> {
         let mut known = self.key.lock();
         if let Some(key) = *known {
             return Ok(key);
         }
-        let stored = match &self.folder {
-            Some(folder) => stored_key(folder)?,
+        let stored = match &self.directory {
+            Some(directory) => stored_key(directory)?,
             None => None,
         };
-        let key = match (stored, &self.folder, may) {
+        let key = match (stored, &self.directory, may) {
             (Some(key), ..) => key,
-            (None, _, May::Read) => return Ok(random::bytes()),
-            (None, Some(folder), May::Make) => new_key(folder)?,
-            (None, None, May::Make) => random::bytes(),
+            (None, _, KeyAccess::Read) => return Ok(random::bytes()),
+            (None, Some(directory), KeyAccess::Make) => new_key(directory)?,
+            (None, None, KeyAccess::Make) => random::bytes(),
         };
         *known = Some(key);
         Ok(key)
@@ -84,7 +86,7 @@ type Work = Box<dyn FnOnce(&mut Session) -> Result<(), Error> + Send>;
 
 /// Permitted access to the key of fingerprints.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum May {
+pub(super) enum KeyAccess {
     /// Only reads the key.
     Read,
     /// Makes the key if there is none.
@@ -92,8 +94,8 @@ pub(super) enum May {
 }
 
 /// Reads the key in a directory, if there is one.
-fn stored_key(folder: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
-    let path = folder.join(KEY);
+fn stored_key(directory: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
+    let path = directory.join(KEY);
     let bytes = match os_files::read_own(&path, 2 * KEY_BYTES as u64) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at("read", &path, &error)),
@@ -104,18 +106,18 @@ fn stored_key(folder: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
 }
 
 /// Makes the key in a directory. After a crash the file is complete or missing; a draft may remain.
-fn new_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    let path = folder.join(KEY);
-    let (key, draft) = (random::bytes(), folder.join(format!("{KEY}.new")));
+fn new_key(directory: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let path = directory.join(KEY);
+    let (key, draft) = (random::bytes(), directory.join(format!("{KEY}.new")));
     let write = || {
-        own::make_directory(folder)?;
+        own::make_directory(directory)?;
         match fs::remove_file(&draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         os_files::write_new(&draft, &key)?;
         fs::rename(&draft, &path)?;
-        fs::File::open(folder)?.sync_all()
+        fs::File::open(directory)?.sync_all()
     };
     write().map_err(|error| at("create", &path, &error))?;
     Ok(key)
@@ -140,7 +142,7 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::Seed`] if the key is unavailable.
-    pub(super) fn fingerprint_seed(&self, guest: &mut Guest, may: May) -> Result<(), Error> {
+    pub(super) fn fingerprint_seed(&self, guest: &mut Guest, may: KeyAccess) -> Result<(), Error> {
         let (kind, text) = match (&guest.cloud_init, canonical(guest)) {
             (Some(cloud_init), _) => ("", cloud_init.canonical()),
             (None, Some(of_files)) => of_files,
@@ -153,7 +155,7 @@ impl Libvirt {
 
     /// Returns the state directory of the agent, if it has one.
     pub(super) fn state_dir(&self) -> Option<PathBuf> {
-        self.seed_key.folder.clone()
+        self.seed_key.directory.clone()
     }
 
     /// Returns the files of the seed of the domain with this uuid.
@@ -161,7 +163,7 @@ impl Libvirt {
     /// # Errors
     /// As [`SeedFiles::new`].
     pub(super) fn seed_files(&self, uuid: &str) -> Result<SeedFiles, Error> {
-        SeedFiles::new(self.seed_key.folder.as_deref(), uuid)
+        SeedFiles::new(self.seed_key.directory.as_deref(), uuid)
     }
 
     /// Returns the files of a guest's seed, if it has ignition or credentials.
@@ -208,17 +210,17 @@ impl Libvirt {
             return Err(Error::Invalid(refused.to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
-        self.fingerprint_seed(&mut guest, May::Make)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        self.fingerprint_seed(&mut guest, KeyAccess::Make)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
         match guest.cloud_init.clone() {
-            Some(cloud_init) => self.set_disk(&guest, cloud_init, is_new, &hold, deadline)?,
-            None => self.set_files(&guest, &hold, deadline)?,
+            Some(cloud_init) => self.set_disk(&guest, cloud_init, is_new, &lock, deadline)?,
+            None => self.set_files(&guest, &lock, deadline)?,
         }
         Ok(respond(guest))
     }
 
     /// Runs SetSeed for files. After an error the guest has some of the new files and some of the old.
-    fn set_files(&self, guest: &Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+    fn set_files(&self, guest: &Guest, lock: &GuestLock, deadline: Instant) -> Result<(), Error> {
         let (asked, state) = (guest.clone(), self.state_dir());
         let set = move |session: &mut Session| {
             let domain = persistent(session, &asked.id)?;
@@ -246,12 +248,12 @@ impl Libvirt {
             stored.change_request(&domain, |request| request.seed = asked.seed.clone())?;
             files.keep_only(&asked).map_err(Error::Seed)
         };
-        self.set_seed_by(Box::new(set), hold, deadline)
+        self.set_seed_by(Box::new(set), lock, deadline)
     }
 
     /// Runs a libvirt job of SetSeed.
-    fn set_seed_by(&self, work: Work, hold: &Hold, deadline: Instant) -> Result<(), Error> {
-        self.held("SetSeed", deadline, hold, work, |_, _| {})
+    fn set_seed_by(&self, work: Work, lock: &GuestLock, deadline: Instant) -> Result<(), Error> {
+        self.run_locked("SetSeed", deadline, lock, work, |_, _| {})
     }
 
     /// Runs SetSeed for a disk of cloud-init.
@@ -260,7 +262,7 @@ impl Libvirt {
         guest: &Guest,
         cloud_init: CloudInit,
         is_new: bool,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         let (id, pool) = (guest.id.clone(), self.volumes.pool().clone());
@@ -282,13 +284,13 @@ impl Libvirt {
                 (false, instance) if instance.is_empty() => uuid.clone(),
                 (false, instance) => instance,
             };
-            let kept = metadata.guest.unwrap_or_default();
-            let disk = cloud_init.disk(&kept, &instance).map_err(does_not_fit)?;
+            let stored = metadata.guest.unwrap_or_default();
+            let disk = cloud_init.disk(&stored, &instance).map_err(does_not_fit)?;
             Ok((volume, uuid, instance, Content::new(disk)))
         };
         let (volume, uuid, instance, content) =
-            self.held("SetSeed", deadline, hold, find, |_, _| {})?;
-        self.remake_seed(volume, &uuid, content, hold, deadline)?;
+            self.run_locked("SetSeed", deadline, lock, find, |_, _| {})?;
+        self.remake_seed(volume, &uuid, content, lock, deadline)?;
         // Last: until then CreateGuest refuses the new seed as another guest's, and this call can be repeated.
         let (id, seed) = (guest.id.clone(), guest.seed.clone());
         let keep = move |session: &mut Session| {
@@ -298,7 +300,7 @@ impl Libvirt {
                 if instance == uuid { String::new() } else { instance };
             stored.change_request(&domain, |request| request.seed = seed)
         };
-        self.set_seed_by(Box::new(keep), hold, deadline)
+        self.set_seed_by(Box::new(keep), lock, deadline)
     }
 
     /// Destroys the seed of a domain and makes it again. The agent cannot overwrite the old one: libvirt has made
@@ -308,13 +310,13 @@ impl Libvirt {
         volume: Dataset,
         uuid: &str,
         content: Content,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         let maker = Maker::domain(uuid);
         let owner = guest_of(&volume).and_then(|id| Id::parse(id).ok());
-        let in_use = self.others("SetSeed", hold.key(), deadline)?.in_use;
-        let wanted = Wanted {
+        let in_use = self.others("SetSeed", lock.guest(), deadline)?.in_use;
+        let wanted = VolumeSpec {
             volume: volume.clone(),
             image: None,
             size_mib: SEED_MIB,
@@ -322,16 +324,16 @@ impl Libvirt {
             owner: owner.clone(),
             maker: Some(maker.clone()),
             // A volume that was not destroyed belongs to somebody else.
-            adopts: Adopts::Unwritten,
+            adoption: AdoptionRule::Unwritten,
             unmarked: false,
             content: Some(content),
         };
-        let made = Made { volume, owner, maker: Some(maker), with_parent: false };
+        let made = CreatedVolume { volume, owner, maker: Some(maker), with_parent: false };
         let remake = move |volumes: &dyn Volumes| {
             volumes.take_back(&[made], &in_use, deadline)?.complete()?;
             volumes.provision(&wanted, deadline)
         };
-        self.on_storage("SetSeed", hold.key(), Some(hold), deadline, remake).map(drop)
+        self.on_storage("SetSeed", lock.guest(), Some(lock), deadline, remake).map(drop)
     }
 
     /// Adds the disk of the seed to a guest that has a seed.
@@ -349,7 +351,7 @@ impl Libvirt {
         &self,
         guest: &Guest,
         uuid: &str,
-        wanted: &mut [Wanted],
+        wanted: &mut [VolumeSpec],
     ) -> Result<(), Error> {
         let (Some(cloud_init), Some(last)) = (&guest.cloud_init, wanted.last_mut()) else {
             return Ok(());
@@ -378,24 +380,27 @@ mod tests {
 
     #[test]
     fn a_key_is_made_once_and_is_the_agents_alone() {
-        let folder = std::env::temp_dir().join(format!("mistify-seed-key-{}", std::process::id()));
-        let fingerprint =
-            |text: &[u8]| SeedKey::new(Some(folder.clone())).fingerprint(text, May::Make).unwrap();
-        let untouched = SeedKey::new(Some(folder.clone()));
-        untouched.fingerprint(b"secret", May::Read).unwrap();
-        assert!(!folder.exists());
+        let directory =
+            std::env::temp_dir().join(format!("mistify-seed-key-{}", std::process::id()));
+        let fingerprint = |text: &[u8]| {
+            SeedKey::new(Some(directory.clone())).fingerprint(text, KeyAccess::Make).unwrap()
+        };
+        let untouched = SeedKey::new(Some(directory.clone()));
+        untouched.fingerprint(b"secret", KeyAccess::Read).unwrap();
+        assert!(!directory.exists());
         let first = fingerprint(b"secret");
         assert_eq!(first.len(), PREFIX.len() + 64);
         assert_eq!(fingerprint(b"secret"), first, "after a restart");
         assert_ne!(fingerprint(b"other"), first);
-        let mode = fs::metadata(folder.join(KEY)).unwrap().permissions().mode();
+        let mode = fs::metadata(directory.join(KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        fs::write(folder.join(KEY), "short").unwrap();
-        let error =
-            SeedKey::new(Some(folder.clone())).fingerprint(b"secret", May::Make).unwrap_err();
+        fs::write(directory.join(KEY), "short").unwrap();
+        let error = SeedKey::new(Some(directory.clone()))
+            .fingerprint(b"secret", KeyAccess::Make)
+            .unwrap_err();
         assert!(error.to_string().contains("does not have 32 bytes"), "{error}");
-        fs::remove_dir_all(&folder).unwrap();
-        let other = SeedKey::default().fingerprint(b"secret", May::Make).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        let other = SeedKey::default().fingerprint(b"secret", KeyAccess::Make).unwrap();
         assert_ne!(other, first, "another host's");
     }
 }

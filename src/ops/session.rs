@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::{debug, info, warn};
 
 use crate::libvirt::{Connection, Domain};
-use crate::ops::kept::Kept;
+use crate::ops::kept::DomainCache;
 use crate::ops::{Error, Opener};
 
 /// The state of one pool worker. It never leaves the worker's thread.
@@ -14,7 +14,7 @@ use crate::ops::{Error, Opener};
 pub struct Session {
     opener: Arc<Opener>,
     /// Domains of the connection. They keep it open, so they are dropped first.
-    kept: Kept,
+    stored: DomainCache,
     connection: Option<Connection>,
     /// The deadline of the present or the last job.
     deadline: Instant,
@@ -23,7 +23,7 @@ pub struct Session {
 impl Session {
     /// Creates a session without a connection.
     pub fn new(opener: Arc<Opener>) -> Self {
-        Self { opener, kept: Kept::default(), connection: None, deadline: Instant::now() }
+        Self { opener, stored: DomainCache::default(), connection: None, deadline: Instant::now() }
     }
 
     /// Sets the deadline of the job that starts; it limits the wait for a connection.
@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Returns the connection and its cached domains.
-    fn line(&mut self) -> Result<(&Connection, &mut Kept), Error> {
+    fn line(&mut self) -> Result<(&Connection, &mut DomainCache), Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
             info!("libvirt connection lost; reconnecting");
             self.release();
@@ -52,7 +52,7 @@ impl Session {
             Some(connection) => connection,
             none => none.insert(self.opener.open(self.deadline)?),
         };
-        Ok((connection, &mut self.kept))
+        Ok((connection, &mut self.stored))
     }
 
     /// Runs `call`, and runs it again on a new connection if the old one turns out to be lost. For calls that change
@@ -65,7 +65,7 @@ impl Session {
         mut call: impl FnMut(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut found = None;
-        self.read_kept(&mut |connection, _| {
+        self.read_cached(&mut |connection, _| {
             found = Some(call(connection)?);
             Ok(())
         })?;
@@ -74,24 +74,24 @@ impl Session {
 
     /// Runs the call of [`Session::read`] with its retry. Not generic, so that the program has one copy of the retry,
     /// and one of each call.
-    fn read_kept(
+    fn read_cached(
         &mut self,
-        call: &mut dyn FnMut(&Connection, &mut Kept) -> Result<(), Error>,
+        call: &mut dyn FnMut(&Connection, &mut DomainCache) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (connection, kept) = self.line()?;
-        match call(connection, kept) {
+        let (connection, stored) = self.line()?;
+        match call(connection, stored) {
             Err(error) if error.connection_lost() => {
                 warn!("libvirt connection lost during a call; retrying: {error}");
                 self.release();
-                let (connection, kept) = self.line()?;
-                call(connection, kept)
+                let (connection, stored) = self.line()?;
+                call(connection, stored)
             }
             outcome => outcome,
         }
     }
 
     fn release(&mut self) {
-        self.kept = Kept::default();
+        self.stored = DomainCache::default();
         // The error that showed the broken connection is more useful than that of closing it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
             debug!("cannot close the lost libvirt connection: {error}");
@@ -106,8 +106,8 @@ impl Session {
     /// As both, and errors of opening a connection.
     pub fn state(&mut self, name: &str) -> Result<(i32, i32), Error> {
         let mut found = (0, 0);
-        self.read_kept(&mut |connection, kept| {
-            found = kept.state(connection, name)?;
+        self.read_cached(&mut |connection, stored| {
+            found = stored.state(connection, name)?;
             Ok(())
         })?;
         Ok(found)

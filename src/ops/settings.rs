@@ -13,13 +13,13 @@ use crate::guest::metadata::Metadata;
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
-use crate::libvirt::{Connection, Domain, Reach, XmlKind};
+use crate::libvirt::{AffectFlags, Connection, Domain, XmlKind};
 use crate::ops::metadata::Stored;
 use crate::ops::saved::why_off;
 use crate::ops::{Error, Libvirt, described, named_guest, respond, unreadable};
 
 /// Sets an amount in the definition or in the running domain.
-type Set = fn(&Connection, &Domain, u64, Reach) -> Result<(), Error>;
+type Set = fn(&Connection, &Domain, u64, AffectFlags) -> Result<(), Error>;
 
 /// Returns the maximum of a guest if a lower amount must not lower it.
 type Maximum = fn(&VirDomain) -> Option<u64>;
@@ -92,10 +92,10 @@ impl Libvirt {
             let asked = found.metadata.guest.as_ref().is_some_and(|asked| asked.max_memory_mib > 0);
             (asked || found.memory_max_kib > 0).then(|| found.most_memory_kib())
         };
-        self.set("SetMemory", request, "memory", kib, (set_memory, maximum), move |kept| {
-            kept.memory_mib = mib;
-            if kept.max_memory_mib > 0 {
-                kept.max_memory_mib = kept.max_memory_mib.max(mib);
+        self.set("SetMemory", request, "memory", kib, (set_memory, maximum), move |stored| {
+            stored.memory_mib = mib;
+            if stored.max_memory_mib > 0 {
+                stored.max_memory_mib = stored.max_memory_mib.max(mib);
             }
         })
     }
@@ -111,8 +111,8 @@ impl Libvirt {
     pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
         let maximum: Maximum = |found| Some(found.vcpu_max.max(found.vcpu));
-        let set: Set = |_, domain, count, reach| Ok(domain.set_vcpus(count, reach)?);
-        self.set("SetCPU", request, "cpu", cpu, (set, maximum), move |kept| kept.cpu = cpu)
+        let set: Set = |_, domain, count, affect| Ok(domain.set_vcpus(count, affect)?);
+        self.set("SetCPU", request, "cpu", cpu, (set, maximum), move |stored| stored.cpu = cpu)
     }
 
     /// Sets an amount in the definition, in the stored request, and in the running guest.
@@ -136,12 +136,12 @@ impl Libvirt {
             // The maximum stays, unless the amount is above it.
             let keeps_maximum = maximum(&described(&domain, XmlKind::Inactive)?);
             if keeps_maximum.is_none_or(|maximum| amount > maximum) {
-                set(session.connection()?, &domain, amount, Reach::NextMost)?;
+                set(session.connection()?, &domain, amount, AffectFlags::ConfigMaximum)?;
             }
             let connection = session.connection()?;
-            set(connection, &domain, amount, Reach::Next)?;
+            set(connection, &domain, amount, AffectFlags::Config)?;
             Stored::read(&domain)?.change_request(&domain, note)?;
-            apply_now(&domain, &|| set(connection, &domain, amount, Reach::Now))
+            apply_now(&domain, &|| set(connection, &domain, amount, AffectFlags::Live))
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
@@ -155,29 +155,29 @@ fn set_memory(
     connection: &Connection,
     domain: &Domain,
     kib: u64,
-    reach: Reach,
+    affect: AffectFlags,
 ) -> Result<(), Error> {
-    let kind = if reach == Reach::Now { XmlKind::Live } else { XmlKind::Definition };
+    let kind = if affect == AffectFlags::Live { XmlKind::Live } else { XmlKind::Definition };
     let Some(plugged) = Plugged::from_xml(&domain.xml(kind)?).map_err(unreadable)? else {
-        return Ok(domain.set_memory(kib, reach)?);
+        return Ok(domain.set_memory(kib, affect)?);
     };
     let (mib, unit) = (kib / KIB_PER_MIB, plugged.block_kib / KIB_PER_MIB);
     if kib % plugged.block_kib != 0 {
         let fault = Fault::NotMultiple { found: mib, unit };
         return Err(Invalid::Member { member: "memory".to_owned(), fault }.into());
     }
-    if reach != Reach::Now {
+    if affect != AffectFlags::Live {
         connection.define_domain(&plugged.starting_with(kib).map_err(unreadable)?)?;
         return Ok(());
     }
-    let balloon_kib = match plugged.told(kib).map_err(unreadable)? {
+    let balloon_kib = match plugged.targets(kib).map_err(unreadable)? {
         Some((device, balloon_kib)) => {
-            domain.update_device(&device, reach, false)?;
+            domain.update_device(&device, affect, false)?;
             balloon_kib
         }
         None => kib,
     };
-    Ok(domain.set_memory(balloon_kib, reach)?)
+    Ok(domain.set_memory(balloon_kib, affect)?)
 }
 
 /// Applies a change of the definition to the guest if it runs. Returns whether that succeeded, and else the reason: a

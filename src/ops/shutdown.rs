@@ -72,11 +72,11 @@ impl Libvirt {
         };
         let guest = named_guest(guest)?;
         // Before the lookup of the run, so that no later change of libvirt is missed.
-        let heard = self.events.heard(Instant::now() + SHUTDOWN_LOOK);
+        let subscription = self.events.subscription(Instant::now() + SHUTDOWN_LOOK);
         let deadline = self.read_deadline(&args)?;
         Ok(match self.run_of(&guest.id, deadline)? {
             (None, condition) => Ended::boxed(answer(guest, condition)),
-            (Some(run), _) => Box::new(Waiting::new(guest, run, heard, schedule)),
+            (Some(run), _) => Box::new(Waiting::new(guest, run, subscription, schedule)),
         })
     }
 
@@ -109,8 +109,8 @@ impl Run {
 struct Waiting {
     guest: Guest,
     run: Run,
-    /// [`Events::heard`](crate::events::Events::heard) before the lookup of the run.
-    heard: Option<u64>,
+    /// [`Events::subscription`](crate::events::Events::subscription) before the lookup of the run.
+    subscription: Option<u64>,
     schedule: Schedule,
     /// Whether the guest agent must still be asked.
     wants_agent: bool,
@@ -136,11 +136,11 @@ impl Steps<GuestResponse> for Waiting {
 }
 
 impl Waiting {
-    fn new(guest: Guest, run: Run, heard: Option<u64>, schedule: Schedule) -> Self {
+    fn new(guest: Guest, run: Run, subscription: Option<u64>, schedule: Schedule) -> Self {
         Self {
             guest,
             run,
-            heard,
+            subscription,
             schedule,
             wants_agent: false,
             has_forced: Arc::default(),
@@ -248,7 +248,9 @@ impl Waiting {
             return;
         }
         // libvirt may wait up to 60 s for a guest agent that answers and then does not obey.
-        let Ok(turn) = agent.agents.turn_of(&self.guest.id, VERB, SHUTDOWN_AGENTS) else {
+        let Ok(agent_guard) =
+            agent.agents.limited_agent_guard(&self.guest.id, VERB, SHUTDOWN_AGENTS)
+        else {
             return;
         };
         self.wants_agent = false;
@@ -256,8 +258,8 @@ impl Waiting {
         let name = JobName::new(VERB, id.clone()).of_emulator();
         let asked = agent.once(Lane::Control, name, until, move |session: &mut Session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
-            turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
-            turn.command(&domain, &Domain::shutdown_by_agent)
+            agent_guard.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
+            agent_guard.command(&domain, &Domain::shutdown_by_agent)
         });
         if let Err(error) = asked {
             debug!("a guest agent does not shut down; guest={:?}: {error}", self.guest.id);
@@ -269,7 +271,9 @@ impl Waiting {
     /// # Errors
     /// Errors of libvirt; [`Error::Invalid`] if the present run may be another one.
     fn force(&self, agent: &Libvirt) -> Result<(), Error> {
-        if self.heard.is_none() || agent.events.heard(Instant::now()) != self.heard {
+        if self.subscription.is_none()
+            || agent.events.subscription(Instant::now()) != self.subscription
+        {
             let why = "libvirt was away meanwhile, so this may be another run of the guest";
             return Err(Error::Invalid(why.to_owned()));
         }

@@ -13,7 +13,9 @@ use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::volume_owners::{guest_of, lock_of};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
-use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};
+use crate::storage::{
+    self, Maker, NewerSnapshots, Recursion, SnapshotName, StoredSnapshot, Volumes,
+};
 
 const NOT_VALID: Error = Error::Refused("not a valid dataset");
 
@@ -42,29 +44,29 @@ impl Libvirt {
                 return Err(Error::Refused(why));
             }
         };
-        let reach = reach(&request);
-        self.check_not_below(&dataset, reach)?;
+        let recursion = recursion(&request);
+        self.check_not_below(&dataset, recursion)?;
         let deadline = self.storage_deadline();
-        let hold = self.key(lock_of(&dataset), deadline)?;
-        let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
+        let lock = self.lock_and_recover(lock_of(&dataset), deadline)?;
+        let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(self, Verb::CreateSnapshot, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let maker = Maker::call();
             // The journal gets no step that the store refuses at once.
-            let there = volumes.snapshots(Some(name.dataset()), deadline)?;
-            let is_taken = |it: &Snapshot| match reach {
-                Reach::Itself => it.name == name,
-                Reach::Below => it.name.name() == name.name(),
+            let existing = volumes.snapshots(Some(name.dataset()), deadline)?;
+            let is_taken = |it: &StoredSnapshot| match recursion {
+                Recursion::Itself => it.name == name,
+                Recursion::Below => it.name.name() == name.name(),
             };
-            if there.iter().any(is_taken) {
+            if existing.iter().any(is_taken) {
                 return Err(storage::Error::Exists { name: name.to_string() }.into());
             }
             transaction.record(Step::Snapshot {
                 name: name.to_string(),
-                below: reach == Reach::Below,
+                below: recursion == Recursion::Below,
                 maker: maker.to_string(),
             })?;
-            match volumes.create_snapshot(&name, reach, &maker, deadline) {
+            match volumes.create_snapshot(&name, recursion, &maker, deadline) {
                 // Another call was faster; this call has made nothing.
                 Err(error @ (storage::Error::Exists { .. } | storage::Error::NotFound { .. })) => {
                     Err(Stop::Clean(error.into()))
@@ -72,7 +74,7 @@ impl Libvirt {
                 made => Ok(made?),
             }
         };
-        let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;
+        let made = self.make_or_undo(transaction, &subject, &lock, deadline, work)?;
         Ok(answer(&made))
     }
 
@@ -117,14 +119,14 @@ impl Libvirt {
     pub fn delete_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         let name = self.snapshot_name(&request.id)?;
         let dataset = name.dataset().clone();
-        let reach = reach(&request);
+        let recursion = recursion(&request);
         let gone = self.change_dataset("DeleteSnapshot", &dataset, move |volumes, deadline| {
-            let found = match reach {
-                Reach::Itself => vec![volumes.snapshot(&name, deadline)?],
-                Reach::Below => volumes.snapshots(Some(name.dataset()), deadline)?,
+            let found = match recursion {
+                Recursion::Itself => vec![volumes.snapshot(&name, deadline)?],
+                Recursion::Below => volumes.snapshots(Some(name.dataset()), deadline)?,
             };
-            volumes.delete_snapshot(&name, reach, deadline)?;
-            let of_name = |it: &Snapshot| it.name.name() == name.name();
+            volumes.delete_snapshot(&name, recursion, deadline)?;
+            let of_name = |it: &StoredSnapshot| it.name.name() == name.name();
             Ok(found.into_iter().filter(of_name).collect::<Vec<_>>())
         })?;
         Ok(answer(&gone))
@@ -144,7 +146,7 @@ impl Libvirt {
         no_seed(&name)?;
         let deadline = self.storage_deadline();
         let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
-        let hold = self.hold(&id, deadline)?;
+        let lock = self.lock_guest(&id, deadline)?;
 
         let looked_for = name.clone();
         let look = move |volumes: &dyn Volumes| {
@@ -157,7 +159,7 @@ impl Libvirt {
             Ok((snapshot, volume))
         };
         let (snapshot, volume) =
-            self.on_storage(VERB, name.as_str(), Some(&hold), deadline, look)?;
+            self.on_storage(VERB, name.as_str(), Some(&lock), deadline, look)?;
 
         let dataset = name.dataset().to_string();
         let ask = move |session: &mut Session| {
@@ -166,12 +168,16 @@ impl Libvirt {
                 None => Ok(()),
             })
         };
-        self.held(VERB, deadline, &hold, ask, |_, _| {})?;
+        self.run_locked(VERB, deadline, &lock, ask, |_, _| {})?;
 
-        let newer = if request.destroy_more_recent { Newer::Destroy } else { Newer::Keep };
+        let newer = if request.destroy_more_recent {
+            NewerSnapshots::Destroy
+        } else {
+            NewerSnapshots::Keep
+        };
         let what = name.to_string();
         let roll_back = move |volumes: &dyn Volumes| volumes.rollback(&name, newer, deadline);
-        self.on_storage(VERB, &what, Some(&hold), deadline, roll_back)?;
+        self.on_storage(VERB, &what, Some(&lock), deadline, roll_back)?;
         Ok(answer(&[snapshot]))
     }
 
@@ -195,7 +201,11 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::InUse`]. If libvirt does not answer, the snapshot is taken all the same, because it does no harm.
-    fn check_not_below(&self, dataset: &storage::Dataset, reach: Reach) -> Result<(), Error> {
+    fn check_not_below(
+        &self,
+        dataset: &storage::Dataset,
+        recursion: Recursion,
+    ) -> Result<(), Error> {
         const VERB: &str = "CreateSnapshot";
         if guest_of(dataset).is_none() && *dataset != self.volumes.pool().guests() {
             return Ok(());
@@ -204,7 +214,7 @@ impl Libvirt {
         let root = dataset.clone();
         let look = move |volumes: &dyn Volumes| volumes.volumes(Some(&root), deadline);
         let mut volumes = self.on_storage(VERB, dataset.as_str(), None, deadline, look)?;
-        volumes.retain(|volume| reach == Reach::Below || volume.name == *dataset);
+        volumes.retain(|volume| recursion == Recursion::Below || volume.name == *dataset);
         let uses = |connection: &Connection| Ok(all_uses(connection)?);
         let domains = match self.read(Lane::Read, VERB, dataset.as_str(), deadline, uses) {
             Ok(domains) => domains,
@@ -229,7 +239,7 @@ impl Libvirt {
     }
 
     /// Returns the snapshots of a dataset and its descendants, or of the pool.
-    fn list(&self, under: Option<storage::Dataset>) -> Result<Vec<Snapshot>, Error> {
+    fn list(&self, under: Option<storage::Dataset>) -> Result<Vec<StoredSnapshot>, Error> {
         let deadline = self.storage_deadline();
         let what = under.as_ref().map(ToString::to_string).unwrap_or_default();
         let list = move |volumes: &dyn Volumes| volumes.snapshots(under.as_ref(), deadline);
@@ -253,13 +263,13 @@ impl Libvirt {
     }
 }
 
-fn reach(request: &SnapshotRequest) -> Reach {
-    if request.recursive { Reach::Below } else { Reach::Itself }
+fn recursion(request: &SnapshotRequest) -> Recursion {
+    if request.recursive { Recursion::Below } else { Recursion::Itself }
 }
 
-fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
+fn answer(snapshots: &[StoredSnapshot]) -> SnapshotResponse {
     let answer =
-        |it: &Snapshot| wire::Snapshot { id: it.name.to_string(), size_mib: it.size_mib() };
+        |it: &StoredSnapshot| wire::Snapshot { id: it.name.to_string(), size_mib: it.size_mib() };
     SnapshotResponse { snapshots: snapshots.iter().map(answer).collect() }
 }
 
@@ -269,7 +279,7 @@ fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
 fn obstacle(
     connection: &Connection,
     id: &str,
-    volume: Option<&storage::Volume>,
+    volume: Option<&storage::StoredVolume>,
 ) -> Result<Option<(String, &'static str)>, Error> {
     let stands = |domain: &DomainUse| {
         let found = volume.and_then(|volume| domain.of_volume(&volume.device));

@@ -28,7 +28,7 @@ impl Libvirt {
         let id = guest.id.clone();
         // Calls that ask the guest agent now end first.
         let permit = agents::permit(&self.pool, &name, deadline)?;
-        let turn = self.agents.turn(&id, VERB).map_err(Error::AgentLeftAlone)?;
+        let agent_guard = self.agents.agent_guard(&id, VERB).map_err(Error::AgentLeftAlone)?;
         // Later calls to this guest agent get the answer that it is busy, at once.
         drop(permit);
         self.once(Lane::Control, name, deadline, move |session: &mut Session| {
@@ -36,12 +36,12 @@ impl Libvirt {
             // Without this command, the call would wait for a silent guest agent until the deadline; a failure here
             // also ends further commands for a while. A guest agent that does not report its host name does answer.
             let probe = |domain: &Domain| domain.agent_info(Topic::Hostname).map(drop);
-            match turn.command(&domain, &probe) {
+            match agent_guard.command(&domain, &probe) {
                 Err(Error::Libvirt(error)) if !error.connection_lost() => {}
                 probed => probed?,
             }
             let rest = deadline.saturating_duration_since(Instant::now());
-            turn.command_within(&domain, rest.max(Duration::from_secs(1)), &Domain::trim)
+            agent_guard.command_within(&domain, rest.max(Duration::from_secs(1)), &Domain::trim)
         })?;
         Ok(respond(guest))
     }

@@ -64,9 +64,9 @@ impl Libvirt {
             let updated = update::updated(&xml, &asked, &nvram).map_err(unreadable)?;
             check_losses(&updated.losses, may_lose)?;
             let mut xml = updated.xml;
-            if let Some(mut kept) = definition.metadata.guest {
-                update::take_over(&mut kept, &asked);
-                xml = update::with_request(&xml, &kept).map_err(unreadable)?;
+            if let Some(mut stored) = definition.metadata.guest {
+                update::take_over(&mut stored, &asked);
+                xml = update::with_request(&xml, &stored).map_err(unreadable)?;
             }
             session.connection()?.define_domain(&xml)?;
             Ok(domain.is_active()?)

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::config::fixed::{USES_CHANGED_MAX, USES_KEPT_FOR};
+use crate::config::fixed::{PATH_USES_AGE, USES_CHANGED_MAX};
 use crate::libvirt::{Connection, Domain, Error};
 use crate::ops::domains::{DomainUse, uses_of};
 use crate::ops::promised;
@@ -22,7 +22,7 @@ use crate::os::paths::resolved;
 
 /// The paths of the host's domains.
 #[derive(Debug, Default)]
-pub(super) struct Uses(Mutex<State>);
+pub(super) struct PathUses(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,7 +33,7 @@ struct State {
     /// The number of changes so far.
     changes: u64,
     /// Whether libvirt reports changes.
-    is_told: bool,
+    is_reported: bool,
     /// When all domains were read; `None` if a change may have been missed since.
     whole_since: Option<Instant>,
     /// The number of times that changes may have been missed.
@@ -55,7 +55,7 @@ struct Used {
     change: u64,
 }
 
-impl Uses {
+impl PathUses {
     /// Records that libvirt reports changes from now on.
     pub(super) fn begin(&self) {
         self.0.lock().miss(true);
@@ -73,8 +73,8 @@ impl Uses {
         let change = state.changes;
         state.changed.insert(name.to_owned(), change);
         if state.changed.len() > USES_CHANGED_MAX {
-            let is_told = state.is_told;
-            state.miss(is_told);
+            let is_reported = state.is_reported;
+            state.miss(is_reported);
         }
     }
 
@@ -85,7 +85,7 @@ impl Uses {
     ///
     /// # Blocking
     /// Two round trips, and as [`uses_of`] with two more for each running domain: for new or changed domains; for all
-    /// domains if a change may have been missed, and after [`USES_KEPT_FOR`].
+    /// domains if a change may have been missed, and after [`PATH_USES_AGE`].
     pub(super) fn is_used(
         &self,
         connection: &Connection,
@@ -105,10 +105,10 @@ impl Uses {
     /// Returns the memory in KiB that the running domains may use.
     ///
     /// # Errors
-    /// As [`Uses::is_used`].
+    /// As [`PathUses::is_used`].
     ///
     /// # Blocking
-    /// As [`Uses::is_used`].
+    /// As [`PathUses::is_used`].
     pub(super) fn promised_kib(&self, connection: &Connection) -> Result<u64, Error> {
         let mut sum: u64 = 0;
         self.refreshed(connection, |domains| {
@@ -148,7 +148,7 @@ impl Uses {
                 reads_all = true;
                 continue;
             }
-            if reads_all && state.is_told {
+            if reads_all && state.is_reported {
                 state.whole_since = Some(Instant::now());
             }
             state.domains.retain(|name, _| listed.names.contains(name));
@@ -170,7 +170,7 @@ impl State {
     /// Returns whether the agent has read the definitions of all domains lately, and libvirt has reported each change
     /// since.
     fn is_whole(&self) -> bool {
-        self.whole_since.is_some_and(|since| since.elapsed() < USES_KEPT_FOR)
+        self.whole_since.is_some_and(|since| since.elapsed() < PATH_USES_AGE)
     }
 
     /// Returns whether the domain was read and has not changed since.
@@ -181,8 +181,8 @@ impl State {
     }
 
     /// Records that a change may have been missed.
-    fn miss(&mut self, is_told: bool) {
-        self.is_told = is_told;
+    fn miss(&mut self, is_reported: bool) {
+        self.is_reported = is_reported;
         self.whole_since = None;
         self.gaps += 1;
         self.changed.clear();

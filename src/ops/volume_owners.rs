@@ -40,7 +40,7 @@ impl Expected {
 
 /// The resources of all domains but a guest's own.
 #[derive(Default)]
-pub(super) struct Others {
+pub(super) struct OtherDomains {
     /// The uuid of the guest's own domain, if it exists.
     pub(super) own_uuid: Option<String>,
     /// The disks, backing files and volumes of the other domains.

@@ -7,20 +7,21 @@ use std::time::Instant;
 use log::warn;
 
 use crate::guest::seed::files::is_on_disk;
-use crate::guest::wire::{Disk, Guest};
+use crate::guest::wire::{Guest, GuestDisk};
 use crate::journal::Step;
 use crate::libvirt::Connection;
 use crate::ops::recovery::Transaction;
-use crate::ops::volume_owners::{Expected, Others, guest_of};
+use crate::ops::volume_owners::{Expected, OtherDomains, guest_of};
 use crate::ops::{Error, Libvirt, Session, domains};
-use crate::pool::{Hold, Lane};
+use crate::pool::{GuestLock, Lane};
 use crate::storage::{
-    self, Adopts, BadName, Dataset, Id, Made, Maker, Planned, PoolName, Space, Volumes, Wanted,
+    self, AdoptionRule, CreatedVolume, Dataset, Id, InvalidName, Maker, PlannedVolume, PoolName,
+    Space, VolumeSpec, Volumes,
 };
 
 /// Returns whether a guest has disks whose volumes this agent makes: disks without a source, and its seed.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
-    is_on_disk(&guest.seed) || guest.disks.iter().any(Disk::wants_volume)
+    is_on_disk(&guest.seed) || guest.disks.iter().any(GuestDisk::wants_volume)
 }
 
 /// The volumes that a Delete removes with the guest.
@@ -29,19 +30,19 @@ pub(super) struct LeavingVolumes {
     /// Whether there are any.
     pub(super) expected: Expected,
     /// Sources that a caller has supplied, as it named them. Delete keeps them.
-    pub(super) kept: Vec<PathBuf>,
+    pub(super) supplied: Vec<PathBuf>,
     /// The volumes whose names have a former id of the guest.
     pub(super) renamed: Vec<Dataset>,
 }
 
 /// The names of a guest's own volumes: `<pool>/guests/<id>/disk-<n>`, and `seed` there.
 #[derive(Clone, Debug)]
-pub(super) struct Own {
+pub(super) struct GuestVolumeNames {
     pool: PoolName,
     owner: Id,
 }
 
-impl Own {
+impl GuestVolumeNames {
     /// Returns the names for the guest of this id.
     ///
     /// # Errors
@@ -51,17 +52,17 @@ impl Own {
     }
 
     /// Returns the dataset above them.
-    pub(super) fn folder(&self) -> Result<Dataset, BadName> {
+    pub(super) fn directory(&self) -> Result<Dataset, InvalidName> {
         self.pool.guest(&self.owner)
     }
 
     /// Returns the volume of this number.
-    pub(super) fn number(&self, number: usize) -> Result<Dataset, BadName> {
+    pub(super) fn number(&self, number: usize) -> Result<Dataset, InvalidName> {
         self.pool.guest_disk(&self.owner, number)
     }
 
     /// Returns the volume of the seed.
-    pub(super) fn seed(&self) -> Result<Dataset, BadName> {
+    pub(super) fn seed(&self) -> Result<Dataset, InvalidName> {
         self.pool.guest_seed(&self.owner)
     }
 
@@ -73,7 +74,7 @@ impl Own {
 
     /// Returns the volume of a disk without a source: the volume that it names, else that of its index among the
     /// guest's disks.
-    pub(super) fn of(&self, index: usize, disk: &Disk) -> Result<Dataset, BadName> {
+    pub(super) fn of(&self, index: usize, disk: &GuestDisk) -> Result<Dataset, InvalidName> {
         if disk.is_seed {
             return self.seed();
         }
@@ -84,22 +85,22 @@ impl Own {
     pub(super) fn wanted(
         &self,
         volume: Dataset,
-        disk: &Disk,
+        disk: &GuestDisk,
         place: &str,
-        (space, maker, adopts): (Space, Maker, Adopts),
-    ) -> Result<Wanted, Error> {
+        (space, maker, adoption): (Space, Maker, AdoptionRule),
+    ) -> Result<VolumeSpec, Error> {
         let image = Some(disk.image.as_str()).filter(|image| !image.is_empty());
         if image.is_none() && disk.size_mib == 0 {
             return Err(Error::Invalid(format!("{place} must have an image or a size")));
         }
-        Ok(Wanted {
+        Ok(VolumeSpec {
             volume,
             image: image.map(Id::parse).transpose().map_err(storage::Error::Name)?,
             size_mib: disk.size_mib,
             space,
             owner: Some(self.owner.clone()),
             maker: Some(maker),
-            adopts,
+            adoption,
             unmarked: false,
             content: None,
         })
@@ -119,16 +120,16 @@ impl Libvirt {
     pub(super) fn make_volumes(
         &self,
         guest: &mut Guest,
-        wanted: Vec<Wanted>,
+        wanted: Vec<VolumeSpec>,
         exists: bool,
         transaction: Transaction,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(Transaction, Vec<Dataset>), Error> {
         let verb = transaction.intent().verb.to_string();
         let maker = wanted.first().and_then(|wanted| wanted.maker.clone());
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
-        let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
+        let planned = self.on_storage(&verb, &guest.id, Some(lock), deadline, plan)?;
         self.check_planned(&verb, &guest.id, &planned, exists, deadline)?;
         let found = planned.iter().filter_map(|planned| planned.found.as_ref());
         let unclaimed = found.filter(|volume| volume.maker != maker);
@@ -138,7 +139,7 @@ impl Libvirt {
             Ok(make(&*volumes, planned, exists, transaction, deadline)?)
         };
         let (devices, transaction) =
-            self.run_steps(Lane::Storage, transaction, hold, deadline, work)?;
+            self.run_steps(Lane::Storage, transaction, lock, deadline, work)?;
         let disks = guest.disks.iter_mut().filter(|disk| disk.wants_volume());
         for (disk, volume) in disks.zip(devices) {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
@@ -152,13 +153,13 @@ impl Libvirt {
         verb: &str,
         sources: Vec<(String, String)>,
         maker: &Maker,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) {
         if sources.is_empty() {
             return;
         }
-        let (id, own_maker) = (hold.key().to_owned(), maker.clone());
+        let (id, own_maker) = (lock.guest().to_owned(), maker.clone());
         let find = move |volumes: &dyn Volumes| {
             let mut own = Vec::new();
             for (_, source) in sources {
@@ -178,9 +179,9 @@ impl Libvirt {
             }
             Ok(own)
         };
-        match self.on_storage(verb, hold.key(), Some(hold), deadline, find) {
-            Ok(own) => self.claim(verb, own, maker.clone(), hold, deadline),
-            Err(error) => self.claim_later(hold, &error),
+        match self.on_storage(verb, lock.guest(), Some(lock), deadline, find) {
+            Ok(own) => self.claim(verb, own, maker.clone(), lock, deadline),
+            Err(error) => self.claim_later(lock, &error),
         }
     }
 
@@ -191,16 +192,16 @@ impl Libvirt {
         verb: &str,
         unclaimed: Vec<Dataset>,
         maker: Maker,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) {
-        if let Err(error) = self.set_makers(verb, unclaimed, maker, hold, deadline) {
-            self.claim_later(hold, &error);
+        if let Err(error) = self.set_makers(verb, unclaimed, maker, lock, deadline) {
+            self.claim_later(lock, &error);
         }
     }
 
-    fn claim_later(&self, hold: &Hold, error: &Error) {
-        warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+    fn claim_later(&self, lock: &GuestLock, error: &Error) {
+        warn!("cannot complete the marks of volumes; guest={:?}: {error}", lock.guest());
         self.status.marks().wake();
     }
 
@@ -210,7 +211,7 @@ impl Libvirt {
         verb: &str,
         unclaimed: Vec<Dataset>,
         maker: Maker,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         if unclaimed.is_empty() {
@@ -219,7 +220,7 @@ impl Libvirt {
         let claim = move |volumes: &dyn Volumes| {
             unclaimed.iter().try_for_each(|volume| volumes.set_maker(volume, &maker, deadline))
         };
-        self.on_storage(verb, hold.key(), Some(hold), deadline, claim)
+        self.on_storage(verb, lock.guest(), Some(lock), deadline, claim)
     }
 
     /// Refuses a planned volume that another domain uses. A renamed guest thus keeps its disks, and a domain that names
@@ -231,7 +232,7 @@ impl Libvirt {
         &self,
         verb: &str,
         id: &str,
-        planned: &[Planned],
+        planned: &[PlannedVolume],
         exists: bool,
         deadline: Instant,
     ) -> Result<(), Error> {
@@ -241,7 +242,7 @@ impl Libvirt {
         let others = match self.users_of(verb, id, planned.iter(), deadline) {
             // CreateGuest asks libvirt again before its domain gets the volume.
             Err(error) if error.is_unreachable() && planned.iter().all(|it| it.found.is_none()) => {
-                Others::default()
+                OtherDomains::default()
             }
             others => others?,
         };
@@ -262,9 +263,9 @@ impl Libvirt {
         &self,
         verb: &str,
         id: &str,
-        planned: impl Iterator<Item = &'p Planned>,
+        planned: impl Iterator<Item = &'p PlannedVolume>,
         deadline: Instant,
-    ) -> Result<Others, Error> {
+    ) -> Result<OtherDomains, Error> {
         let mut devices = Vec::new();
         for planned in planned {
             if planned.found.is_some() {
@@ -278,11 +279,11 @@ impl Libvirt {
     /// Refuses one planned volume that another domain uses.
     pub(super) fn check_one(
         &self,
-        planned: &Planned,
+        planned: &PlannedVolume,
         exists: bool,
-        others: &Others,
+        others: &OtherDomains,
     ) -> Result<(), Error> {
-        let Planned { wanted, device, found, .. } = planned;
+        let PlannedVolume { wanted, device, found, .. } = planned;
         if let Some(volume) = found {
             return self.check_adopted(volume, exists, others);
         }
@@ -302,9 +303,9 @@ impl Libvirt {
     /// [`storage::Error::Differs`] names the volume and the domain.
     pub(super) fn check_adopted(
         &self,
-        volume: &storage::Volume,
+        volume: &storage::StoredVolume,
         exists: bool,
-        others: &Others,
+        others: &OtherDomains,
     ) -> Result<(), Error> {
         let maker = volume.maker.as_ref();
         self.check_not_left(&volume.name, maker)?;
@@ -337,7 +338,12 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn others(&self, verb: &str, id: &str, deadline: Instant) -> Result<Others, Error> {
+    pub(super) fn others(
+        &self,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<OtherDomains, Error> {
         self.ask_of_others(verb, id, None, deadline)
     }
 
@@ -348,18 +354,18 @@ impl Libvirt {
         id: &str,
         known: Option<Vec<PathBuf>>,
         deadline: Instant,
-    ) -> Result<Others, Error> {
+    ) -> Result<OtherDomains, Error> {
         let (uses, asked) = (Arc::clone(&self.uses), id.to_owned());
         let look = move |connection: &Connection| {
             if let Some(devices) = &known {
                 // A cached use may have ended since, so all definitions are read below.
                 if !uses.is_used(connection, &asked, devices)? {
-                    return Ok(Others::default());
+                    return Ok(OtherDomains::default());
                 }
             }
             let own = connection.find_domain(&asked)?;
             let own_uuid = own.map(|domain| domain.uuid()).transpose()?;
-            Ok(Others { own_uuid, in_use: domains::in_use_by_others(connection, &asked)? })
+            Ok(OtherDomains { own_uuid, in_use: domains::in_use_by_others(connection, &asked)? })
         };
         self.read(Lane::Read, verb, id, deadline, look)
     }
@@ -369,9 +375,9 @@ impl Libvirt {
         &self,
         guest: &Guest,
         maker: &Maker,
-        adopts: &Adopts,
-    ) -> Result<Vec<Wanted>, Error> {
-        self.wanted_each(guest, maker, adopts).map(|(_, wanted)| wanted).collect()
+        adoption: &AdoptionRule,
+    ) -> Result<Vec<VolumeSpec>, Error> {
+        self.wanted_each(guest, maker, adoption).map(|(_, wanted)| wanted).collect()
     }
 
     /// Returns the request or the error for each disk without a source, with its index.
@@ -379,14 +385,14 @@ impl Libvirt {
         &self,
         guest: &Guest,
         maker: &Maker,
-        adopts: &Adopts,
-    ) -> impl Iterator<Item = (usize, Result<Wanted, Error>)> {
+        adoption: &AdoptionRule,
+    ) -> impl Iterator<Item = (usize, Result<VolumeSpec, Error>)> {
         let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.wants_volume());
         disks.map(|(index, disk)| {
-            let wanted = Own::new(self.volumes.pool(), &guest.id).map_err(Error::from);
+            let wanted = GuestVolumeNames::new(self.volumes.pool(), &guest.id).map_err(Error::from);
             let wanted = wanted.and_then(|own| {
                 let volume = own.of(index, disk).map_err(storage::Error::Name)?;
-                let how = (self.space(), maker.clone(), adopts.clone());
+                let how = (self.space(), maker.clone(), adoption.clone());
                 own.wanted(volume, disk, &format!("disks[{index}]"), how)
             });
             (index, wanted)
@@ -402,21 +408,21 @@ impl Libvirt {
     pub(super) fn own_volumes(
         &self,
         verb: &str,
-        own: &Own,
-        hold: &Hold,
+        own: &GuestVolumeNames,
+        lock: &GuestLock,
         deadline: Instant,
-    ) -> Result<Vec<storage::Volume>, Error> {
-        let folder = own.folder().map_err(storage::Error::Name)?;
-        let list = move |volumes: &dyn Volumes| match volumes.volumes(Some(&folder), deadline) {
+    ) -> Result<Vec<storage::StoredVolume>, Error> {
+        let directory = own.directory().map_err(storage::Error::Name)?;
+        let list = move |volumes: &dyn Volumes| match volumes.volumes(Some(&directory), deadline) {
             Err(storage::Error::NotFound { .. }) => Ok(Vec::new()),
             outcome => outcome,
         };
-        self.on_storage(verb, hold.key(), Some(hold), deadline, list)
+        self.on_storage(verb, lock.guest(), Some(lock), deadline, list)
     }
 }
 
 /// Fills in the members of a disk that its volume determines.
-pub(super) fn fill(disk: &mut Disk, size_mib: u64, volume: &Dataset, device: &Path) {
+pub(super) fn fill(disk: &mut GuestDisk, size_mib: u64, volume: &Dataset, device: &Path) {
     disk.size_mib = size_mib;
     disk.volume = volume.to_string();
     disk.source = device.to_string_lossy().into_owned();
@@ -436,18 +442,18 @@ pub(super) fn complete(removal: &storage::Removal) -> Result<(), Error> {
 /// Makes one planned volume after the other.
 pub(super) fn make(
     volumes: &dyn Volumes,
-    planned: Vec<Planned>,
+    planned: Vec<PlannedVolume>,
     exists: bool,
     transaction: &mut Transaction,
     deadline: Instant,
-) -> Result<Vec<storage::Volume>, Error> {
+) -> Result<Vec<storage::StoredVolume>, Error> {
     if let Some(gone) = planned.iter().find(|planned| exists && planned.found.is_none()) {
         // A new, empty disk would look like the guest's own.
         return Err(storage::Error::NotFound { name: gone.wanted.volume.to_string() }.into());
     }
     let mut devices = Vec::new();
     for planned in planned {
-        if let Some(Made { volume, with_parent, maker, .. }) = planned.to_make() {
+        if let Some(CreatedVolume { volume, with_parent, maker, .. }) = planned.to_make() {
             let (name, made_parent) = (volume.to_string(), with_parent);
             let maker = maker.as_ref().map(ToString::to_string);
             transaction.record(Step::Volume { name, made_parent, maker })?;

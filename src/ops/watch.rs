@@ -20,7 +20,7 @@ use log::{error, info, warn};
 
 use crate::config::PoolLimits;
 use crate::config::fixed::LAST_LINES;
-use crate::events::{Events, What};
+use crate::events::{EventKind, Events};
 use crate::ops::{Opener, Session};
 use crate::os::process;
 use crate::pool::{Lane, Overdue, Pool, Span};
@@ -47,7 +47,7 @@ pub(super) struct Watch {
 struct Replaced {
     job: Overdue,
     /// Whether an event has reported it as stuck.
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Watch {
@@ -122,19 +122,19 @@ impl Watch {
             mem::take(replaced).into_iter().partition(|it| pool.is_stuck(&it.job));
         let returned: Vec<Replaced> = returned;
         *replaced = still;
-        for Replaced { job, is_told } in returned {
+        for Replaced { job, is_reported } in returned {
             info!("{} returned after {}", job.name, Span(job.since.elapsed()));
             let of_guest =
-                |other: &Replaced| other.is_told && other.job.name.guest == job.name.guest;
-            if is_told && !replaced.iter().any(of_guest) {
-                self.events.note(&job.name.guest, What::Unstuck);
+                |other: &Replaced| other.is_reported && other.job.name.guest == job.name.guest;
+            if is_reported && !replaced.iter().any(of_guest) {
+                self.events.note(&job.name.guest, EventKind::Unstuck);
             }
         }
-        for Replaced { job, is_told } in replaced.iter_mut().filter(|it| !it.is_told) {
+        for Replaced { job, is_reported } in replaced.iter_mut().filter(|it| !it.is_reported) {
             if job.since.elapsed() >= self.stuck_age {
-                *is_told = true;
+                *is_reported = true;
                 warn!("{} is stuck; still running after {}", job.name, Span(job.since.elapsed()));
-                self.events.note(&job.name.guest, What::Stuck);
+                self.events.note(&job.name.guest, EventKind::Stuck);
             }
         }
         if before >= self.replaced_max && replaced.len() < self.replaced_max {
@@ -150,13 +150,13 @@ impl Watch {
         }
         let Overdue { lane, worker, name, since } = job;
         let age = Span(since.elapsed());
-        match pool.write_off(job) {
+        match pool.abandon(job) {
             Ok(true) => {
                 warn!(
                     "{name} is still running after {age} although libvirt answers; replacing \
                      worker {lane}-{worker}"
                 );
-                replaced.push(Replaced { job: job.clone(), is_told: false });
+                replaced.push(Replaced { job: job.clone(), is_reported: false });
             }
             Ok(false) => {}
             Err(error) => {

@@ -18,7 +18,7 @@ const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// A socket that listens.
 #[derive(Debug)]
-pub enum Passed {
+pub enum PassedSocket {
     /// By TCP.
     Tcp(TcpListener),
     /// In the file system.
@@ -26,7 +26,7 @@ pub enum Passed {
 }
 
 /// A socket with the name that it was given, if any.
-pub type Named = (Option<String>, Passed);
+pub type NamedSocket = (Option<String>, PassedSocket);
 
 /// Takes the sockets that were passed to this process, each with its name if it has one. Programs
 /// that are started later get neither them nor the variables that tell of them, so that nothing
@@ -35,7 +35,7 @@ pub type Named = (Option<String>, Passed);
 /// # Errors
 /// In words, when what was passed is not what the variables say, or not a stream socket that
 /// listens by TCP or in the file system.
-pub fn take() -> Result<Vec<Named>, String> {
+pub fn take() -> Result<Vec<NamedSocket>, String> {
     let [pid, count, names] = VARIABLES.map(|name| env::var(name).ok());
     let is_ours = pid.is_some_and(|pid| pid.parse() == Ok(process::id()));
     if !is_ours {
@@ -61,7 +61,7 @@ fn forget_variables() -> Result<(), String> {
 }
 
 /// Makes a number that was passed a socket of ours.
-fn adopt(fd: RawFd) -> Result<Passed, String> {
+fn adopt(fd: RawFd) -> Result<PassedSocket, String> {
     let wrong = |why: io::Error| format!("cannot use passed descriptor {fd}: {why}");
     // SAFETY: takes no pointer, and fails where `fd` is not open. What is passed is closed when a
     // program is started, like all else that is ours.
@@ -74,8 +74,8 @@ fn adopt(fd: RawFd) -> Result<Passed, String> {
     let is_listening = option(&socket, libc::SO_ACCEPTCONN).map_err(wrong)? == 1
         && option(&socket, libc::SO_TYPE).map_err(wrong)? == libc::SOCK_STREAM;
     match option(&socket, libc::SO_DOMAIN).map_err(wrong)? {
-        libc::AF_INET | libc::AF_INET6 if is_listening => Ok(Passed::Tcp(socket.into())),
-        libc::AF_UNIX if is_listening => Ok(Passed::Unix(socket.into())),
+        libc::AF_INET | libc::AF_INET6 if is_listening => Ok(PassedSocket::Tcp(socket.into())),
+        libc::AF_UNIX if is_listening => Ok(PassedSocket::Unix(socket.into())),
         _ => Err(wrong(io::Error::other("not a listening stream socket"))),
     }
 }

@@ -76,7 +76,7 @@ pub enum Access {
 
 /// What a confined program may reach. What it inherits, such as its standard input, it has in any case.
 #[derive(Clone, Copy, Debug)]
-pub enum Reach<'f> {
+pub enum AccessScope<'f> {
     /// These files beside its own binary, the system's libraries and `/dev/null`, and no sockets.
     Files(&'f [(&'f File, Access)]),
     /// The network, and the files of the user that it runs as, who should be nobody.
@@ -87,7 +87,7 @@ pub enum Reach<'f> {
 #[derive(Debug)]
 pub struct Confinement<'f> {
     /// What it may reach.
-    pub reach: Reach<'f>,
+    pub scope: AccessScope<'f>,
     /// Its address space, in bytes.
     pub memory_bytes: u64,
     /// The largest file that it may write, in bytes.
@@ -98,14 +98,14 @@ pub struct Confinement<'f> {
 
 impl Confinement<'_> {
     /// Confines the program that this command starts. Where the kernel has no Landlock (see
-    /// [`has_landlock`]), all but the files is enforced; with [`Reach::Network`] the limits alone are.
+    /// [`has_landlock`]), all but the files is enforced; with [`AccessScope::Network`] the limits alone are.
     ///
     /// # Errors
     /// When the kernel refuses a rule. What it refuses to the child later is an error of the start.
     pub fn apply(&self, command: &mut Command) -> io::Result<()> {
-        let (ruleset, filter) = match self.reach {
-            Reach::Network => (None, None),
-            Reach::Files(files) => {
+        let (ruleset, filter) = match self.scope {
+            AccessScope::Network => (None, None),
+            AccessScope::Files(files) => {
                 let program = Path::new(command.get_program());
                 let ruleset = abi()?.map(|abi| ruleset(abi, program, files)).transpose()?;
                 (ruleset, Some(filter()))

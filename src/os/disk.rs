@@ -68,7 +68,7 @@ pub fn open_device(options: &OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 /// Whether a file can be read past the host's page cache (`O_DIRECT`): file systems that cannot do that refuse to
-/// open it so. Where there is no such file yet, a nameless one in the nearest folder above tells. What this
+/// open it so. Where there is no such file yet, a nameless one in the nearest directory above tells. What this
 /// process may not open is taken for one that can: qemu may.
 pub fn is_direct(path: &Path) -> bool {
     let mut options = OpenOptions::new();
@@ -76,8 +76,8 @@ pub fn is_direct(path: &Path) -> bool {
     let opened = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             options.write(true).custom_flags(libc::O_DIRECT | libc::O_TMPFILE);
-            let above = path.ancestors().skip(1).find(|folder| folder.is_dir());
-            above.map_or(Err(error), |folder| options.open(folder))
+            let above = path.ancestors().skip(1).find(|directory| directory.is_dir());
+            above.map_or(Err(error), |directory| options.open(directory))
         }
         opened => opened,
     };
@@ -177,7 +177,7 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct DiskSpace {
     /// Bytes that this process may still write.
     pub free_bytes: u64,
     /// Bytes that are taken.
@@ -188,7 +188,7 @@ pub struct Room {
 ///
 /// # Errors
 /// When the path is not there or cannot be asked.
-pub fn room(path: &Path) -> io::Result<Room> {
+pub fn room(path: &Path) -> io::Result<DiskSpace> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: statvfs64 is plain C data, for which all zeroes is a valid value.
     let mut stat: libc::statvfs64 = unsafe { mem::zeroed() };
@@ -198,7 +198,7 @@ pub fn room(path: &Path) -> io::Result<Room> {
         return Err(io::Error::last_os_error());
     }
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    Ok(Room {
+    Ok(DiskSpace {
         free_bytes: bytes(stat.f_bavail),
         used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
     })

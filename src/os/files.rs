@@ -21,7 +21,7 @@ const FILE_MODE: u32 = 0o600;
 /// Files of one name that are set aside; the next one stays where it is.
 const SAME_NAME_MAX: u32 = 1000;
 /// Between two looks at who has a file open.
-const SETTLED_LOOK: Duration = Duration::from_millis(10);
+const WRITER_POLL: Duration = Duration::from_millis(10);
 
 /// Makes an open follow no link at its end and never wait, as it would for a pipe's other side.
 pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
@@ -46,7 +46,7 @@ pub fn nameless(directory: &Path) -> io::Result<File> {
 
 /// A file that was open for writing, and is now for reading alone.
 #[derive(Debug)]
-pub enum Settled {
+pub enum WriterState {
     /// Nobody has it open for writing: if it has no name, its content stays as it is.
     Alone(File),
     /// Its file system does not tell (fcntl(2), `F_SETLEASE`).
@@ -62,7 +62,7 @@ pub enum Settled {
 ///
 /// # Blocking
 /// Up to `patience`.
-pub fn settled(file: File, patience: Duration) -> io::Result<Settled> {
+pub fn writer_state(file: File, patience: Duration) -> io::Result<WriterState> {
     let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     drop(file);
     let lease = |kind: libc::c_int| {
@@ -77,14 +77,14 @@ pub fn settled(file: File, patience: Duration) -> io::Result<Settled> {
         match lease(libc::F_RDLCK) {
             Ok(()) => {
                 lease(libc::F_UNLCK)?;
-                return Ok(Settled::Alone(reader));
+                return Ok(WriterState::Alone(reader));
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok(Settled::Unknown(reader));
+                return Ok(WriterState::Unknown(reader));
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            Err(_) if Instant::now() >= end => return Ok(Settled::Open),
-            Err(_) => thread::sleep(SETTLED_LOOK),
+            Err(_) if Instant::now() >= end => return Ok(WriterState::Open),
+            Err(_) => thread::sleep(WRITER_POLL),
         }
     }
 }
@@ -186,17 +186,17 @@ pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Moves a file of `from` into another folder, over nothing; its new path.
+/// Moves a file of `from` into another directory, over nothing; its new path.
 ///
 /// # Errors
 /// It stays where it is then.
-pub fn set_aside(from: &Path, name: &OsStr, folder: &Path) -> io::Result<PathBuf> {
+pub fn set_aside(from: &Path, name: &OsStr, directory: &Path) -> io::Result<PathBuf> {
     let mut paths = (0..SAME_NAME_MAX).map(|number| {
         let mut name = name.to_owned();
         if number > 0 {
             name.push(format!(".{number}"));
         }
-        folder.join(name)
+        directory.join(name)
     });
     let free = paths.find(|path| fs::symlink_metadata(path).is_err());
     let to = free.ok_or(io::ErrorKind::AlreadyExists)?;
@@ -260,8 +260,8 @@ mod tests {
 
     #[test]
     fn nameless_file_cannot_be_opened_by_name() {
-        let (folder, file) = (env::temp_dir(), nameless(&env::temp_dir()).unwrap());
-        let to = folder.join(format!("mistify-nameless-{}", process::id()));
+        let (directory, file) = (env::temp_dir(), nameless(&env::temp_dir()).unwrap());
+        let to = directory.join(format!("mistify-nameless-{}", process::id()));
         let [from, to_name] =
             [format!("/proc/self/fd/{}", file.as_raw_fd()), to.display().to_string()]
                 .map(|path| std::ffi::CString::new(path).unwrap());

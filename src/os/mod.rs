@@ -1,6 +1,7 @@
 //! The operating system where std does not reach: small safe functions over libc.
 
 pub mod activation;
+pub mod backlog;
 pub mod clock;
 pub mod confine;
 pub mod disk;
@@ -10,7 +11,6 @@ pub mod kvm;
 pub mod links;
 pub mod local;
 pub mod memory;
-pub mod newcomers;
 pub mod notify;
 pub mod own;
 pub mod paths;

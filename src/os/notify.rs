@@ -34,7 +34,7 @@ impl Notify {
         Ok(Some(Self { socket, to, watchdog: watchdog(variable) }))
     }
 
-    /// Within which time [`Notify::tell`] wants to hear `WATCHDOG=1` again and again, if at all.
+    /// Within which time [`Notify::send`] wants to hear `WATCHDOG=1` again and again, if at all.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -43,7 +43,7 @@ impl Notify {
     ///
     /// # Errors
     /// When the datagram is not taken.
-    pub fn tell(&self, lines: &str) -> io::Result<()> {
+    pub fn send(&self, lines: &str) -> io::Result<()> {
         self.socket.send_to_addr(lines.as_bytes(), &self.to).map(drop)
     }
 }
@@ -84,7 +84,7 @@ mod tests {
         let to = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&to).unwrap();
         let notify = notify(&[("NOTIFY_SOCKET", &format!("@{name}"))]).unwrap().unwrap();
-        notify.tell("READY=1\nSTATUS=a").unwrap();
+        notify.send("READY=1\nSTATUS=a").unwrap();
         let mut text = [0; 64];
         let length = manager.recv(&mut text).unwrap();
         assert_eq!(&text[..length], b"READY=1\nSTATUS=a");

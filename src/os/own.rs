@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::files::straight;
-use super::resolve::{ResolveError, Resolved, Trusted, changed_by, check_holder, resolve};
+use super::resolve::{ResolveError, Resolved, TrustedUsers, changed_by, check_holder, resolve};
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -22,10 +22,10 @@ const LOGS: &str = "/var/log";
 ///
 /// # Blocking
 /// As long as the file systems take.
-pub fn check_place(path: &Path, trusted: Trusted) -> Result<(), ResolveError> {
+pub fn check_place(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     let Some(holder) = path.parent() else { return Ok(()) };
     match resolve(holder, trusted)? {
-        Resolved::There { real, .. } => check_holder(&real, trusted),
+        Resolved::Found { real, .. } => check_holder(&real, trusted),
         // In a directory that nobody else can change.
         Resolved::Absent { .. } => Ok(()),
     }
@@ -38,14 +38,14 @@ pub fn check_place(path: &Path, trusted: Trusted) -> Result<(), ResolveError> {
 ///
 /// # Blocking
 /// As long as the file systems take.
-pub fn check_directory(path: &Path, trusted: Trusted) -> Result<(), ResolveError> {
+pub fn check_directory(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     check_place(path, trusted)?;
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         // The path is resolved below.
         Err(_) | Ok(_) => {}
     }
-    let Resolved::There { real, found, .. } = resolve(path, trusted)? else { return Ok(()) };
+    let Resolved::Found { real, found, .. } = resolve(path, trusted)? else { return Ok(()) };
     match changed_by(&found, trusted) {
         _ if !found.is_dir() => Err(ResolveError::Io(real, ErrorKind::NotADirectory.into())),
         Some(by) => Err(ResolveError::Exposed { path: real, by }),
@@ -61,10 +61,10 @@ pub fn check_directory(path: &Path, trusted: Trusted) -> Result<(), ResolveError
 /// # Blocking
 /// As long as the disk takes.
 pub fn make_directory(path: &Path) -> io::Result<()> {
-    check_place(path, Trusted::own()).map_err(io::Error::other)?;
+    check_place(path, TrustedUsers::own()).map_err(io::Error::other)?;
     let is_there = fs::symlink_metadata(path).is_ok();
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
-    check_directory(path, Trusted::own()).map_err(io::Error::other)?;
+    check_directory(path, TrustedUsers::own()).map_err(io::Error::other)?;
     match path.parent() {
         Some(above) if !is_there => File::open(above)?.sync_all(),
         _ => Ok(()),
@@ -78,7 +78,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 ///
 /// # Blocking
 /// As long as the file systems take.
-pub fn check_log(path: &Path, trusted: Trusted) -> Result<(), ResolveError> {
+pub fn check_log(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     let group = fs::metadata(LOGS).ok().filter(|logs| logs.uid() == 0).map(|logs| logs.gid());
     match group {
         Some(group) if path.starts_with(LOGS) => check_place(path, trusted.and_group(group)),
@@ -94,7 +94,7 @@ pub fn check_log(path: &Path, trusted: Trusted) -> Result<(), ResolveError> {
 /// # Blocking
 /// As long as the file systems take.
 pub fn open_log(path: &Path) -> io::Result<File> {
-    let trusted = Trusted::own();
+    let trusted = TrustedUsers::own();
     check_log(path, trusted).map_err(io::Error::other)?;
     let mut options = OpenOptions::new();
     let file = straight(options.append(true).create(true).mode(FILE_MODE)).open(path)?;
@@ -121,9 +121,9 @@ mod tests {
     use super::*;
 
     /// A directory of one test, removed on drop.
-    struct Folder(PathBuf);
+    struct Directory(PathBuf);
 
-    impl Folder {
+    impl Directory {
         fn new(name: &str) -> Self {
             let path = env::temp_dir().join(format!("mistify-own-{name}-{}", process::id()));
             // One that a test which was killed left.
@@ -145,51 +145,51 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for Directory {
         fn drop(&mut self) {
-            // What stays in the folder for temporary files harms nobody.
+            // What stays in the directory for temporary files harms nobody.
             let _ = fs::remove_dir_all(&self.0);
         }
     }
 
     #[test]
     fn directories_below_one_of_others_are_refused() {
-        let folder = Folder::new("below");
-        let open = folder.open_to_all(0o777);
+        let directory = Directory::new("below");
+        let open = directory.open_to_all(0o777);
         for path in [open.join("state"), open.join("deeper/state")] {
             let error = make_directory(&path).unwrap_err().to_string();
             assert_eq!(error, format!("{} can be changed by all users", open.display()));
         }
         assert!(!open.join("state").exists() && !open.join("deeper").exists());
-        symlink(&open, folder.at("link")).unwrap();
-        assert!(make_directory(&folder.at("link/state")).is_err());
+        symlink(&open, directory.at("link")).unwrap();
+        assert!(make_directory(&directory.at("link/state")).is_err());
     }
 
     #[test]
     fn directories_that_others_may_write_are_refused() {
-        let folder = Folder::new("itself");
-        let open = folder.open_to_all(0o770);
+        let directory = Directory::new("itself");
+        let open = directory.open_to_all(0o770);
         assert!(make_directory(&open).unwrap_err().to_string().contains("changed by group"));
-        fs::write(folder.at("file"), "").unwrap();
-        assert!(make_directory(&folder.at("file")).is_err());
+        fs::write(directory.at("file"), "").unwrap();
+        assert!(make_directory(&directory.at("file")).is_err());
     }
 
     #[test]
     fn sticky_and_own_directories_hold_directories() {
-        let folder = Folder::new("sticky");
-        let sticky = folder.open_to_all(0o1777);
-        for path in [sticky.join("state"), folder.at("a/b"), sticky.join("state")] {
+        let directory = Directory::new("sticky");
+        let sticky = directory.open_to_all(0o1777);
+        for path in [sticky.join("state"), directory.at("a/b"), sticky.join("state")] {
             make_directory(&path).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, DIRECTORY_MODE);
         }
-        symlink(folder.at("a"), folder.at("link")).unwrap();
-        make_directory(&folder.at("link")).unwrap();
+        symlink(directory.at("a"), directory.at("link")).unwrap();
+        make_directory(&directory.at("link")).unwrap();
     }
 
     #[test]
     fn logs_that_others_can_change_are_refused() {
-        let folder = Folder::new("logs");
-        let (open, log) = (folder.open_to_all(0o777), folder.at("audit"));
+        let directory = Directory::new("logs");
+        let (open, log) = (directory.open_to_all(0o777), directory.at("audit"));
         assert!(open_log(&open.join("audit")).is_err());
         assert!(!open.join("audit").exists());
         open_log(&log).unwrap();
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn the_group_of_the_logs_is_trusted_with_logs() {
-        let folder = Folder::new("group");
-        let open = folder.open_to_all(0o775);
+        let directory = Directory::new("group");
+        let open = directory.open_to_all(0o775);
         let group = fs::metadata(&open).unwrap().gid();
-        let trusted = Trusted::own();
+        let trusted = TrustedUsers::own();
         assert!(check_place(&open.join("audit"), trusted).is_err());
         assert!(check_place(&open.join("audit"), trusted.and_group(group)).is_ok());
         assert!(check_place(&open.join("audit"), trusted.and_group(group + 1)).is_err());

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::confine::{Confinement, Reach};
+use super::confine::{AccessScope, Confinement};
 use super::poll::{Interest, PollSet};
 
 /// How often the deadline is looked at, and an end that the pipes do not show.
@@ -30,7 +30,7 @@ pub(crate) struct Program<'f> {
     /// With its arguments and inputs. A standard output that is not taken elsewhere has to be piped.
     pub(crate) command: Command,
     /// What it may reach beside what it inherits.
-    pub(crate) reach: Reach<'f>,
+    pub(crate) scope: AccessScope<'f>,
     /// Its address space, in bytes.
     pub(crate) memory_bytes: u64,
     /// The largest file that it may write, in bytes.
@@ -52,11 +52,11 @@ impl Program<'_> {
     /// # Blocking
     /// Up to `time` and `kill`.
     pub(crate) fn run(self, output: &mut dyn FnMut(&[u8])) -> io::Result<Ended> {
-        let Self { mut command, reach, memory_bytes, file_bytes, time, kill, is_unwanted } = self;
+        let Self { mut command, scope, memory_bytes, file_bytes, time, kill, is_unwanted } = self;
         command.env_clear().env("LC_ALL", "C").stderr(Stdio::piped());
         // Each arena of malloc's takes 64 MiB of the address space, and there are 8 for each processor.
         command.env("MALLOC_ARENA_MAX", "2");
-        Confinement { reach, memory_bytes, file_bytes, cpu: time }.apply(&mut command)?;
+        Confinement { scope, memory_bytes, file_bytes, cpu: time }.apply(&mut command)?;
         let mut running = Running { child: command.spawn()?, kill };
         running.watch(Instant::now() + time, output, is_unwanted)?.ok_or_else(
             || match is_unwanted() {
@@ -152,7 +152,7 @@ mod tests {
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
         Program {
             command,
-            reach: Reach::Files(&[]),
+            scope: AccessScope::Files(&[]),
             memory_bytes: 1 << 31,
             file_bytes: 1 << 20,
             time,

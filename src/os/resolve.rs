@@ -1,6 +1,6 @@
 //! Path resolution by steps that nobody else can change.
 //!
-//! A name is only looked up in a folder that belongs to root or the agent's user and that no other
+//! A name is only looked up in a directory that belongs to root or the agent's user and that no other
 //! user may write to; or, where a sticky bit is set, if what is found there belongs to them. What a
 //! path meant at such a look it means until one of the two changes it: no link can be swapped
 //! between a check and what libvirt opens later by the same path. So no descriptor has to be kept
@@ -29,13 +29,13 @@ const STICKY: u32 = 0o1000;
 
 /// The users who may change where a path leads: root, this process's user, and the agent's user.
 #[derive(Clone, Copy, Debug)]
-pub struct Trusted {
+pub struct TrustedUsers {
     agent: u32,
     /// A group that may write as well.
     group: Option<u32>,
 }
 
-impl Trusted {
+impl TrustedUsers {
     /// For the agent itself.
     pub fn own() -> Self {
         Self { agent: process::user(), group: None }
@@ -62,7 +62,7 @@ impl Trusted {
 #[derive(Debug)]
 pub enum Resolved {
     /// Something that is there.
-    There {
+    Found {
         /// Its path without links.
         real: PathBuf,
         /// What it is; never a link.
@@ -81,7 +81,7 @@ impl Resolved {
     /// The path without links.
     pub fn real(&self) -> &Path {
         match self {
-            Self::There { real, .. } | Self::Absent { real } => real,
+            Self::Found { real, .. } | Self::Absent { real } => real,
         }
     }
 }
@@ -126,8 +126,8 @@ impl fmt::Display for ResolveError {
 ///
 /// # Blocking
 /// As long as the file systems below take: on a worker only.
-pub fn resolve(path: &Path, trusted: Trusted) -> Result<Resolved, ResolveError> {
-    Walk::from(path)?.follow(trusted)
+pub fn resolve(path: &Path, trusted: TrustedUsers) -> Result<Resolved, ResolveError> {
+    PathResolution::from(path)?.follow(trusted)
 }
 
 /// Opens a file for reading that may be another user's. Links are followed as far as others cannot change
@@ -138,25 +138,25 @@ pub fn resolve(path: &Path, trusted: Trusted) -> Result<Resolved, ResolveError> 
 ///
 /// # Blocking
 /// As long as the file systems below take.
-pub fn open_foreign(path: &Path, trusted: Trusted) -> io::Result<File> {
-    let mut walk = Walk::from(path).map_err(io::Error::other)?;
-    match walk.follow(trusted) {
-        Ok(Resolved::There { real, .. }) => straight(OpenOptions::new().read(true)).open(real),
+pub fn open_foreign(path: &Path, trusted: TrustedUsers) -> io::Result<File> {
+    let mut resolution = PathResolution::from(path).map_err(io::Error::other)?;
+    match resolution.follow(trusted) {
+        Ok(Resolved::Found { real, .. }) => straight(OpenOptions::new().read(true)).open(real),
         Ok(Resolved::Absent { .. }) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-        Err(ResolveError::Exposed { .. }) => walk.open_rest(),
+        Err(ResolveError::Exposed { .. }) => resolution.open_rest(),
         Err(error) => Err(io::Error::other(error)),
     }
 }
 
 /// A path that is followed, step by step.
-struct Walk {
+struct PathResolution {
     /// Where it has come to, without links.
     real: PathBuf,
     /// The steps that are left, the last first.
     todo: Vec<OsString>,
 }
 
-impl Walk {
+impl PathResolution {
     fn from(path: &Path) -> Result<Self, ResolveError> {
         match path.is_absolute() {
             true => Ok(Self { real: PathBuf::from("/"), todo: steps(path) }),
@@ -165,7 +165,7 @@ impl Walk {
     }
 
     /// As [`resolve`]. After an error the step that failed is the next of those that are left.
-    fn follow(&mut self, trusted: Trusted) -> Result<Resolved, ResolveError> {
+    fn follow(&mut self, trusted: TrustedUsers) -> Result<Resolved, ResolveError> {
         let (mut link, mut links) = (None, 0);
         while let Some(step) = self.todo.last().cloned() {
             if step == ".." {
@@ -208,7 +208,7 @@ impl Walk {
             link = Some(next);
         }
         match fs::symlink_metadata(&self.real) {
-            Ok(found) => Ok(Resolved::There { real: self.real.clone(), found, link }),
+            Ok(found) => Ok(Resolved::Found { real: self.real.clone(), found, link }),
             Err(error) => Err(ResolveError::Io(self.real.clone(), error)),
         }
     }
@@ -280,7 +280,7 @@ pub fn is_absent(error: &io::Error) -> bool {
 pub fn check_below(
     directory: &Path,
     relative: &Path,
-    trusted: Trusted,
+    trusted: TrustedUsers,
 ) -> Result<(), ResolveError> {
     let mut at = directory.to_owned();
     let mut is_first = true;
@@ -305,7 +305,11 @@ pub fn check_below(
 }
 
 /// Whether nobody but root and the agent's user can put names into a directory.
-fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(), ResolveError> {
+fn check_alone(
+    directory: &Path,
+    found: &Metadata,
+    trusted: TrustedUsers,
+) -> Result<(), ResolveError> {
     match changed_by(found, trusted) {
         Some(by) => Err(ResolveError::Exposed { path: directory.to_owned(), by }),
         None => Ok(()),
@@ -313,7 +317,7 @@ fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(
 }
 
 /// The untrusted user or group that can write to a file or directory; none where only trusted users can.
-pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
+pub fn changed_by(found: &Metadata, trusted: TrustedUsers) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),
         mode if mode & WRITABLE_BY_ALL != 0 => Some("all users".to_owned()),
@@ -328,18 +332,18 @@ pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
 ///
 /// # Errors
 /// As [`ResolveError`] has them.
-pub(super) fn check_holder(directory: &Path, trusted: Trusted) -> Result<(), ResolveError> {
+pub(super) fn check_holder(directory: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     is_shared(directory, trusted).map(drop)
 }
 
-/// Whether others may put names into a folder, and may take away no others than theirs.
-fn is_shared(folder: &Path, trusted: Trusted) -> Result<bool, ResolveError> {
-    let exposed = |by: String| ResolveError::Exposed { path: folder.to_owned(), by };
-    if folder.starts_with(PROCESSES) {
+/// Whether others may put names into a directory, and may take away no others than theirs.
+fn is_shared(directory: &Path, trusted: TrustedUsers) -> Result<bool, ResolveError> {
+    let exposed = |by: String| ResolveError::Exposed { path: directory.to_owned(), by };
+    if directory.starts_with(PROCESSES) {
         return Err(exposed("the processes in it".to_owned()));
     }
-    let found = fs::symlink_metadata(folder);
-    let found = found.map_err(|error| ResolveError::Io(folder.to_owned(), error))?;
+    let found = fs::symlink_metadata(directory);
+    let found = found.map_err(|error| ResolveError::Io(directory.to_owned(), error))?;
     match changed_by(&found, trusted) {
         None => Ok(false),
         Some(_) if trusted.has(found.uid()) && found.mode() & STICKY != 0 => Ok(true),

@@ -1,4 +1,4 @@
-//! inotify(7): waits until something changes in folders or is closed, instead of sleeping.
+//! inotify(7): waits until something changes in directories or is closed, instead of sleeping.
 
 #![expect(unsafe_code, reason = "inotify has no safe form in std")]
 
@@ -15,7 +15,7 @@ use super::poll::{Interest, PollSet};
 /// What a path is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An entry of this folder comes, goes or is renamed.
+    /// An entry of this directory comes, goes or is renamed.
     Entries,
     /// Somebody closes this file or device.
     Close,
@@ -98,13 +98,13 @@ mod tests {
 
     #[test]
     fn watch_ends_on_a_new_entry_or_a_closed_file() {
-        let folder = env::temp_dir().join(format!("mistify-watch-{}", process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("file");
+        let directory = env::temp_dir().join(format!("mistify-watch-{}", process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("file");
 
         let watch = Watch::new().unwrap();
-        watch.add(&folder, Event::Entries).unwrap();
-        watch.add(&folder, Event::Entries).unwrap();
+        watch.add(&directory, Event::Entries).unwrap();
+        watch.add(&directory, Event::Entries).unwrap();
         let begin = Instant::now();
         let made = file.clone();
         let other = thread::spawn(move || File::create(made).unwrap());
@@ -121,7 +121,7 @@ mod tests {
         watch.wait(LONG).unwrap();
         assert!(begin.elapsed() < LONG);
         other.join().unwrap();
-        assert!(watch.add(&folder.join("absent"), Event::Close).is_err());
-        fs::remove_dir_all(&folder).unwrap();
+        assert!(watch.add(&directory.join("absent"), Event::Close).is_err());
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

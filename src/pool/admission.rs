@@ -1,12 +1,12 @@
 //! The callers in the pool, and the holder of each guest lock: a pure state machine.
 //!
 //! It has no mutex, thread or clock: every method is an event, and its return value is the decision.
-//! [`super::hold`] wraps it in a mutex and wakes the waiting callers.
+//! [`super::lock`] wraps it in a mutex and wakes the waiting callers.
 //!
 //! ```text
 //!             acquire                    the holder releases
 //!  (nothing) ────────► holder   waiting ─────────────────────► holder
-//!      │  key is held                ▲ │ give_up, or stop
+//!      │  lock is held                ▲ │ give_up, or stop
 //!      └─────────────────────────────┘ └────────────────────► gone
 //! ```
 
@@ -19,11 +19,11 @@ pub(super) struct Stopping;
 
 /// Identifies one attempt to take a lock; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ticket(u64);
+pub(super) struct LockTicket(u64);
 
 /// The state of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TicketState {
     /// It holds the lock.
     Holder,
     /// Other tickets are before it.
@@ -35,23 +35,23 @@ pub(super) enum Place {
 /// A held lock; a free lock has no record.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-struct Key {
-    holder: Ticket,
-    waiters: VecDeque<Ticket>,
+struct LockQueue {
+    holder: LockTicket,
+    waiters: VecDeque<LockTicket>,
 }
 
 /// The state: the number of callers, and the held locks with their waiters in order of arrival. Every caller
 /// has a thread or a permit, and both are bounded elsewhere.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Admission {
+pub(super) struct AdmissionState {
     callers: usize,
-    keys: Table<String, Key>,
+    locks: Table<String, LockQueue>,
     tickets: u64,
     stopping: bool,
 }
 
-impl Admission {
+impl AdmissionState {
     /// Adds a caller, which counts until [`Self::leave`].
     ///
     /// # Errors
@@ -64,9 +64,9 @@ impl Admission {
         Ok(())
     }
 
-    /// Returns the keys of the held locks.
+    /// Returns the locks of the held locks.
     pub(super) fn held(&self) -> Vec<String> {
-        self.keys.keys().cloned().collect()
+        self.locks.keys().cloned().collect()
     }
 
     /// Removes a caller.
@@ -74,49 +74,49 @@ impl Admission {
         self.callers -= 1;
     }
 
-    /// Requests the lock of a key; [`Self::place`] returns the state of its ticket.
+    /// Requests the lock of a lock; [`Self::ticket_state`] returns the state of its ticket.
     ///
     /// # Errors
     /// After [`Self::stop`].
-    pub(super) fn acquire(&mut self, key: &str) -> Result<Ticket, Stopping> {
+    pub(super) fn acquire(&mut self, guest: &str) -> Result<LockTicket, Stopping> {
         if self.stopping {
             return Err(Stopping);
         }
-        let ticket = Ticket(self.tickets);
-        match self.keys.get_mut(key) {
+        let ticket = LockTicket(self.tickets);
+        match self.locks.get_mut(guest) {
             Some(held) => held.waiters.push_back(ticket),
             None => {
-                let free = Key { holder: ticket, waiters: VecDeque::new() };
-                self.keys.insert(key.to_owned(), free);
+                let free = LockQueue { holder: ticket, waiters: VecDeque::new() };
+                self.locks.insert(guest.to_owned(), free);
             }
         }
         self.tickets += 1;
         Ok(ticket)
     }
 
-    /// Returns the state of a ticket for this key.
-    pub(super) fn place(&self, key: &str, ticket: Ticket) -> Place {
-        match self.keys.get(key) {
-            Some(held) if held.holder == ticket => Place::Holder,
-            Some(held) if held.waiters.contains(&ticket) => Place::Waiting,
-            _ => Place::Gone,
+    /// Returns the state of a ticket for this lock.
+    pub(super) fn ticket_state(&self, guest: &str, ticket: LockTicket) -> TicketState {
+        match self.locks.get(guest) {
+            Some(held) if held.holder == ticket => TicketState::Holder,
+            Some(held) if held.waiters.contains(&ticket) => TicketState::Waiting,
+            _ => TicketState::Gone,
         }
     }
 
     /// Removes a waiting ticket.
-    pub(super) fn give_up(&mut self, key: &str, ticket: Ticket) {
-        if let Some(held) = self.keys.get_mut(key) {
+    pub(super) fn give_up(&mut self, guest: &str, ticket: LockTicket) {
+        if let Some(held) = self.locks.get_mut(guest) {
             held.waiters.retain(|&waiter| waiter != ticket);
         }
     }
 
     /// Releases a lock: passes it to the first waiter, whose ticket is returned, or frees it.
-    pub(super) fn release(&mut self, key: &str) -> Option<Ticket> {
-        let held = self.keys.get_mut(key)?;
+    pub(super) fn release(&mut self, guest: &str) -> Option<LockTicket> {
+        let held = self.locks.get_mut(guest)?;
         let next = held.waiters.pop_front();
         match next {
             Some(ticket) => held.holder = ticket,
-            None => drop(self.keys.remove(key)),
+            None => drop(self.locks.remove(guest)),
         }
         next
     }
@@ -124,7 +124,7 @@ impl Admission {
     /// Accepts no more callers and removes all waiters. Holders and callers stay.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
-        for (_, held) in self.keys.iter_mut() {
+        for (_, held) in self.locks.iter_mut() {
             held.waiters.clear();
         }
     }
@@ -140,13 +140,13 @@ impl Admission {
     }
 
     /// Returns the number of held locks.
-    pub(super) fn keys_held(&self) -> usize {
-        self.keys.len()
+    pub(super) fn locks_held(&self) -> usize {
+        self.locks.len()
     }
 
     /// Returns the number of callers that wait for a lock.
-    pub(super) fn keys_waiting(&self) -> usize {
-        self.keys.values().map(|held| held.waiters.len()).sum()
+    pub(super) fn locks_waiting(&self) -> usize {
+        self.locks.values().map(|held| held.waiters.len()).sum()
     }
 }
 

@@ -1,13 +1,13 @@
 //! Calls that have a permit, and calls that wait for one: a state machine without mutex, thread or clock.
 //!
-//! A [`Ration`] bounds the number of concurrent calls of a kind. Within it each guest has a bound of its
+//! A [`CallClass`] bounds the number of concurrent calls of a kind. Within it each guest has a bound of its
 //! own, so that calls of a guest that hangs do not exhaust the whole. A call without room waits, which takes
-//! its bytes and no thread. Waiting calls get permits in the order of [`Rotation`].
+//! its bytes and no thread. Waiting calls get permits in the order of [`FairQueue`].
 
 use std::sync::Arc;
 
-use super::error::Ration;
-use super::rotation::Rotation;
+use super::error::CallClass;
+use super::fair_queue::FairQueue;
 use crate::config::PoolLimits;
 use crate::os::peer::Share;
 use crate::sorted::Table;
@@ -16,10 +16,10 @@ use crate::sorted::Table;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallShare {
     /// The kind of the call.
-    pub ration: Ration,
+    pub class: CallClass,
     /// The caller.
     pub user: Share,
-    /// The guest's id, or another key by which calls are serialized. Empty for a call that waits for no
+    /// The guest's id, or another lock by which calls are serialized. Empty for a call that waits for no
     /// other: no guest's bound counts it.
     pub guest: Arc<str>,
 }
@@ -30,23 +30,23 @@ pub(super) type CallId = u64;
 /// Running calls, and waiting calls.
 #[derive(Debug)]
 pub(super) struct Calls {
-    /// By ration, in the order of [`Ration::ALL`].
-    rations: [Counted; Ration::ALL.len()],
+    /// By class, in the order of [`CallClass::ALL`].
+    classes: [ClassCounts; CallClass::ALL.len()],
     ids: CallId,
 }
 
-/// The calls of a ration.
+/// The calls of a class.
 #[derive(Debug)]
-struct Counted {
+struct ClassCounts {
     most: usize,
     per_guest_most: usize,
     under_way: usize,
     /// A guest without a running call has no record.
     per_guest: Table<Arc<str>, usize>,
-    waiting: Rotation<Share, CallId>,
+    waiting: FairQueue<Share, CallId>,
 }
 
-impl Counted {
+impl ClassCounts {
     fn has_room(&self, guest: &str) -> bool {
         let of_guest = self.per_guest.get(guest).copied().unwrap_or_default();
         self.under_way < self.most && of_guest < self.per_guest_most
@@ -72,20 +72,20 @@ impl Counted {
 
 impl Calls {
     pub(super) fn new(limits: &PoolLimits) -> Self {
-        let rations = Ration::ALL.map(|ration| Counted {
-            most: ration.limit(limits),
-            per_guest_most: ration.limit_per_guest(limits),
+        let classes = CallClass::ALL.map(|class| ClassCounts {
+            most: class.limit(limits),
+            per_guest_most: class.limit_per_guest(limits),
             under_way: 0,
             per_guest: Table::new(),
-            waiting: Rotation::default(),
+            waiting: FairQueue::default(),
         });
-        Self { rations, ids: 0 }
+        Self { classes, ids: 0 }
     }
 
     /// Requests a permit without waiting; returns whether the call has it. Waiting calls for which there is
     /// room come first.
     pub(super) fn begin(&mut self, share: &CallShare) -> bool {
-        let counted = self.of(share.ration);
+        let counted = self.of(share.class);
         let is_next = !counted.waiting.any(|guest| counted.has_room(guest));
         let may = is_next && counted.has_room(&share.guest);
         if may {
@@ -96,26 +96,26 @@ impl Calls {
 
     /// Ends a call with a permit.
     pub(super) fn end(&mut self, share: &CallShare) {
-        self.of(share.ration).uncount(&share.guest);
+        self.of(share.class).uncount(&share.guest);
     }
 
     /// Adds a call that waits for its permit; returns its id.
     pub(super) fn wait(&mut self, share: &CallShare) -> CallId {
         self.ids += 1;
         let id = self.ids;
-        self.of(share.ration).waiting.push(share.user, &share.guest, id);
+        self.of(share.class).waiting.push(share.user, &share.guest, id);
         id
     }
 
     /// Removes a waiting call; returns whether it was waiting.
     pub(super) fn withdraw(&mut self, share: &CallShare, id: CallId) -> bool {
-        self.of(share.ration).waiting.remove(share.user, &share.guest, &id)
+        self.of(share.class).waiting.remove(share.user, &share.guest, &id)
     }
 
     /// Gives a permit to the next waiting call for which there is room; returns its id.
     pub(super) fn grant(&mut self) -> Option<CallId> {
-        self.rations.iter_mut().find_map(|counted| {
-            let Counted { most, per_guest_most, under_way, per_guest, waiting } = counted;
+        self.classes.iter_mut().find_map(|counted| {
+            let ClassCounts { most, per_guest_most, under_way, per_guest, waiting } = counted;
             if under_way >= most {
                 return None;
             }
@@ -128,16 +128,16 @@ impl Calls {
 
     /// Returns the number of waiting calls.
     pub(super) fn waiting(&self) -> usize {
-        self.rations.iter().map(|counted| counted.waiting.len()).sum()
+        self.classes.iter().map(|counted| counted.waiting.len()).sum()
     }
 
     /// Returns the number of running calls.
     pub(super) fn under_way(&self) -> usize {
-        self.rations.iter().map(|counted| counted.under_way).sum()
+        self.classes.iter().map(|counted| counted.under_way).sum()
     }
 
-    fn of(&mut self, ration: Ration) -> &mut Counted {
-        &mut self.rations[ration.index()]
+    fn of(&mut self, class: CallClass) -> &mut ClassCounts {
+        &mut self.classes[class.index()]
     }
 }
 
@@ -158,8 +158,8 @@ mod tests {
         })
     }
 
-    fn share(ration: Ration, user: u32, guest: &str) -> CallShare {
-        CallShare { ration, user: Share::User(user), guest: guest.into() }
+    fn share(class: CallClass, user: u32, guest: &str) -> CallShare {
+        CallShare { class, user: Share::User(user), guest: guest.into() }
     }
 
     fn end(calls: &mut Calls, share: &CallShare) -> Vec<CallId> {
@@ -170,18 +170,19 @@ mod tests {
     #[test]
     fn a_guest_has_a_bound_of_its_own() {
         let mut calls = calls();
-        let of = |guest| share(Ration::Change, 1, guest);
+        let of = |guest| share(CallClass::Change, 1, guest);
         assert!(calls.begin(&of("a")) && calls.begin(&of("a")) && !calls.begin(&of("a")));
         assert!(calls.begin(&of("b")) && !calls.begin(&of("c")), "the ration is used up");
         // Calls that free a guest, and calls that only read, have rations of their own.
         assert!(
-            calls.begin(&share(Ration::Urgent, 1, "a"))
-                && !calls.begin(&share(Ration::Urgent, 2, "a"))
+            calls.begin(&share(CallClass::Urgent, 1, "a"))
+                && !calls.begin(&share(CallClass::Urgent, 2, "a"))
         );
-        assert!(calls.begin(&share(Ration::Delete, 1, "a")));
-        assert!(calls.begin(&share(Ration::Read, 1, "a")));
+        assert!(calls.begin(&share(CallClass::Delete, 1, "a")));
+        assert!(calls.begin(&share(CallClass::Read, 1, "a")));
         assert!(
-            calls.begin(&share(Ration::Batch, 1, "")) && !calls.begin(&share(Ration::Batch, 2, ""))
+            calls.begin(&share(CallClass::Batch, 1, ""))
+                && !calls.begin(&share(CallClass::Batch, 2, ""))
         );
         assert_eq!(calls.under_way(), 7);
     }
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn permits_are_granted_in_order_of_arrival() {
         let mut calls = calls();
-        let of = |user, guest| share(Ration::Change, user, guest);
+        let of = |user, guest| share(CallClass::Change, user, guest);
         for guest in ["a", "a", "b"] {
             assert!(calls.begin(&of(1, guest)));
         }
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn new_call_waits_behind_others() {
         let mut calls = calls();
-        let of = |guest| share(Ration::Change, 1, guest);
+        let of = |guest| share(CallClass::Change, 1, guest);
         for guest in ["a", "b", "c"] {
             assert!(calls.begin(&of(guest)));
         }
@@ -224,23 +225,23 @@ mod tests {
     fn reads_that_wait_take_no_changes_place() {
         let mut calls = calls();
         for guest in ["a", "b", "c"] {
-            assert!(calls.begin(&share(Ration::Change, 1, guest)));
+            assert!(calls.begin(&share(CallClass::Change, 1, guest)));
         }
-        assert!(calls.begin(&share(Ration::Read, 1, "")));
-        let reads = [(); 2].map(|()| calls.wait(&share(Ration::Read, 1, "")));
-        let change = calls.wait(&share(Ration::Change, 2, "d"));
-        assert_eq!(end(&mut calls, &share(Ration::Change, 1, "a")), [change]);
-        assert_eq!(end(&mut calls, &share(Ration::Read, 1, "")), [reads[0]]);
+        assert!(calls.begin(&share(CallClass::Read, 1, "")));
+        let reads = [(); 2].map(|()| calls.wait(&share(CallClass::Read, 1, "")));
+        let change = calls.wait(&share(CallClass::Change, 2, "d"));
+        assert_eq!(end(&mut calls, &share(CallClass::Change, 1, "a")), [change]);
+        assert_eq!(end(&mut calls, &share(CallClass::Read, 1, "")), [reads[0]]);
     }
 
     #[test]
     fn all_counts_return_to_nothing() {
         let mut calls = calls();
-        let share = share(Ration::Change, 1, "a");
+        let share = share(CallClass::Change, 1, "a");
         assert!(calls.begin(&share));
         let id = calls.wait(&share);
         assert!(calls.withdraw(&share, id) && end(&mut calls, &share).is_empty());
         assert_eq!((calls.waiting(), calls.under_way()), (0, 0));
-        assert!(calls.rations.iter().all(|counted| counted.per_guest.is_empty()));
+        assert!(calls.classes.iter().all(|counted| counted.per_guest.is_empty()));
     }
 }

@@ -65,13 +65,13 @@ impl Alarm for Once {
 
 /// The clock with its alarms.
 pub(super) struct Clock {
-    face: Mutex<Face>,
+    state: Mutex<ClockState>,
     /// Wakes the thread after a change.
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Face {
+struct ClockState {
     alarms: Table<Ticket, Arc<dyn Alarm>>,
     /// The number of the next ticket, as several alarms may have the same time.
     next: u64,
@@ -86,7 +86,7 @@ impl Clock {
     /// # Errors
     /// When the system cannot start a thread.
     pub(super) fn start() -> io::Result<Arc<Self>> {
-        let clock = Arc::new(Self { face: Mutex::default(), changed: Condvar::new() });
+        let clock = Arc::new(Self { state: Mutex::default(), changed: Condvar::new() });
         let shared = Arc::clone(&clock);
         thread::Builder::new().name("pool-clock".into()).spawn(move || shared.run())?;
         Ok(clock)
@@ -94,17 +94,17 @@ impl Clock {
 
     /// Returns a ticket for that time.
     pub(super) fn ticket(&self, at: Instant) -> Ticket {
-        let mut face = self.face.lock();
-        face.next += 1;
-        (at, face.next)
+        let mut state = self.state.lock();
+        state.next += 1;
+        (at, state.next)
     }
 
     /// Sets an alarm for the ticket's time.
     pub(super) fn set(&self, ticket: Ticket, alarm: Arc<dyn Alarm>) {
-        let mut face = self.face.lock();
-        face.alarms.insert(ticket, alarm);
-        if face.looks_at.is_none_or(|at| ticket.0 < at) {
-            face.looks_at = Some(ticket.0);
+        let mut state = self.state.lock();
+        state.alarms.insert(ticket, alarm);
+        if state.looks_at.is_none_or(|at| ticket.0 < at) {
+            state.looks_at = Some(ticket.0);
             self.changed.notify_one();
         }
     }
@@ -112,40 +112,40 @@ impl Clock {
     /// Cancels an alarm; does nothing if it has rung.
     pub(super) fn cancel(&self, ticket: Ticket) {
         // Dropped outside the lock.
-        let alarm = self.face.lock().alarms.remove(&ticket);
+        let alarm = self.state.lock().alarms.remove(&ticket);
         drop(alarm);
     }
 
     /// Ends the thread; later alarms never ring.
     pub(super) fn stop(&self) {
-        let mut face = self.face.lock();
-        face.is_stopped = true;
-        let alarms = std::mem::take(&mut face.alarms);
+        let mut state = self.state.lock();
+        state.is_stopped = true;
+        let alarms = std::mem::take(&mut state.alarms);
         self.changed.notify_one();
-        drop(face);
+        drop(state);
         drop(alarms);
     }
 
     fn run(&self) {
-        let mut face = self.face.lock();
-        while !face.is_stopped {
-            let first = face.alarms.keys().next().copied();
+        let mut state = self.state.lock();
+        while !state.is_stopped {
+            let first = state.alarms.keys().next().copied();
             match first {
                 Some(ticket @ (at, _)) if at <= Instant::now() => {
-                    let alarm = face.alarms.remove(&ticket);
-                    drop(face);
+                    let alarm = state.alarms.remove(&ticket);
+                    drop(state);
                     if let Some(alarm) = alarm {
                         ring(&*alarm);
                     }
-                    face = self.face.lock();
+                    state = self.state.lock();
                 }
                 Some((at, _)) => {
-                    face.looks_at = Some(at);
-                    self.changed.wait_until(&mut face, at);
+                    state.looks_at = Some(at);
+                    self.changed.wait_until(&mut state, at);
                 }
                 None => {
-                    face.looks_at = None;
-                    self.changed.wait(&mut face);
+                    state.looks_at = None;
+                    self.changed.wait(&mut state);
                 }
             }
         }

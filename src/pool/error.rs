@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::lane_state::{Lane, Running};
+use super::lane_info::{Lane, RunningJob};
 use crate::config::PoolLimits;
 
 /// The kinds of calls. Each kind has a limit of its own, so that none takes the permits of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ration {
+pub enum CallClass {
     /// Urgent work: a guest's power off.
     Urgent,
     /// A Delete: it frees calls that hang in the guest's emulator, and so must not wait for them.
@@ -37,7 +37,7 @@ pub enum Ration {
     MetricsPoll,
 }
 
-impl Ration {
+impl CallClass {
     /// All kinds, the most urgent first.
     pub(super) const ALL: [Self; 13] = [
         Self::Urgent,
@@ -93,7 +93,7 @@ impl Ration {
         }
     }
 
-    /// Returns the maximum number of concurrent calls of this kind for one guest or one other key.
+    /// Returns the maximum number of concurrent calls of this kind for one guest or one other lock.
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
             // libvirt sends a guest's agent one command at a time.
@@ -150,17 +150,17 @@ pub enum Error {
         full: Full,
         /// The limit of that resource.
         limit: usize,
-        /// The job that blocks it: the oldest running job of the lane, or the one with the key's lock.
-        running: Option<Running>,
+        /// The job that blocks it: the oldest running job of the lane, or the one with the lock's lock.
+        running: Option<RunningJob>,
     },
-    /// The lock of the key was unavailable until the deadline; nothing was queued.
-    KeyHeld {
-        /// The key.
-        key: String,
+    /// The lock of the lock was unavailable until the deadline; nothing was queued.
+    GuestLocked {
+        /// The guest's id.
+        guest: String,
         /// How long this caller waited for it.
         waited: Duration,
-        /// The running job with this key; `None` while the lock's holder is between two jobs.
-        running: Option<Running>,
+        /// The running job with this lock; `None` while the lock's holder is between two jobs.
+        running: Option<RunningJob>,
     },
     /// The deadline passed while the job was queued: the job did not start and never will.
     Unrun {
@@ -171,7 +171,7 @@ pub enum Error {
         /// How long its caller waited.
         waited: Duration,
         /// The oldest job that runs in the lane.
-        running: Option<Running>,
+        running: Option<RunningJob>,
     },
     /// The deadline passed while the job ran: it runs on, and holds its lock until it returns.
     Late {
@@ -187,7 +187,7 @@ pub enum Error {
     /// Refused at once, as the same job runs past its deadline; nothing was queued.
     Overdue {
         /// That job.
-        running: Running,
+        running: RunningJob,
     },
     /// The job panicked, or the initialization of the worker's state did.
     Panicked {
@@ -212,11 +212,11 @@ impl fmt::Display for Error {
                 }
                 write_running(f, running.as_ref())
             }
-            Self::KeyHeld { key, waited, running } => {
+            Self::GuestLocked { guest, waited, running } => {
                 let waited = Span(*waited);
                 write!(
                     f,
-                    "deadline: timed out after {waited} waiting for another operation on {key}"
+                    "deadline: timed out after {waited} waiting for another operation on {guest}"
                 )?;
                 write_running(f, running.as_ref())
             }
@@ -229,7 +229,7 @@ impl fmt::Display for Error {
                 let (waited, age) = (Span(*waited), Span(*age));
                 write!(f, "deadline: {what} did not end within {waited}; still running after {age}")
             }
-            Self::Overdue { running: Running { what, age } } => {
+            Self::Overdue { running: RunningJob { what, age } } => {
                 let age = Span(*age);
                 write!(f, "deadline: not started, as {what} is still running after {age}")
             }
@@ -243,9 +243,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&Running>) -> fmt::Result {
+fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&RunningJob>) -> fmt::Result {
     match running {
-        Some(Running { what, age }) => {
+        Some(RunningJob { what, age }) => {
             write!(f, "; {what} is still running after {}", Span(*age))
         }
         None => Ok(()),

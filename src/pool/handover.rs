@@ -6,7 +6,7 @@
 //! Queued ── collect at the deadline ──────────────────────────► Over     it never runs
 //! Running ── collect at the deadline ──► GivenUp ── finish ───► Over     `late` gets the result
 //! ```
-//! Every arrow is one method of [`State`], under one mutex, so exactly one of the caller and the
+//! Every arrow is one method of [`HandoverState`], under one mutex, so exactly one of the caller and the
 //! late handler gets the result. `late` owns the guest's lock and stays here from the submission to
 //! the end: the lock is free when the caller has its answer and the work has returned.
 
@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::JobName;
 use super::lane::{Outcome, Panicked, Task, Worker};
-use super::lane_state::Label;
+use super::lane_info::Label;
 
 /// The reason for which a job that ended has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(super) enum Answer<T> {
 }
 
 /// The state machine; `W` is the work, `L` the handler of a late result of type `T`.
-pub(super) enum State<T, W, L> {
+pub(super) enum HandoverState<T, W, L> {
     Queued { work: W, late: L },
     Running { since: Instant, late: L },
     GivenUp { late: L },
@@ -51,7 +51,7 @@ pub(super) enum State<T, W, L> {
     Over,
 }
 
-impl<T, W, L> State<T, W, L> {
+impl<T, W, L> HandoverState<T, W, L> {
     /// Takes the work for a worker, unless the deadline has passed or the work was taken.
     fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
         match mem::replace(self, Self::Over) {
@@ -122,14 +122,18 @@ impl<T, W, L> State<T, W, L> {
 /// A job that its caller and its worker share.
 pub(super) struct Call<T, W, L> {
     label: Label,
-    state: Mutex<State<T, W, L>>,
+    state: Mutex<HandoverState<T, W, L>>,
     done: Condvar,
 }
 
 impl<T, W, L> Call<T, W, L> {
     /// Makes a job that waits for its worker.
     pub(super) fn new(label: Label, work: W, late: L) -> Self {
-        Self { label, state: Mutex::new(State::Queued { work, late }), done: Condvar::new() }
+        Self {
+            label,
+            state: Mutex::new(HandoverState::Queued { work, late }),
+            done: Condvar::new(),
+        }
     }
 
     /// Blocks the caller until the job ends or its deadline passes; must be called once.
@@ -193,7 +197,7 @@ type GivenUp<T, L> = (Result<T, Failure>, L);
 /// Runs a job's work on this worker unless the deadline has passed or the work was taken. Returns
 /// the outcome, and the result if its caller has given up.
 pub(super) fn work_off<S, T, W: FnOnce(&mut S) -> T, L>(
-    state: &Mutex<State<T, W, L>>,
+    state: &Mutex<HandoverState<T, W, L>>,
     label: &Label,
     worker: &mut Worker<S>,
 ) -> Option<(Outcome, Option<GivenUp<T, L>>)> {
@@ -233,7 +237,7 @@ mod tests {
 
     /// One job's life, seen from outside.
     struct Life {
-        state: State<u8, (), ()>,
+        state: HandoverState<u8, (), ()>,
         taken: bool,
         started: bool,
         finished: Option<Result<u8, Failure>>,
@@ -243,7 +247,7 @@ mod tests {
 
     impl Life {
         fn new() -> Self {
-            let state = State::Queued { work: (), late: () };
+            let state = HandoverState::Queued { work: (), late: () };
             Self {
                 state,
                 taken: false,
@@ -290,7 +294,7 @@ mod tests {
         }
 
         fn check(&self) {
-            let told = match self.answer.as_ref().unwrap() {
+            let answered = match self.answer.as_ref().unwrap() {
                 Answer::Done(Err(Failure::Stopping)) | Answer::Unrun => {
                     assert!(!self.started);
                     None
@@ -300,9 +304,9 @@ mod tests {
             };
             let late = matches!(self.answer, Some(Answer::Late { .. }));
             assert_eq!(late, self.handed_late.is_some());
-            assert_eq!(told.or(self.handed_late), self.finished);
-            assert!(told.is_none() || self.handed_late.is_none());
-            assert!(matches!(self.state, State::Over));
+            assert_eq!(answered.or(self.handed_late), self.finished);
+            assert!(answered.is_none() || self.handed_late.is_none());
+            assert!(matches!(self.state, HandoverState::Over));
         }
     }
 

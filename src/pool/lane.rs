@@ -13,10 +13,10 @@ use crossbeam_channel::TrySendError;
 use parking_lot::{Condvar, Mutex};
 
 use super::JobName;
-use super::board::Board;
+use super::concurrency::ConcurrencyLimit;
 use super::error::{Error, Full};
-use super::lane_state::{Label, Lane, LaneSnapshot, Overdue, Running};
-use super::turns::Turns;
+use super::lane_info::{Label, Lane, LaneSnapshot, Overdue, RunningJob};
+use super::lane_state::LaneState;
 use crate::threads::{self, Wake, panic_text};
 
 /// A job, for a worker.
@@ -58,12 +58,12 @@ pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
-    turns: Turns,
+    concurrency: ConcurrencyLimit,
     /// Whether workers that hang are no longer replaced.
     is_out_of_spares: AtomicBool,
     /// Closed with the lane, which ends the workers.
     tasks: threads::Queue<Arc<dyn Task<S>>>,
-    board: Mutex<Board>,
+    state: Mutex<LaneState>,
     /// Signals that a worker ended.
     ended: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -71,14 +71,14 @@ pub(super) struct Queue<S> {
 
 impl<S: 'static> Queue<S> {
     /// Makes an open lane without workers.
-    pub(super) fn new(lane: Lane, limit: usize, turns: Turns) -> Arc<Self> {
+    pub(super) fn new(lane: Lane, limit: usize, concurrency: ConcurrencyLimit) -> Arc<Self> {
         Arc::new(Self {
             lane,
             limit,
-            turns,
+            concurrency,
             is_out_of_spares: AtomicBool::new(false),
             tasks: threads::Queue::new(limit),
-            board: Mutex::default(),
+            state: Mutex::default(),
             ended: Condvar::new(),
             threads: Mutex::default(),
         })
@@ -89,16 +89,16 @@ impl<S: 'static> Queue<S> {
     /// # Errors
     /// When the system cannot start a thread.
     pub(super) fn add_worker(self: &Arc<Self>, make: &MakeState<S>) -> io::Result<()> {
-        self.spawn(&mut self.board.lock(), make)
+        self.spawn(&mut self.state.lock(), make)
     }
 
-    fn spawn(self: &Arc<Self>, board: &mut Board, make: &MakeState<S>) -> io::Result<()> {
-        let number = board.next();
+    fn spawn(self: &Arc<Self>, state: &mut LaneState, make: &MakeState<S>) -> io::Result<()> {
+        let number = state.next();
         let (queue, make) = (Arc::clone(self), Arc::clone(make));
         let thread = thread::Builder::new()
             .name(format!("{}-{number}", self.lane))
             .spawn(move || Worker { queue, number, make, state: None }.serve())?;
-        board.join();
+        state.join();
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
@@ -110,31 +110,31 @@ impl<S: 'static> Queue<S> {
     ///
     /// # Errors
     /// When the system cannot start a thread; then nothing changes.
-    pub(super) fn write_off(
+    pub(super) fn abandon(
         self: &Arc<Self>,
         job: &Overdue,
         make: &MakeState<S>,
     ) -> io::Result<bool> {
-        let mut board = self.board.lock();
-        if !board.has(job) {
+        let mut state = self.state.lock();
+        if !state.has(job) {
             return Ok(false);
         }
-        self.spawn(&mut board, make)?;
-        board.write_off(job.worker);
-        drop(board);
+        self.spawn(&mut state, make)?;
+        state.abandon(job.worker);
+        drop(state);
         // The worker hangs: other jobs of its guest no longer wait for it.
-        self.end_turn(&job.name);
+        self.finish_job(&job.name);
         Ok(true)
     }
 
     /// Returns whether an abandoned worker still runs this job.
     pub(super) fn is_stuck(&self, job: &Overdue) -> bool {
-        self.board.lock().is_stuck(job)
+        self.state.lock().is_stuck(job)
     }
 
     /// Returns whether every worker runs a job that is past its deadline and is at least this old.
     pub(super) fn is_all_overdue(&self, age: Duration) -> bool {
-        self.board.lock().is_all_overdue(age)
+        self.state.lock().is_all_overdue(age)
     }
 
     /// Sets whether workers that hang are no longer replaced: then jobs that would wait for such a
@@ -145,12 +145,12 @@ impl<S: 'static> Queue<S> {
 
     /// Returns the jobs that run past their deadline.
     pub(super) fn overdue(&self) -> Vec<Overdue> {
-        self.board.lock().overdue(self.lane)
+        self.state.lock().overdue(self.lane)
     }
 
     /// Returns a job of this name that runs past its deadline.
-    pub(super) fn overdue_named(&self, name: &JobName) -> Option<Running> {
-        self.board.lock().overdue_named(name)
+    pub(super) fn overdue_named(&self, name: &JobName) -> Option<RunningJob> {
+        self.state.lock().overdue_named(name)
     }
 
     /// Queues a job; never blocks. A worker may take it before this returns; dropping the result
@@ -160,26 +160,26 @@ impl<S: 'static> Queue<S> {
     /// `Busy` when the queue is full, `Stopping` when the lane is closed.
     pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<Wake, Error> {
         // Locked for both steps, so that a job is counted before a worker can start it.
-        let mut board = self.board.lock();
-        if self.is_out_of_spares.load(Ordering::Relaxed) && board.is_all_overdue(Duration::ZERO) {
-            board.totals.refused += 1;
-            let (full, limit) = (Full::Workers(self.lane), board.workers());
-            return Err(Error::Busy { full, limit, running: board.oldest() });
+        let mut state = self.state.lock();
+        if self.is_out_of_spares.load(Ordering::Relaxed) && state.is_all_overdue(Duration::ZERO) {
+            state.totals.refused += 1;
+            let (full, limit) = (Full::Workers(self.lane), state.workers());
+            return Err(Error::Busy { full, limit, running: state.oldest() });
         }
         let refused = match self.put(task) {
             Ok(wake) => {
-                board.queued += 1;
+                state.queued += 1;
                 return Ok(wake);
             }
             Err(refused) => refused,
         };
-        board.totals.refused += 1;
+        state.totals.refused += 1;
         Err(match refused {
             TrySendError::Disconnected(_) => Error::Stopping,
             TrySendError::Full(_) => Error::Busy {
                 full: Full::Queue(self.lane),
                 limit: self.limit,
-                running: board.oldest(),
+                running: state.oldest(),
             },
         })
     }
@@ -198,46 +198,46 @@ impl<S: 'static> Queue<S> {
 
     /// Counts a refusal that was decided before [`Self::submit`].
     pub(super) fn count_refused(&self) {
-        self.board.lock().totals.refused += 1;
+        self.state.lock().totals.refused += 1;
     }
 
     /// Counts a caller that has its answer while its job runs on.
     pub(super) fn count_late(&self) {
-        self.board.lock().totals.late += 1;
+        self.state.lock().totals.late += 1;
     }
 
     /// Counts a queued job that its caller has withdrawn.
     pub(super) fn count_unrun(&self) {
-        let mut board = self.board.lock();
-        board.queued -= 1;
-        board.totals.unrun += 1;
-        drop(board);
+        let mut state = self.state.lock();
+        state.queued -= 1;
+        state.totals.unrun += 1;
+        drop(state);
         // Removed now, as the job might be held back for long.
         self.tasks.retain(|task| task.is_wanted());
     }
 
     /// Ends the turn of this job, so that a job that was held back may run.
-    fn end_turn(&self, name: &JobName) {
-        if self.turns.end(name) {
+    fn finish_job(&self, name: &JobName) {
+        if self.concurrency.end(name) {
             drop(self.tasks.wake());
         }
     }
 
     /// Returns the oldest running job of the workers that take jobs.
-    pub(super) fn oldest(&self) -> Option<Running> {
-        self.board.lock().oldest()
+    pub(super) fn oldest(&self) -> Option<RunningJob> {
+        self.state.lock().oldest()
     }
 
-    /// Returns the running job with this key.
-    pub(super) fn running_under(&self, key: &str) -> Option<Running> {
-        self.board.lock().under(key)
+    /// Returns the running job with this lock.
+    pub(super) fn running_on(&self, guest: &str) -> Option<RunningJob> {
+        self.state.lock().on_guest(guest)
     }
 
     /// Returns the state of the lane.
     pub(super) fn snapshot(&self) -> LaneSnapshot {
         let held_back =
-            self.tasks.count(|task| task.is_wanted() && self.turns.holds_back(task.name()));
-        LaneSnapshot { held_back, ..self.board.lock().snapshot(self.lane) }
+            self.tasks.count(|task| task.is_wanted() && self.concurrency.holds_back(task.name()));
+        LaneSnapshot { held_back, ..self.state.lock().snapshot(self.lane) }
     }
 
     /// Accepts no more jobs and answers the queued ones; workers end after their running job.
@@ -261,10 +261,10 @@ impl<S: 'static> Queue<S> {
     /// # Blocking
     /// Up to `deadline`.
     pub(super) fn join(&self, deadline: Instant) -> bool {
-        let mut board = self.board.lock();
-        self.ended.wait_while_until(&mut board, |board| board.threads > 0, deadline);
-        let ended = board.threads == 0;
-        drop(board);
+        let mut state = self.state.lock();
+        self.ended.wait_while_until(&mut state, |state| state.threads > 0, deadline);
+        let ended = state.threads == 0;
+        drop(state);
         let threads = mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A thread that has not ended is not joined: it ends by itself when its job returns.
@@ -287,28 +287,28 @@ pub(super) struct Worker<S> {
 impl<S: 'static> Worker<S> {
     /// Runs jobs until the lane is closed, or until a job returns after the worker was abandoned.
     fn serve(mut self) {
-        let mut written_off = false;
-        while !written_off {
-            let turns = &self.queue.turns;
-            let next = self.queue.tasks.next_where(|task| turns.begin(task.name()));
+        let mut is_abandoned = false;
+        while !is_abandoned {
+            let concurrency = &self.queue.concurrency;
+            let next = self.queue.tasks.next_where(|task| concurrency.begin(task.name()));
             let Some(task) = next else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
             }
-            written_off = !self.end(outcome);
-            if !written_off {
-                self.queue.end_turn(task.name());
+            is_abandoned = !self.end(outcome);
+            if !is_abandoned {
+                self.queue.finish_job(task.name());
             }
             task.hand_on();
         }
         self.discard();
-        let mut board = self.queue.board.lock();
-        board.threads -= 1;
-        if !written_off {
-            board.leave();
+        let mut state = self.queue.state.lock();
+        state.threads -= 1;
+        if !is_abandoned {
+            state.leave();
         }
-        drop(board);
+        drop(state);
         self.queue.ended.notify_all();
     }
 }
@@ -316,7 +316,7 @@ impl<S: 'static> Worker<S> {
 impl<S> Worker<S> {
     /// Marks a queued job as running.
     pub(super) fn begin(&self, label: &Label, now: Instant) {
-        self.queue.board.lock().begin(self.number, label, now);
+        self.queue.state.lock().begin(self.number, label, now);
     }
 
     /// Runs a job's code on this worker's state, which is initialized first if there is none.
@@ -356,12 +356,12 @@ impl<S> Worker<S> {
 
     /// Counts the outcome of a job; returns whether this worker takes more jobs.
     fn end(&self, outcome: Outcome) -> bool {
-        let mut board = self.queue.board.lock();
+        let mut state = self.queue.state.lock();
         match outcome {
             Outcome::NotRun => return true,
-            Outcome::Returned => board.totals.finished += 1,
-            Outcome::Panicked => board.totals.panicked += 1,
+            Outcome::Returned => state.totals.finished += 1,
+            Outcome::Panicked => state.totals.panicked += 1,
         }
-        board.finish(self.number)
+        state.finish(self.number)
     }
 }

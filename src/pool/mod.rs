@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! call   ─ permit ─► [calls: under way, waiting]         what waits costs no thread
-//! caller ── hold ──► [admission: keys]
+//! caller ── lock ──► [admission: locks]
 //!        ── run ───► [queue of the lane] ──► worker      bounded; a private state per worker
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
 //! ```
@@ -14,30 +14,30 @@
 //! - Every wait is bounded: calls wait for a permit (`calls`) in a fair order, as many as memory allows. A call or
 //!   a job beyond these limits gets [`Error::Busy`] at once. Every wait ends at its deadline.
 //! - In the read lane one guest has at most half as many running jobs as there are workers, and jobs that query
-//!   emulators leave one worker free, so that guests that hang do not block others (`turns`).
+//!   emulators leave one worker free, so that guests that hang do not block others (`concurrency`).
 //! - A job whose deadline passes before a worker is free never runs. A running job is never interrupted and holds
 //!   its lock until it returns. Its result goes to the caller or to the late handler, never to both (`handover`).
 //! - A worker whose job does not return can be abandoned: another worker takes its place, and its thread ends when
-//!   the job returns. Other modules decide which workers to abandon (`board`).
+//!   the job returns. Other modules decide which workers to abandon (`lane_state`).
 //! - A panic ends the job and drops the worker's state; the worker continues (`lane`).
 //! - The pool does not depend on what the jobs do.
 
 mod admission;
 mod batches;
-mod board;
 mod calls;
 mod clock;
+mod concurrency;
 pub mod current;
 mod error;
+mod fair_queue;
+mod guest_lock;
 mod handover;
-mod hold;
 mod lane;
+mod lane_info;
 mod lane_state;
 mod permits;
-mod places;
 mod posted;
-mod rotation;
-mod turns;
+mod quota;
 
 use std::any::Any;
 use std::fmt;
@@ -46,13 +46,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use self::clock::Clock;
+use self::concurrency::ConcurrencyLimit;
+use self::guest_lock::{Admission, CallerGuard};
 use self::handover::{Answer, Call, Failure};
-use self::hold::{Gate, Seat};
 use self::lane::{MakeState, Queue};
-use self::lane_state::Label;
+use self::lane_info::Label;
 use self::permits::Permits;
 use self::posted::Posted;
-use self::turns::Turns;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::PoolLimits;
@@ -62,12 +62,12 @@ pub use self::batches::Batches;
 pub use self::calls::CallShare;
 pub use self::clock::Timer;
 pub(crate) use self::error::Span;
-pub use self::error::{Error, Full, Ration};
-pub use self::hold::{CallerSnapshot, Hold};
-pub use self::lane_state::{Lane, LaneSnapshot, Overdue, Running, Totals};
+pub use self::error::{CallClass, Error, Full};
+pub use self::guest_lock::{CallerSnapshot, GuestLock};
+pub use self::lane_info::{Lane, LaneSnapshot, Overdue, RunningJob, Totals};
 pub use self::permits::{Granted, NoPermit, Permit};
-pub use self::places::NoPlace;
-pub(crate) use self::places::{Places, Quota};
+pub use self::quota::QuotaExceeded;
+pub(crate) use self::quota::{Quota, Slots};
 
 /// The name and the deadline of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl fmt::Display for JobName {
 
 /// The state of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct PoolSnapshot {
     /// Control, read, urgent, storage.
     pub lanes: [LaneSnapshot; 4],
     /// The callers and calls that wait.
@@ -134,7 +134,7 @@ pub struct Snapshot {
 pub struct Pool<S: 'static> {
     limits: PoolLimits,
     batches: Batches,
-    gate: Arc<Gate>,
+    admission: Arc<Admission>,
     permits: Arc<Permits>,
     make: MakeState<S>,
     clock: Arc<Clock>,
@@ -164,12 +164,13 @@ impl<S: 'static> Pool<S> {
     ) -> io::Result<Self> {
         let clock = Clock::start()?;
         // Changes of one guest are serialized by its lock.
-        let queue = |lane| Queue::new(lane, limits.queue, Turns::unlimited());
-        let shared = |lane, workers| Queue::new(lane, limits.queue, Turns::among(workers));
+        let queue = |lane| Queue::new(lane, limits.queue, ConcurrencyLimit::unlimited());
+        let shared =
+            |lane, workers| Queue::new(lane, limits.queue, ConcurrencyLimit::among(workers));
         let pool = Self {
             limits: limits.clone(),
             batches: Batches::new(limits),
-            gate: Arc::default(),
+            admission: Arc::default(),
             permits: Permits::new(limits, &clock),
             make: Arc::new(make_state),
             clock,
@@ -193,27 +194,27 @@ impl<S: 'static> Pool<S> {
         Ok(pool)
     }
 
-    /// Sets the callback for each key whose lock is released from now on; it runs before another caller can take
-    /// the lock. It must not block: the thread that drops the last [`Hold`] calls it. A second call of this method
+    /// Sets the callback for each lock whose lock is released from now on; it runs before another caller can take
+    /// the lock. It must not block: the thread that drops the last [`GuestLock`] calls it. A second call of this method
     /// changes nothing.
-    pub fn on_release(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
-        self.gate.on_release(Box::new(tell));
+    pub fn on_release(&self, callback: impl Fn(&str) + Send + Sync + 'static) {
+        self.admission.on_release(Box::new(callback));
     }
 
     /// Takes a guest's lock for a verb that changes the guest, in order of arrival.
     ///
     /// # Errors
-    /// `KeyHeld` when other callers held the lock until `deadline`, `Stopping`.
+    /// `GuestLocked` when other callers held the lock until `deadline`, `Stopping`.
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub fn hold(&self, key: &str, deadline: Instant) -> Result<Hold, Error> {
-        self.gate.hold(key, deadline).map_err(|why| match why {
+    pub fn lock_guest(&self, guest: &str, deadline: Instant) -> Result<GuestLock, Error> {
+        self.admission.lock_guest(guest, deadline).map_err(|why| match why {
             NoPermit::Full | NoPermit::Stopping => Error::Stopping,
-            NoPermit::Late => Error::KeyHeld {
-                key: key.to_owned(),
+            NoPermit::Late => Error::GuestLocked {
+                guest: guest.to_owned(),
                 waited: current::arrived().elapsed(),
-                running: self.running_under(key),
+                running: self.running_on(guest),
             },
         })
     }
@@ -259,7 +260,7 @@ impl<S: 'static> Pool<S> {
         what: &str,
         arrived: Instant,
     ) -> Error {
-        let lane = share.ration.lane();
+        let lane = share.class.lane();
         match why {
             NoPermit::Stopping => Error::Stopping,
             NoPermit::Full => {
@@ -269,13 +270,13 @@ impl<S: 'static> Pool<S> {
             }
             NoPermit::Late => {
                 let waited = arrived.elapsed();
-                let held_by = (share.ration == Ration::Change)
-                    .then(|| self.running_under(&share.guest))
+                let held_by = (share.class == CallClass::Change)
+                    .then(|| self.running_on(&share.guest))
                     .flatten();
                 match held_by {
                     Some(running) => {
-                        let key = share.guest.as_ref().to_owned();
-                        Error::KeyHeld { key, waited, running: Some(running) }
+                        let guest = share.guest.as_ref().to_owned();
+                        Error::GuestLocked { guest, waited, running: Some(running) }
                     }
                     None => {
                         let running = self.queue(lane).oldest();
@@ -288,7 +289,7 @@ impl<S: 'static> Pool<S> {
 
     /// Runs `work` on a worker of `lane` and returns its result. A late result is dropped.
     ///
-    /// `hold` is held until the work has returned, even when its caller has its answer before. Must not be called
+    /// `guest_lock` is held until the work has returned, even when its caller has its answer before. Must not be called
     /// from a job: the job would wait for its own lane.
     ///
     /// # Errors
@@ -301,10 +302,10 @@ impl<S: 'static> Pool<S> {
         &self,
         lane: Lane,
         job: Job,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         work: impl FnOnce(&mut S) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.run_or_else(lane, job, hold, work, |_, _| {})
+        self.run_or_else(lane, job, lock, work, |_, _| {})
     }
 
     /// Runs `work` as [`Self::run`] does, but passes a result that arrives after its caller got `Late` to `late`,
@@ -320,11 +321,11 @@ impl<S: 'static> Pool<S> {
         &self,
         lane: Lane,
         job: Job,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         late: impl FnOnce(&mut S, T) + Send + 'static,
     ) -> Result<T, Error> {
-        let held = hold.cloned();
+        let held = lock.cloned();
         let work = move |state: &mut S| -> AnyResult { Box::new(work(state)) };
         let late = move |state: &mut S, result: AnyResult| {
             if let Ok(result) = result.downcast() {
@@ -332,7 +333,7 @@ impl<S: 'static> Pool<S> {
             }
             drop(held);
         };
-        let result = self.run_boxed(lane, job, hold, Box::new(work), Box::new(late))?;
+        let result = self.run_boxed(lane, job, lock, Box::new(work), Box::new(late))?;
         Ok(*result.downcast().expect("the work returns this type"))
     }
 
@@ -341,21 +342,21 @@ impl<S: 'static> Pool<S> {
         &self,
         lane: Lane,
         Job { name, deadline }: Job,
-        hold: Option<&Hold>,
+        lock: Option<&GuestLock>,
         work: Box<dyn FnOnce(&mut S) -> AnyResult + Send>,
         late: Late<S>,
     ) -> Result<AnyResult, Error> {
-        let books = self.books(lane);
-        let _seat = self.seat(hold)?;
-        let label = Label { name: name.clone(), key: hold.map(Hold::name), deadline };
+        let accounting = self.accounting(lane);
+        let _caller = self.caller(lock)?;
+        let label = Label { name: name.clone(), guest: lock.map(GuestLock::name), deadline };
         let call = Arc::new(Call::new(label, work, late));
-        drop(books.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?);
-        books.result(&name, call.wait())
+        drop(accounting.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?);
+        accounting.result(&name, call.wait())
     }
 
     /// Registers a caller for a job to post; `None` when the pool stops.
-    pub fn place(&self) -> Option<Place> {
-        self.gate.enter().ok().map(Place)
+    pub fn caller_slot(&self) -> Option<CallerSlot> {
+        self.admission.enter().ok().map(CallerSlot)
     }
 
     /// Runs `work` on a worker of `lane` without waiting for it. `then` is called once: with the result on the
@@ -364,15 +365,15 @@ impl<S: 'static> Pool<S> {
     /// the calls that its clock would have made later.
     pub fn post<T: Send + 'static>(
         &self,
-        Place(seat): Place,
+        CallerSlot(caller): CallerSlot,
         lane: Lane,
         job: Job,
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         then: impl FnOnce(Result<T, Error>) + Send + 'static,
     ) {
         let Job { name, deadline } = job;
-        let label = Label { name, key: None, deadline };
-        Posted::submit(label, self.books(lane), &self.clock, work, (seat, then));
+        let label = Label { name, guest: None, deadline };
+        Posted::submit(label, self.accounting(lane), &self.clock, work, (caller, then));
     }
 
     /// Calls `then` at that time on the clock's thread, unless the timer is dropped before. It must not block.
@@ -380,9 +381,9 @@ impl<S: 'static> Pool<S> {
         Timer::set(&self.clock, time, then)
     }
 
-    fn books(&self, lane: Lane) -> Books<S> {
+    fn accounting(&self, lane: Lane) -> Accounting<S> {
         let (queue, late) = (Arc::clone(self.queue(lane)), self.late.0.clone());
-        Books { queue, late, lane, arrived: current::arrived() }
+        Accounting { queue, late, lane, arrived: current::arrived() }
     }
 
     /// Receives a message when callers got `Late` since the last message; the channel ends with the pool. For one
@@ -412,8 +413,8 @@ impl<S: 'static> Pool<S> {
     ///
     /// # Errors
     /// When the system cannot start a thread; then nothing changes.
-    pub fn write_off(&self, job: &Overdue) -> io::Result<bool> {
-        self.queue(job.lane).write_off(job, &self.make)
+    pub fn abandon(&self, job: &Overdue) -> io::Result<bool> {
+        self.queue(job.lane).abandon(job, &self.make)
     }
 
     /// Returns whether an abandoned worker still runs this job.
@@ -442,16 +443,16 @@ impl<S: 'static> Pool<S> {
         })
     }
 
-    /// Returns the keys of the held locks, in no order; from memory.
-    pub fn held_keys(&self) -> Vec<String> {
-        self.gate.held()
+    /// Returns the locks of the held locks, in no order; from memory.
+    pub fn locked_guests(&self) -> Vec<String> {
+        self.admission.held()
     }
 
     /// Returns the state of the pool; from memory.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub fn snapshot(&self) -> PoolSnapshot {
+        PoolSnapshot {
             lanes: self.queues().map(|queue| queue.snapshot()),
-            callers: self.gate.snapshot(self.permits.snapshot()),
+            callers: self.admission.snapshot(self.permits.snapshot()),
         }
     }
 
@@ -464,9 +465,9 @@ impl<S: 'static> Pool<S> {
     pub fn stop(&self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         // Callers that wait for a lock hold permits, so they must be refused first.
-        self.gate.stop(Instant::now());
+        self.admission.stop(Instant::now());
         let calls_ended = self.permits.stop(deadline);
-        let callers_left = self.gate.stop(deadline);
+        let callers_left = self.admission.stop(deadline);
         for queue in self.queues() {
             queue.close();
         }
@@ -483,10 +484,10 @@ impl<S: 'static> Pool<S> {
     ///
     /// # Errors
     /// `Stopping`.
-    fn seat(&self, hold: Option<&Hold>) -> Result<Option<Seat>, Error> {
-        match hold.is_some_and(Hold::has_seat) {
+    fn caller(&self, lock: Option<&GuestLock>) -> Result<Option<CallerGuard>, Error> {
+        match lock.is_some_and(GuestLock::has_caller_guard) {
             true => Ok(None),
-            false => self.gate.enter().map(Some).map_err(|_| Error::Stopping),
+            false => self.admission.enter().map(Some).map_err(|_| Error::Stopping),
         }
     }
 
@@ -495,8 +496,8 @@ impl<S: 'static> Pool<S> {
         &self.batches
     }
 
-    fn running_under(&self, key: &str) -> Option<Running> {
-        self.queues().into_iter().find_map(|queue| queue.running_under(key))
+    fn running_on(&self, guest: &str) -> Option<RunningJob> {
+        self.queues().into_iter().find_map(|queue| queue.running_on(guest))
     }
 
     fn queue(&self, lane: Lane) -> &Arc<Queue<S>> {
@@ -521,10 +522,10 @@ impl<S: 'static> Drop for Pool<S> {
 }
 
 /// A caller's registration until its posted job has its answer.
-pub struct Place(Seat);
+pub struct CallerSlot(CallerGuard);
 
 /// Records the outcome of a job of a lane.
-struct Books<S: 'static> {
+struct Accounting<S: 'static> {
     queue: Arc<Queue<S>>,
     late: Sender<()>,
     lane: Lane,
@@ -532,7 +533,7 @@ struct Books<S: 'static> {
     arrived: Instant,
 }
 
-impl<S: 'static> Books<S> {
+impl<S: 'static> Accounting<S> {
     /// Counts the answer and returns it to the caller.
     ///
     /// # Errors

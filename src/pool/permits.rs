@@ -162,7 +162,7 @@ impl Permits {
         if let Some(why) = refused {
             drop(state);
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return tell(then, Err(why));
+            return notify(then, Err(why));
         }
         let id = state.calls.wait(&share);
         let alarm = self.clock.ticket(deadline);
@@ -195,7 +195,7 @@ impl Permits {
                 state.take_waiter(id).expect("a waiting call is in the list");
             drop(state);
             self.clock.cancel(alarm);
-            tell(then, Ok(self.issue(share)));
+            notify(then, Ok(self.issue(share)));
         }
     }
 
@@ -221,7 +221,7 @@ impl Permits {
         drop(state);
         for Waiter { alarm, then, .. } in waiters {
             self.clock.cancel(alarm);
-            tell(then, Err(NoPermit::Stopping));
+            notify(then, Err(NoPermit::Stopping));
         }
     }
 
@@ -258,7 +258,7 @@ impl Permits {
 }
 
 /// Calls back about a permit; a panic is logged.
-fn tell(then: Granted, permit: Result<Permit, NoPermit>) {
+fn notify(then: Granted, permit: Result<Permit, NoPermit>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(permit))) {
         log::error!("a waiting call panicked: {}", panic_text(payload));
     }
@@ -315,7 +315,7 @@ impl Alarm for Expiry {
         drop(state);
         if let Some(Waiter { then, .. }) = waiter {
             self.permits.late.fetch_add(1, Ordering::Relaxed);
-            tell(then, Err(NoPermit::Late));
+            notify(then, Err(NoPermit::Late));
         }
     }
 }
@@ -328,7 +328,7 @@ mod tests {
 
     use super::*;
     use crate::os::peer::Share;
-    use crate::pool::error::Ration;
+    use crate::pool::error::CallClass;
 
     const FAR: Duration = Duration::from_secs(120);
     const SOON: Duration = Duration::from_secs(20);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn share(guest: &str) -> CallShare {
-        CallShare { ration: Ration::Change, user: Share::User(1), guest: guest.into() }
+        CallShare { class: CallClass::Change, user: Share::User(1), guest: guest.into() }
     }
 
     /// Queues a call; returns the channel of its outcome.

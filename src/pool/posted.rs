@@ -8,22 +8,22 @@ use parking_lot::Mutex;
 
 use super::clock::{Alarm, Clock, Ticket};
 use super::error::Error;
-use super::handover::{State, work_off};
-use super::hold::Seat;
+use super::guest_lock::CallerGuard;
+use super::handover::{HandoverState, work_off};
 use super::lane::{Outcome, Task, Worker};
-use super::lane_state::Label;
-use super::{Books, JobName, lane};
+use super::lane_info::Label;
+use super::{Accounting, JobName, lane};
 use crate::threads::panic_text;
 
 /// The job, which its worker, the clock and the pool share.
 pub(super) struct Posted<S: 'static, T, W, D> {
     label: Label,
-    books: Books<S>,
+    accounting: Accounting<S>,
     clock: Arc<Clock>,
     ticket: Ticket,
-    state: Mutex<State<T, W, ()>>,
+    state: Mutex<HandoverState<T, W, ()>>,
     /// The callback for the answer, and the caller's registration until then.
-    then: Mutex<Option<(Seat, D)>>,
+    then: Mutex<Option<(CallerGuard, D)>>,
 }
 
 impl<S, T, W, D> Posted<S, T, W, D>
@@ -36,27 +36,27 @@ where
     /// Queues the job. If it is refused, the callback gets the error at once.
     pub(super) fn submit(
         label: Label,
-        books: Books<S>,
+        accounting: Accounting<S>,
         clock: &Arc<Clock>,
         work: W,
-        then: (Seat, D),
+        then: (CallerGuard, D),
     ) {
         let posted = Arc::new(Self {
             ticket: clock.ticket(label.deadline),
             clock: Arc::clone(clock),
             label,
-            books,
-            state: Mutex::new(State::Queued { work, late: () }),
+            accounting,
+            state: Mutex::new(HandoverState::Queued { work, late: () }),
             then: Mutex::new(Some(then)),
         });
         let task = Arc::clone(&posted) as Arc<dyn lane::Task<S>>;
-        let wake = match posted.books.queue.submit(task) {
+        let wake = match posted.accounting.queue.submit(task) {
             Ok(wake) => wake,
             Err(refused) => {
                 // No worker has started it.
                 let end = posted.state.lock().collect(true);
                 drop(end);
-                posted.tell(Err(refused));
+                posted.deliver(Err(refused));
                 return;
             }
         };
@@ -72,21 +72,21 @@ where
     }
 
     /// Passes the answer on if there is one; at the deadline there always is.
-    fn settle(&self, is_due: bool) {
+    fn finish(&self, is_due: bool) {
         let end = self.state.lock().collect(is_due);
         if let Some((answer, work, _)) = end {
             drop(work);
-            self.tell(self.books.result(&self.label.name, answer));
+            self.deliver(self.accounting.result(&self.label.name, answer));
         }
     }
 
-    fn tell(&self, result: Result<T, Error>) {
+    fn deliver(&self, result: Result<T, Error>) {
         let then = self.then.lock().take();
         self.clock.cancel(self.ticket);
-        let Some((seat, then)) = then else { return };
+        let Some((caller, then)) = then else { return };
         // The registration is free before the answer is sent, because its receiver may call again
         // at once.
-        drop(seat);
+        drop(caller);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(result))) {
             let text = panic_text(payload);
             log::error!("the callback of {} panicked: {text}", self.label.name);
@@ -119,7 +119,7 @@ where
     }
 
     fn hand_on(&self) {
-        self.settle(false);
+        self.finish(false);
     }
 
     fn refuse(&self) -> bool {
@@ -136,6 +136,6 @@ where
     D: FnOnce(Result<T, Error>) + Send + 'static,
 {
     fn ring(&self) {
-        self.settle(true);
+        self.finish(true);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::ops::Error;
 use crate::os::peer::Share;
-use crate::pool::{CallShare, Ration};
+use crate::pool::{CallClass, CallShare};
 use crate::rpc::envelope::members;
 use crate::rpc::table::Effect::Changes;
 use crate::rpc::table::{Callee, Method, Service};
@@ -14,7 +14,7 @@ pub(super) const ASYNC: &str = "async";
 
 /// When a call runs that may become a job.
 #[derive(Clone, Copy)]
-pub(super) enum When<'a> {
+pub(super) enum Execution<'a> {
     /// Now, unless its arguments say otherwise.
     Now,
     /// As a job.
@@ -66,22 +66,22 @@ impl Callee {
 
 /// Returns the share of this user that counts a call which writes a job's file.
 pub(super) fn file_share(user: Share) -> CallShare {
-    CallShare { ration: Ration::JobFile, user, guest: "".into() }
+    CallShare { class: CallClass::JobFile, user, guest: "".into() }
 }
 
 /// Decides how a call runs that may become a job. `secret` is a member that no job's file may contain.
 pub(super) fn mode_of(
-    when: When<'_>,
+    execution: Execution<'_>,
     wanted: Result<bool, Error>,
     (is_dry_run, waits): (bool, bool),
     secret: Option<&str>,
     written: Option<&RawValue>,
 ) -> Mode {
     let invalid = |why: &str| Mode::Fail(Error::Invalid(why.to_owned()));
-    match (when, wanted) {
+    match (execution, wanted) {
         (_, Err(error)) => return Mode::Fail(error),
-        (When::ByJob(_), _) | (When::Now, Ok(false)) => return Mode::Run,
-        (When::Now | When::Later, Ok(_)) => {}
+        (Execution::ByJob(_), _) | (Execution::Now, Ok(false)) => return Mode::Run,
+        (Execution::Now | Execution::Later, Ok(_)) => {}
     }
     if is_dry_run {
         return invalid("a dry run cannot be a job");

@@ -31,7 +31,7 @@ use serde::Serialize;
 use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
-use crate::rpc::subject::{Subject, cut};
+use crate::rpc::target::{Target, cut};
 use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
 use sink::Sink;
@@ -41,7 +41,7 @@ const RECORD_BYTES: usize = 128;
 
 /// The caller of a call, and the audit that records it.
 #[derive(Clone, Copy, Debug)]
-pub struct Behalf<'a> {
+pub struct CallContext<'a> {
     /// The caller.
     pub caller: &'a Caller,
     /// The audit that records the call.
@@ -50,7 +50,7 @@ pub struct Behalf<'a> {
     pub inbound: Option<&'a dyn Inbound>,
 }
 
-impl Behalf<'_> {
+impl CallContext<'_> {
     /// Returns when the call arrived, or the current time without a request.
     pub(super) fn arrived(&self) -> Instant {
         self.inbound.map_or_else(Instant::now, Inbound::arrived)
@@ -97,7 +97,7 @@ pub trait Inbound: fmt::Debug + Send + Sync {
     fn arrived(&self) -> Instant;
 
     /// Waits from here on without this thread. A request that has started continues even if its caller disconnects.
-    fn park(&mut self, has_begun: bool);
+    fn park(&mut self, has_started: bool);
 
     /// Continues on a thread that may block: this one if it may, otherwise later a handler's. There a request that has
     /// not started is dropped if its caller has disconnected.
@@ -163,7 +163,7 @@ impl Audit {
     }
 
     /// Queues the record of a call.
-    fn write(&self, call: &Call, outcome: &Outcome<'_>) {
+    fn write(&self, call: &AuditedCall, outcome: &Outcome<'_>) {
         let Some(writer) = &self.writer else { return };
         if !self.has_file && !log_enabled!(Level::Info) {
             return;
@@ -173,7 +173,7 @@ impl Audit {
         let record = Box::new(Record {
             time: clock::rfc3339_utc(SystemTime::now()),
             method: call.method.clone(),
-            subject: call.subject.as_ref().map(|it| it.cut(self.limits.name_chars)),
+            target: call.target.as_ref().map(|it| it.cut(self.limits.name_chars)),
             address: address.map_or_else(|| "unix".to_owned(), |address| address.to_string()),
             uid: peer.map(|peer| peer.uid),
             user: None,
@@ -233,37 +233,37 @@ impl Records {
 }
 
 /// A changing call that runs. A drop without `end` means that a panic ended it.
-pub(super) struct Call {
+pub(super) struct AuditedCall {
     caller: Caller,
     audit: Arc<Audit>,
     method: String,
-    subject: Option<Subject>,
+    target: Option<Target>,
     began: Instant,
     has_ended: bool,
 }
 
-impl Call {
+impl AuditedCall {
     /// Starts the record of a call of this method that began at `began`. The target is `None` if the request has no
     /// valid one.
     pub(super) fn begin(
-        by: Behalf<'_>,
+        by: CallContext<'_>,
         method: String,
-        subject: Option<Subject>,
+        target: Option<Target>,
         began: Instant,
     ) -> Self {
         let (caller, audit) = (*by.caller, Arc::clone(by.audit));
-        Self { caller, audit, method, subject, began, has_ended: false }
+        Self { caller, audit, method, target, began, has_ended: false }
     }
 
     /// Queues the call's record; returns the call's target.
-    pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Subject {
+    pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Target {
         self.has_ended = true;
         self.audit.write(&self, outcome);
-        self.subject.take().unwrap_or_default()
+        self.target.take().unwrap_or_default()
     }
 }
 
-impl Drop for Call {
+impl Drop for AuditedCall {
     fn drop(&mut self) {
         if !self.has_ended && thread::panicking() {
             self.audit.write(self, &Outcome::Panic);
@@ -306,7 +306,7 @@ struct Record {
     time: String,
     method: String,
     #[serde(flatten)]
-    subject: Option<Subject>,
+    target: Option<Target>,
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
@@ -324,16 +324,16 @@ struct Record {
 impl Record {
     /// Returns the bytes of the queue that the record takes.
     fn bytes(&self) -> usize {
-        let subject = self.subject.as_ref().map_or(0, Subject::bytes);
+        let target = self.target.as_ref().map_or(0, Target::bytes);
         let error = self.error.as_ref().map_or(0, String::len);
-        RECORD_BYTES + self.method.len() + self.address.len() + subject + error
+        RECORD_BYTES + self.method.len() + self.address.len() + target + error
     }
 
     /// Writes the record into the log, as the original did with a call's method and guest (contract section 1), and
     /// with the remaining fields.
     fn log(&self) {
         let mut fields = Vec::new();
-        fields.extend(self.subject.iter().flat_map(Subject::fields));
+        fields.extend(self.target.iter().flat_map(Target::fields));
         fields.push(("address", Value::from(self.address.as_str())));
         fields.extend(self.uid.map(|uid| ("uid", Value::from(uid))));
         fields.extend(self.user.as_deref().map(|user| ("user", Value::from(user))));

@@ -8,24 +8,26 @@ use log::{Level, log_enabled};
 use serde_json::value::RawValue;
 
 use crate::guest::wire::GuestResponse;
-use crate::jobs::{Request, reached};
+use crate::jobs::{JobCall, reached};
 use crate::ops::{Error, Libvirt, Step};
 use crate::os::peer::Share;
-use crate::pool::{CallShare, JobName, NoPermit, Permit, Ration, current};
+use crate::pool::{CallClass, CallShare, JobName, NoPermit, Permit, current};
 use crate::rpc::as_job::Mode;
-use crate::rpc::audit::{Audit, Behalf, Call as Record, Inbound, Outcome, log_call, milliseconds};
+use crate::rpc::audit::{
+    Audit, AuditedCall as Record, CallContext, Inbound, Outcome, log_call, milliseconds,
+};
+use crate::rpc::bound_method::{BoundMethod, BoxedWriter, writer};
 use crate::rpc::call::Call;
 use crate::rpc::encoder::Encoder;
-use crate::rpc::given::{BoxedWriter, Given, writer};
 use crate::rpc::json::Writer;
-use crate::rpc::subject::Subject;
 use crate::rpc::table::{Callee, Service};
+use crate::rpc::target::Target;
 
 /// Runs the calls of one caller.
 #[derive(Clone, Copy)]
-pub(super) struct Desk<'a> {
+pub(super) struct Dispatcher<'a> {
     pub(super) agent: &'a Libvirt,
-    pub(super) by: Behalf<'a>,
+    pub(super) by: CallContext<'a>,
 }
 
 /// Runs the call of this request. `then` receives its answer, if it has one, on the thread that completes the call.
@@ -44,19 +46,19 @@ pub(super) fn dispatch<I: Inbound + 'static>(
         then(inbound, answer);
     };
     if let Mode::Run = call.mode {
-        match current::carry_out(call.arrived, || call.given.posting(agent)) {
+        match current::carry_out(call.arrived, || call.bound.posting(agent)) {
             Ok(Some(posting)) => {
-                let Call { callee, given, subject, is_dry_run, encoder, arrived, .. } = call;
-                let what = What::Read { subject, is_dry_run };
-                let doing = Doing { callee, began: arrived, what };
+                let Call { callee, bound, target, is_dry_run, encoder, arrived, .. } = call;
+                let what = What::Read { target, is_dry_run };
+                let in_flight = InFlightCall { callee, began: arrived, what };
                 let counted_by = Arc::clone(agent);
                 inbound.park(true);
                 let answer = Box::new(move |outcome: Result<BoxedWriter, Error>| {
-                    let subject = doing.end(&counted_by, outcome.as_ref().err());
+                    let target = in_flight.end(&counted_by, outcome.as_ref().err());
                     let outcome = outcome.as_ref().map(|write| &**write as Writer<'_>);
-                    then(inbound, encoder.answer(outcome, &subject));
+                    then(inbound, encoder.answer(outcome, &target));
                 });
-                return current::carry_out(arrived, || given.post(agent, user, posting, answer));
+                return current::carry_out(arrived, || bound.post(agent, user, posting, answer));
             }
             Ok(None) => {}
             Err(error) => call.mode = Mode::Fail(error),
@@ -65,27 +67,27 @@ pub(super) fn dispatch<I: Inbound + 'static>(
     let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
     let (share, timeout, name) = (call.share(user), call.timeout, call.callee.entry.0);
     with_permit(&Arc::clone(&agent), share, (timeout, name), inbound, move |inbound, permit| {
-        let by = Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
-        let begun = Desk { agent: &agent, by }.begin(call, permit);
-        go_on(agent, inbound, begun, then);
+        let by = CallContext { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
+        let started = Dispatcher { agent: &agent, by }.begin(call, permit);
+        go_on(agent, inbound, started, then);
     });
 }
 
 /// Runs the next step of a call on this thread, and the later steps after the events that they wait for. A panic drops
-/// `begun`, with its permit and its record, before `inbound`, which answers.
+/// `started`, with its permit and its record, before `inbound`, which answers.
 fn go_on<I: Inbound + 'static>(
     agent: Arc<Libvirt>,
     mut inbound: I,
-    mut begun: Begun,
+    mut started: StartedCall,
     then: impl FnOnce(I, Option<Vec<u8>>) + Send + 'static,
 ) {
     let by = inbound.caller().share();
-    match begun.step(&agent, by, &|| inbound.may_be_abandoned()) {
-        Step::Done(outcome) => then(inbound, begun.end(&agent, outcome)),
+    match started.step(&agent, by, &|| inbound.may_be_abandoned()) {
+        Step::Done(outcome) => then(inbound, started.end(&agent, outcome)),
         Step::Wait(wait) => {
             inbound.park(true);
             let waits = Arc::clone(&agent);
-            let next = move |inbound| go_on(agent, inbound, begun, then);
+            let next = move |inbound| go_on(agent, inbound, started, then);
             waits.wait_later(wait, Box::new(move || inbound.on_handler(next)));
         }
     }
@@ -129,8 +131,8 @@ fn deadline(
     timeout: Option<Duration>,
     arrived: Instant,
 ) -> Instant {
-    let default = match share.ration {
-        Ration::Read | Ration::Metrics | Ration::Agent => agent.deadlines().read,
+    let default = match share.class {
+        CallClass::Read | CallClass::Metrics | CallClass::Agent => agent.deadlines().read,
         _ => agent.deadlines().change,
     };
     arrived + timeout.unwrap_or(default)
@@ -152,14 +154,14 @@ fn unpermitted(
     what: &str,
     arrived: Instant,
 ) -> Error {
-    let what = match share.ration {
-        Ration::Batch => what.to_owned(),
+    let what = match share.class {
+        CallClass::Batch => what.to_owned(),
         _ => JobName::new(what, share.guest.as_ref()).to_string(),
     };
     Error::Pool(agent.pool().no_permit(why, share, &what, arrived))
 }
 
-impl Desk<'_> {
+impl Dispatcher<'_> {
     /// Runs a call that waits for its permit on this thread, as the calls of a batch or a job do; returns its answer,
     /// if it has one.
     ///
@@ -183,11 +185,11 @@ impl Desk<'_> {
             let what = call.callee.entry.0;
             in_time(permit, deadline).map_err(|why| unpermitted(agent, why, &share, what, arrived))
         });
-        let mut begun = self.begin(call, permit.transpose());
+        let mut started = self.begin(call, permit.transpose());
         let (user, is_gone) = (self.by.caller.share(), || self.by.may_be_abandoned());
         loop {
-            match begun.step(agent, user, &is_gone) {
-                Step::Done(outcome) => return begun.end(agent, outcome),
+            match started.step(agent, user, &is_gone) {
+                Step::Done(outcome) => return started.end(agent, outcome),
                 Step::Wait(wait) => agent.wait(&wait),
             }
         }
@@ -195,8 +197,8 @@ impl Desk<'_> {
 
     /// Starts a call with this permit: its verb, which logs a line at its end, or a job, which logs its line when it
     /// has run.
-    fn begin(self, call: Call, permit: Result<Option<Permit>, Error>) -> Begun {
-        let Call { callee, mut given, subject, is_dry_run, mode, encoder, arrived, .. } = call;
+    fn begin(self, call: Call, permit: Result<Option<Permit>, Error>) -> StartedCall {
+        let Call { callee, mut bound, target, is_dry_run, mode, encoder, arrived, .. } = call;
         let (permit, mode) = match permit {
             Ok(permit) => (permit, mode),
             Err(error) => (None, Mode::Fail(error)),
@@ -205,38 +207,44 @@ impl Desk<'_> {
             Mode::Run => (None, false),
             Mode::Fail(error) => (Some(Err(error)), false),
             Mode::Job(params) => {
-                let accepted = self.add_job(callee, &mut *given, params, arrived);
+                let accepted = self.add_job(callee, &mut *bound, params, arrived);
                 let is_job = accepted.is_ok();
                 (Some(accepted.map(writer)), is_job)
             }
         };
         // No caller waits for a job, so that its deadline counts from here.
-        let counted_from = if subject.job.is_some() { Instant::now() } else { arrived };
-        let doing = (!is_job).then(|| self.doing(callee, subject, is_dry_run, arrived));
-        Begun { given, outcome, permit, encoder, counted_from, doing }
+        let counted_from = if target.job.is_some() { Instant::now() } else { arrived };
+        let in_flight = (!is_job).then(|| self.in_flight(callee, target, is_dry_run, arrived));
+        StartedCall { bound, outcome, permit, encoder, counted_from, in_flight }
     }
 
     /// Makes a job of a call.
     fn add_job(
         self,
         callee: Callee,
-        given: &mut dyn Given,
+        bound: &mut dyn BoundMethod,
         params: Box<RawValue>,
         began: Instant,
     ) -> Result<GuestResponse, Error> {
-        let request = Request { params, caller: *self.by.caller };
-        let (guest, args) = given.about().for_job().ok_or(Error::NoGuest)?;
+        let request = JobCall { params, caller: *self.by.caller };
+        let (guest, args) = bound.params_mut().for_job().ok_or(Error::NoGuest)?;
         let name = callee.full_name();
         current::carry_out(began, || self.agent.add_job(&name, guest, args, request))
     }
 
     /// Records a call from its start.
-    fn doing(self, callee: Callee, subject: Subject, is_dry_run: bool, began: Instant) -> Doing {
+    fn in_flight(
+        self,
+        callee: Callee,
+        target: Target,
+        is_dry_run: bool,
+        began: Instant,
+    ) -> InFlightCall {
         let what = match callee.changes() && !is_dry_run {
-            true => What::Change(Record::begin(self.by, callee.full_name(), Some(subject), began)),
-            false => What::Read { subject, is_dry_run },
+            true => What::Change(Record::begin(self.by, callee.full_name(), Some(target), began)),
+            false => What::Read { target, is_dry_run },
         };
-        Doing { callee, began, what }
+        InFlightCall { callee, began, what }
     }
 
     /// Records a call that was refused before its verb, if the verb changes something.
@@ -248,8 +256,8 @@ impl Desk<'_> {
 }
 
 /// A call that has started.
-struct Begun {
-    given: Box<dyn Given>,
+struct StartedCall {
+    bound: Box<dyn BoundMethod>,
     /// Set if the outcome is known before the verb runs.
     outcome: Option<Result<BoxedWriter, Error>>,
     permit: Option<Permit>,
@@ -257,10 +265,10 @@ struct Begun {
     /// The start of its deadline.
     counted_from: Instant,
     /// The record to write at its end.
-    doing: Option<Doing>,
+    in_flight: Option<InFlightCall>,
 }
 
-impl Begun {
+impl StartedCall {
     /// Runs the verb, or its next step.
     fn step(
         &mut self,
@@ -271,22 +279,23 @@ impl Begun {
         if let Some(outcome) = self.outcome.take() {
             return Step::Done(outcome);
         }
-        let (given, from) = (&mut self.given, self.counted_from);
-        let step = || current::carry_out(from, || given.step(agent, is_gone));
+        let (bound, from) = (&mut self.bound, self.counted_from);
+        let step = || current::carry_out(from, || bound.step(agent, is_gone));
         current::of_caller(user, step)
     }
 
     /// Records the outcome; returns the answer, if the call has one.
     fn end(self, agent: &Libvirt, outcome: Result<BoxedWriter, Error>) -> Option<Vec<u8>> {
         drop(self.permit);
-        let doing = self.doing.map(|doing| doing.end(agent, outcome.as_ref().err()));
+        let in_flight =
+            self.in_flight.map(|in_flight| in_flight.end(agent, outcome.as_ref().err()));
         let outcome = outcome.as_ref().map(|write| &**write as Writer<'_>);
-        self.encoder.answer(outcome, &doing.unwrap_or_default())
+        self.encoder.answer(outcome, &in_flight.unwrap_or_default())
     }
 }
 
 /// A call that runs.
-struct Doing {
+struct InFlightCall {
     callee: Callee,
     began: Instant,
     what: What,
@@ -294,12 +303,12 @@ struct Doing {
 
 enum What {
     Change(Record),
-    Read { subject: Subject, is_dry_run: bool },
+    Read { target: Target, is_dry_run: bool },
 }
 
-impl Doing {
+impl InFlightCall {
     /// Counts and records the call, with its error if it failed; returns its target.
-    fn end(self, agent: &Libvirt, error: Option<&Error>) -> Subject {
+    fn end(self, agent: &Libvirt, error: Option<&Error>) -> Target {
         let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
         agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
         match what {
@@ -308,9 +317,9 @@ impl Doing {
                 Some(error) if error.is_late() => Outcome::Late(error),
                 Some(error) => Outcome::Error(error),
             }),
-            What::Read { subject, is_dry_run } => {
-                log_read(service, method, &subject, is_dry_run, began, error);
-                subject
+            What::Read { target, is_dry_run } => {
+                log_read(service, method, &target, is_dry_run, began, error);
+                target
             }
         }
     }
@@ -320,7 +329,7 @@ impl Doing {
 pub(super) fn log_read(
     service: Service,
     method: &str,
-    subject: &Subject,
+    target: &Target,
     is_dry_run: bool,
     began: Instant,
     error: Option<&Error>,
@@ -330,7 +339,7 @@ pub(super) fn log_read(
     }
     let error = error.map(ToString::to_string);
     let word = if error.is_none() { "ok" } else { "error" };
-    let mut fields: Vec<_> = subject.fields().collect();
+    let mut fields: Vec<_> = target.fields().collect();
     let ms = Value::from(milliseconds(began.elapsed()));
     fields.extend(is_dry_run.then_some(("dry_run", Value::from(true))));
     fields.extend([("ms", ms), ("outcome", Value::from(word))]);

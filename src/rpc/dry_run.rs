@@ -2,7 +2,7 @@
 
 use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
-use crate::ops::{self, Error, Forecast, Libvirt, Problem};
+use crate::ops::{self, Error, Libvirt, OperationPlan, Problem};
 use crate::rpc::texts::on_old_path;
 
 pub(super) fn create_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
@@ -26,13 +26,13 @@ fn either(
     agent: &Libvirt,
     request: PlanRequest,
     carry_out: fn(&Libvirt, GuestRequest) -> Result<GuestResponse, Error>,
-    plan: fn(&Libvirt, GuestRequest) -> Result<Forecast, Error>,
+    plan: fn(&Libvirt, GuestRequest) -> Result<OperationPlan, Error>,
 ) -> Result<PlanResponse, Error> {
     if !is_asked(&request)? {
         let done = carry_out(agent, request.into())?;
         return Ok(PlanResponse { guest: done.guest, plan: None, warnings: done.warnings });
     }
-    let Forecast { guest, mut plan, problems } = plan(agent, request.into())?;
+    let OperationPlan { guest, mut plan, problems } = plan(agent, request.into())?;
     plan.problems = problems.iter().map(text).collect();
     Ok(PlanResponse { guest: Some(guest), plan: Some(plan), warnings: Vec::new() })
 }

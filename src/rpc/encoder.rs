@@ -4,7 +4,7 @@ use crate::ops::Error;
 use crate::rpc::audit::Inbound;
 use crate::rpc::envelope::{self, Id};
 use crate::rpc::json::Writer;
-use crate::rpc::subject::Subject;
+use crate::rpc::target::Target;
 use crate::rpc::texts;
 use crate::rpc::v2::errors::{Failure, Kind};
 
@@ -23,7 +23,7 @@ impl Encoder {
     pub(super) fn answer(
         &self,
         outcome: Result<Writer<'_>, &Error>,
-        subject: &Subject,
+        target: &Target,
     ) -> Option<Vec<u8>> {
         match (self, outcome) {
             (Self::V1(id), Ok(write)) => Some(envelope::encode_success(write, id.as_ref()?)),
@@ -32,7 +32,7 @@ impl Encoder {
             }
             // The answer is mostly the request's guest again, so the buffer rarely grows.
             (Self::V2(id), Ok(write)) => success(id.as_ref(), 1024, write),
-            (Self::V2(id), Err(error)) => fail(id.as_ref(), &Failure::of(error, subject)),
+            (Self::V2(id), Err(error)) => fail(id.as_ref(), &Failure::of(error, target)),
         }
     }
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::audit::{Audit, Behalf};
-use super::dispatch::Desk;
+use super::audit::{Audit, CallContext};
+use super::dispatch::Dispatcher;
 use super::envelope::Lookup;
 use super::table::{Callee, Service};
 use super::v2;
-use crate::jobs::Begun;
+use crate::jobs::RunningJob;
 use crate::ops::Libvirt;
 
 /// The threads that run jobs.
@@ -33,13 +33,13 @@ impl Workers {
             let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
             let thread = thread::Builder::new().name(format!("job-{index}"));
             let thread = thread.spawn(move || work(&agent, &audit));
-            workers.threads.push(thread.inspect_err(|_| workers.tell_to_stop())?);
+            workers.threads.push(thread.inspect_err(|_| workers.request_stop())?);
         }
         Ok(workers)
     }
 
     /// Stops the start of jobs, and refuses new ones.
-    pub fn tell_to_stop(&self) {
+    pub fn request_stop(&self) {
         self.agent.jobs().close();
     }
 
@@ -48,7 +48,7 @@ impl Workers {
     /// # Blocking
     /// Up to `deadline`.
     pub fn stop(self, deadline: Instant) -> bool {
-        self.tell_to_stop();
+        self.request_stop();
         let ended = self.agent.jobs().wait_for_ends(deadline);
         if ended {
             for thread in self.threads {
@@ -61,19 +61,22 @@ impl Workers {
 
 /// Runs one job after the other until the agent stops.
 fn work(agent: &Libvirt, audit: &Arc<Audit>) {
-    while let Some(begun) = agent.jobs().next() {
-        carry_out(agent, audit, &begun);
+    while let Some(started) = agent.jobs().next() {
+        carry_out(agent, audit, &started);
     }
 }
 
-fn carry_out(agent: &Libvirt, audit: &Arc<Audit>, begun: &Begun) {
-    let caller = begun.request.caller;
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit, inbound: None } };
-    let outcome = match agent.jobs().may_begin(begun) {
-        Ok(()) => begun.tracked(|| v2::carry_out_job(desk, callee(&begun.method), begun)),
-        Err(error) => v2::failed(&error.into(), begun),
+fn carry_out(agent: &Libvirt, audit: &Arc<Audit>, started: &RunningJob) {
+    let caller = started.request.caller;
+    let dispatcher =
+        Dispatcher { agent, by: CallContext { caller: &caller, audit, inbound: None } };
+    let outcome = match agent.jobs().may_begin(started) {
+        Ok(()) => {
+            started.tracked(|| v2::carry_out_job(dispatcher, callee(&started.method), started))
+        }
+        Err(error) => v2::failed(&error.into(), started),
     };
-    agent.end_job(begun, outcome);
+    agent.end_job(started, outcome);
 }
 
 /// Returns the method of a job; `None` if this version no longer has it.

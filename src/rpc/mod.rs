@@ -3,6 +3,7 @@
 
 mod as_job;
 mod audit;
+mod bound_method;
 mod call;
 mod dispatch;
 mod dry_run;
@@ -10,12 +11,11 @@ mod encoder;
 pub mod envelope;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod given;
 mod jobs;
 pub mod json;
 mod strange;
-mod subject;
 mod table;
+mod target;
 mod texts;
 mod v2;
 
@@ -28,16 +28,16 @@ use serde_json::value::RawValue;
 use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
-use crate::pool::{self, Ration, current};
-use crate::rpc::as_job::When;
-use crate::rpc::call::{Asked, Call};
-use crate::rpc::dispatch::{Desk, dispatch, log_read, with_permit};
+use crate::pool::{self, CallClass, current};
+use crate::rpc::as_job::Execution;
+use crate::rpc::call::{Call, EncodedRequest};
+use crate::rpc::dispatch::{Dispatcher, dispatch, log_read, with_permit};
 use crate::rpc::encoder::Encoder;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
-use crate::rpc::subject::About;
 use crate::rpc::table::{Callee, Method};
+use crate::rpc::target::Targeted;
 use crate::storage;
-pub use audit::{Audit, Behalf, Inbound};
+pub use audit::{Audit, CallContext, Inbound};
 pub use jobs::Workers;
 pub use table::Service;
 pub use v2::answer as answer_v2;
@@ -80,8 +80,8 @@ pub fn answer<I: Inbound + 'static>(
     inbound: I,
     then: impl FnOnce(I, Answered) + Send + 'static,
 ) {
-    let by = Behalf { caller: inbound.caller(), audit, inbound: Some(&inbound) };
-    match read(Desk { agent, by }, service, body) {
+    let by = CallContext { caller: inbound.caller(), audit, inbound: Some(&inbound) };
+    match read(Dispatcher { agent, by }, service, body) {
         Err(answered) => then(inbound, answered),
         Ok(call) => {
             let method = Some(call.callee.full_name());
@@ -96,11 +96,11 @@ pub fn answer<I: Inbound + 'static>(
 ///
 /// # Blocking
 /// Up to the deadline of the method.
-pub fn answer_here(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answer {
-    let desk = Desk { agent, by };
-    match read(desk, service, body) {
+pub fn answer_here(agent: &Libvirt, service: Service, body: &[u8], by: CallContext<'_>) -> Answer {
+    let dispatcher = Dispatcher { agent, by };
+    match read(dispatcher, service, body) {
         Err(answered) => answered.answer,
-        Ok(call) => desk.wait_and_carry_out(call).into(),
+        Ok(call) => dispatcher.wait_and_carry_out(call).into(),
     }
 }
 
@@ -108,8 +108,8 @@ pub fn answer_here(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_
 ///
 /// # Errors
 /// The answer to an invalid request.
-fn read(desk: Desk<'_>, service: Service, body: &[u8]) -> Result<Call, Answered> {
-    let began = desk.by.arrived();
+fn read(dispatcher: Dispatcher<'_>, service: Service, body: &[u8]) -> Result<Call, Answered> {
+    let began = dispatcher.by.arrived();
     let mut named = None;
     let request = envelope::decode(body, |name, method| {
         let found = Callee::find(service, name, method);
@@ -121,7 +121,7 @@ fn read(desk: Desk<'_>, service: Service, body: &[u8]) -> Result<Call, Answered>
     let call = request.and_then(|request| Call::read(&request, request.method, began));
     call.map_err(|refusal| {
         if let Some(callee) = named {
-            desk.refused(callee, &refusal.text, began);
+            dispatcher.refused(callee, &refusal.text, began);
         }
         let method = named.map(Callee::full_name);
         Answered { method, answer: Answer::Refused(refusal.text) }
@@ -165,14 +165,14 @@ pub fn download<I: Inbound + 'static>(
         Err(refusal) => return then(inbound, Download::Refused(Refusal::STATUS, refusal.text)),
     };
     let (service, method) = (Service::ImageStore, "DownloadSnapshot");
-    let share = call::share(Ration::Store, inbound.caller().share(), &request.subject().key());
+    let share = call::share(CallClass::Store, inbound.caller().share(), &request.target().key());
     let opener = Arc::clone(agent);
     with_permit(agent, Some(share), (None, method), inbound, move |inbound, permit| {
         let began = inbound.arrived();
         let outcome =
             permit.and_then(|_permit| current::carry_out(began, || opener.send_snapshot(&request)));
         opener.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-        log_read(service, method, &request.subject(), false, began, outcome.as_ref().err());
+        log_read(service, method, &request.target(), false, began, outcome.as_ref().err());
         then(inbound, outcome.map_or_else(|error| refused(&error), Download::Stream));
     });
 }
@@ -187,7 +187,7 @@ fn refused(error: &Error) -> Download {
     Download::Refused(status, texts::on_old_path(error))
 }
 
-impl Asked for Request<Callee> {
+impl EncodedRequest for Request<Callee> {
     fn params(&self, _: &[&str]) -> Result<Option<&RawValue>, Refusal> {
         Ok(Request::params(self))
     }
@@ -213,8 +213,8 @@ impl Asked for Request<Callee> {
         envelope::unfit(error)
     }
 
-    fn when(&self) -> Result<When<'_>, Refusal> {
-        Ok(When::Now)
+    fn execution(&self) -> Result<Execution<'_>, Refusal> {
+        Ok(Execution::Now)
     }
 
     fn encoder(&self) -> Encoder {

@@ -1,7 +1,7 @@
 //! Texts about unknown members of a request.
 
 use crate::guest::members::{Members, Unknown};
-use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::wire::{Guest, GuestDisk, Nic};
 use crate::rpc::as_job::ASYNC;
 
 /// Returns a text for each unknown member, with the member that was probably meant.
@@ -24,7 +24,7 @@ fn describe(unknown: &Unknown) -> String {
 /// Returns the part of a guest to which a misplaced member belongs.
 fn owner(name: &str) -> Option<&'static str> {
     let owners: [(&str, &[&str]); 3] =
-        [("guest", Guest::NAMES), ("nics", Nic::NAMES), ("disks", Disk::NAMES)];
+        [("guest", Guest::NAMES), ("nics", Nic::NAMES), ("disks", GuestDisk::NAMES)];
     let found = owners.into_iter().find(|(_, names)| names.contains(&name));
     found.map(|(owner, _)| owner)
 }

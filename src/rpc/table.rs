@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::events::Page;
+use crate::events::EventPage;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::agent::{GuestInfo, LoginRequest};
 use crate::guest::wire::events::EventsRequest;
@@ -73,18 +73,18 @@ impl Service {
 pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 
 /// A verb that waits for events, in steps.
-pub(super) type InSteps<P, R> = Verb<P, Box<dyn Steps<R>>>;
+pub(super) type SteppedVerb<P, R> = Verb<P, Box<dyn Steps<R>>>;
 
 /// A verb that is a single query to libvirt.
-pub(super) type Asks<P, R> = Verb<P, Question<R>>;
+pub(super) type QueryVerb<P, R> = Verb<P, Question<R>>;
 
 /// A method, by the kind of its verb.
 #[derive(Clone, Copy)]
 pub(super) enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
     WithDryRun(Verb<PlanRequest, PlanResponse>),
-    Status(Asks<GuestRequest, GuestResponse>),
-    Metrics(Asks<GuestMetricsRequest, GuestMetricsResponse>),
+    Status(QueryVerb<GuestRequest, GuestResponse>),
+    Metrics(QueryVerb<GuestMetricsRequest, GuestMetricsResponse>),
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     List(Verb<ListRequest, ListResponse>),
     Describe(Verb<GuestRequest, VirDomain>),
@@ -96,15 +96,15 @@ pub(super) enum Method {
     Console(Verb<GuestRequest, ConsoleResponse>),
     GuestInfo(Verb<GuestRequest, GuestInfo>),
     Login(Verb<LoginRequest, GuestResponse>),
-    Shutdown(InSteps<ShutdownRequest, GuestResponse>),
+    Shutdown(SteppedVerb<ShutdownRequest, GuestResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
-    Events(InSteps<EventsRequest, Page>),
+    Events(SteppedVerb<EventsRequest, EventPage>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
     Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
     Job(Verb<JobRequest, Job>),
-    Jobs(Verb<JobsRequest, jobs::Page>),
+    Jobs(Verb<JobsRequest, jobs::JobPage>),
 }
 
 impl Method {

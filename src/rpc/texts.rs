@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::journal::{Direction, Verb};
 use crate::ops::Error;
-use crate::pool::{self, Running, Span};
+use crate::pool::{self, RunningJob, Span};
 use crate::storage;
 
 /// Returns the string in `error` for a caller of `/_mistify_RPC_` (contract section 9, "Error strings").
@@ -71,8 +71,8 @@ fn recover(verb: Verb) -> &'static str {
 }
 
 fn of_pool(error: &pool::Error) -> String {
-    let waiting_for = |text: String, running: Option<&Running>| match running {
-        Some(Running { what, age }) => {
+    let waiting_for = |text: String, running: Option<&RunningJob>| match running {
+        Some(RunningJob { what, age }) => {
             format!("{text}; {what} is still running since {} ago", Span(*age))
         }
         None => text,
@@ -82,9 +82,9 @@ fn of_pool(error: &pool::Error) -> String {
             let full = pool::Error::Busy { full: full.clone(), limit: *limit, running: None };
             waiting_for(full.to_string(), running.as_ref())
         }
-        pool::Error::KeyHeld { key, waited, running } => {
-            let (key, waited) = (key.clone(), *waited);
-            let held = pool::Error::KeyHeld { key, waited, running: None };
+        pool::Error::GuestLocked { guest, waited, running } => {
+            let (guest, waited) = (guest.clone(), *waited);
+            let held = pool::Error::GuestLocked { guest, waited, running: None };
             waiting_for(held.to_string(), running.as_ref())
         }
         pool::Error::Unrun { what, lane, waited, running } => {
@@ -97,7 +97,7 @@ fn of_pool(error: &pool::Error) -> String {
             Span(*waited),
             Span(*age)
         ),
-        pool::Error::Overdue { running: Running { what, age } } => {
+        pool::Error::Overdue { running: RunningJob { what, age } } => {
             format!("deadline: not started, as {what} is still running since {} ago", Span(*age))
         }
         pool::Error::Panicked { .. } | pool::Error::Stopping => error.to_string(),
@@ -145,8 +145,8 @@ mod tests {
     use crate::libvirt::{self, Code};
     use crate::pool::{Full, Lane};
 
-    fn running() -> Option<Running> {
-        Some(Running { what: "Run web-2".to_owned(), age: Duration::from_millis(61_400) })
+    fn running() -> Option<RunningJob> {
+        Some(RunningJob { what: "Run web-2".to_owned(), age: Duration::from_millis(61_400) })
     }
 
     /// Returns both texts of an error of the pool.
@@ -198,9 +198,9 @@ mod tests {
                  Run web-2 is still running after 61 s"
             ]
         );
-        let key = "web-2".to_owned();
+        let guest = "web-2".to_owned();
         assert_eq!(
-            texts(pool::Error::KeyHeld { key, waited, running: running() }),
+            texts(pool::Error::GuestLocked { guest, waited, running: running() }),
             [
                 "deadline: timed out after 60 s waiting for another operation on web-2; \
                  Run web-2 is still running since 61 s ago",
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_failed_step_is_named_with_its_cause() {
         let message = "gone".to_owned();
-        let domain = libvirt::Origin::RPC;
+        let domain = libvirt::ErrorDomain::RPC;
         let lost = libvirt::Error { code: Code::SYSTEM_ERROR, domain, message, call: "virDomain" };
         let step = |left| Error::Step {
             step: "define domain web-1".into(),

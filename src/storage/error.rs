@@ -5,14 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::name::{BadName, Dataset};
+use super::name::{Dataset, InvalidName};
 use crate::os::resolve::ResolveError;
 
 /// Why a storage call failed.
 #[derive(Debug)]
 pub enum Error {
     /// A name is none.
-    Name(BadName),
+    Name(InvalidName),
     /// What was asked for cannot be; the sentence says why.
     Invalid(String),
     /// There is no such image, volume or snapshot; the wire text says no more (contract 8).
@@ -54,7 +54,7 @@ pub enum Error {
         clones: Vec<String>,
     },
     /// What was to be destroyed and is still there.
-    Left(Vec<Left>),
+    Left(Vec<LeftoverVolume>),
     /// Snapshots that are newer than the one to roll back to.
     HasNewer {
         /// The snapshot to roll back to.
@@ -217,31 +217,31 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<BadName> for Error {
-    fn from(bad: BadName) -> Self {
+impl From<InvalidName> for Error {
+    fn from(bad: InvalidName) -> Self {
         Self::Name(bad)
     }
 }
 
 /// Something that a removal left. `Display` names it and what keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct LeftoverVolume {
     /// Its full name.
     pub name: String,
     /// What keeps it.
-    pub why: Why,
+    pub why: RetentionCause,
 }
 
-impl Left {
+impl LeftoverVolume {
     /// Whether the agent does not try again to destroy it: it is somebody else's to destroy.
     pub fn is_others(&self) -> bool {
-        matches!(self.why, Why::Used(_) | Why::Overlay)
+        matches!(self.why, RetentionCause::Used(_) | RetentionCause::Overlay)
     }
 }
 
 /// What keeps a volume from being destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RetentionCause {
     /// Volumes elsewhere are clones of it, by full name.
     Clones(Vec<String>),
     /// This snapshot of it is held, by full name.
@@ -258,20 +258,20 @@ pub enum Why {
     Failed(String),
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for LeftoverVolume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
         match &self.why {
-            Why::Clones(clones) => write!(f, "{name} has clones: {}", clones.join(", ")),
-            Why::Held(snapshot) => write!(f, "{name}: {snapshot} is held"),
-            Why::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
-            Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
-            Why::Used(by) => write!(f, "{name} is used by {by}"),
-            Why::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
-            Why::Overlay => {
+            RetentionCause::Clones(clones) => write!(f, "{name} has clones: {}", clones.join(", ")),
+            RetentionCause::Held(snapshot) => write!(f, "{name}: {snapshot} is held"),
+            RetentionCause::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
+            RetentionCause::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
+            RetentionCause::Used(by) => write!(f, "{name} is used by {by}"),
+            RetentionCause::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
+            RetentionCause::Overlay => {
                 write!(f, "{name} has data of the guest, and the agent did not create it")
             }
-            Why::Failed(why) => write!(f, "{name}: {why}"),
+            RetentionCause::Failed(why) => write!(f, "{name}: {why}"),
         }
     }
 }

@@ -28,18 +28,19 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::config::{HostConfig, StorageLimits, Store};
-use crate::os::resolve::Trusted;
+use crate::os::resolve::TrustedUsers;
 
 pub use self::directory::DirectoryStore;
-pub use self::error::{Error, Left, Why};
-pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
+pub use self::error::{Error, LeftoverVolume, RetentionCause};
+pub use self::name::{Dataset, Id, InvalidName, PoolName, SnapshotName};
 pub use self::types::{
-    Action, Adopts, Content, Image, ImageSource, InUse, Made, Maker, Newer, Origin, Planned, Plans,
-    Reach, Removal, Removing, Snapshot, Space, Usage, Volume, Wanted, Whose,
+    Action, AdoptionRule, CloneOrigin, Content, CreatedVolume, ImageSource, InUse, Maker,
+    NewerSnapshots, PlannedVolume, Recursion, Removal, RemovalPlan, Space, StoredImage,
+    StoredSnapshot, StoredVolume, Usage, VolumePlans, VolumeSelection, VolumeSpec,
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::zfs::fuzz::zfs_output as fuzz_zfs_output;
-pub use self::zfs::{PERMISSIONS, Who, ZfsStore};
+pub use self::zfs::{Grantee, PERMISSIONS, ZfsStore};
 
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;
@@ -55,7 +56,7 @@ pub const MIB: u64 = 1024 * 1024;
 pub fn open(
     host: &HostConfig,
     limits: &StorageLimits,
-    trusted: Trusted,
+    trusted: TrustedUsers,
     commands: Option<File>,
 ) -> Result<Arc<dyn Volumes>, Error> {
     let pool = PoolName::parse(&host.zpool)?;
@@ -118,8 +119,8 @@ pub trait Volumes: Send + Sync {
     /// As the trait says.
     fn prepare(&self, deadline: Instant) -> Result<(), Error>;
 
-    /// The folder of a file that is to become an image, and so may be as large; none where that is left to
-    /// the system's folder for temporary files.
+    /// The directory of a file that is to become an image, and so may be as large; none where that is left to
+    /// the system's directory for temporary files.
     ///
     /// # Errors
     /// As the trait says.
@@ -133,18 +134,18 @@ pub trait Volumes: Send + Sync {
     ///
     /// # Errors
     /// As the trait says.
-    fn plans(&self, wanted: &[Wanted], deadline: Instant) -> Result<Plans, Error>;
+    fn plans(&self, wanted: &[VolumeSpec], deadline: Instant) -> Result<VolumePlans, Error>;
 
     /// The same where all of them have to be.
     ///
     /// # Errors
     /// That of the first one, [`Error::NoSpace`].
-    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error> {
+    fn plan(&self, wanted: &[VolumeSpec], deadline: Instant) -> Result<Vec<PlannedVolume>, Error> {
         self.plans(wanted, deadline)?.all()
     }
 
     /// What [`Volumes::make`] would do; nothing for a volume that was found. From memory.
-    fn making(&self, planned: &Planned) -> Vec<Action>;
+    fn making(&self, planned: &PlannedVolume) -> Vec<Action>;
 
     /// Makes one planned volume, or adopts it where the plan found it, and waits for its device.
     /// A failure leaves nothing of it.
@@ -152,7 +153,7 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] when somebody made it meanwhile,
     /// [`Error::NotUndone`] when something is left after all.
-    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error>;
+    fn make(&self, planned: &PlannedVolume, deadline: Instant) -> Result<StoredVolume, Error>;
 
     /// Completes or changes the mark of a volume: what it was made by.
     ///
@@ -167,8 +168,12 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// As the trait says, [`Error::Hung`] also for one command that hangs: it may yet make what is
     /// to be taken back. What could not be destroyed is in the answer.
-    fn take_back(&self, made: &[Made], in_use: &InUse, deadline: Instant)
-    -> Result<Removal, Error>;
+    fn take_back(
+        &self,
+        made: &[CreatedVolume],
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error>;
 
     /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
     /// is below. A volume that is in use, has a clone elsewhere, a held snapshot or an open device is left
@@ -179,12 +184,12 @@ pub trait Volumes: Send + Sync {
     fn destroy_guest(
         &self,
         guest: &Id,
-        whose: Whose,
+        whose: VolumeSelection,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// What [`Volumes::destroy_guest`] with [`Whose::Marked`] would do; changes nothing.
+    /// What [`Volumes::destroy_guest`] with [`VolumeSelection::Marked`] would do; changes nothing.
     ///
     /// # Errors
     /// As the trait says.
@@ -193,52 +198,61 @@ pub trait Volumes: Send + Sync {
         guest: &Id,
         in_use: &InUse,
         deadline: Instant,
-    ) -> Result<Removing, Error>;
+    ) -> Result<RemovalPlan, Error>;
 
     /// Grows a volume to at least `size_mib`; the same size is a success that changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for less than it has, [`Error::NoSpace`].
-    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error>;
+    fn grow(
+        &self,
+        volume: &Dataset,
+        size_mib: u64,
+        deadline: Instant,
+    ) -> Result<StoredVolume, Error>;
 
     /// The volumes below a dataset, itself among them, or of the whole pool; by name.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the dataset.
-    fn volumes(&self, under: Option<&Dataset>, deadline: Instant) -> Result<Vec<Volume>, Error>;
+    fn volumes(
+        &self,
+        under: Option<&Dataset>,
+        deadline: Instant,
+    ) -> Result<Vec<StoredVolume>, Error>;
 
     /// The volumes of all guests, each with the bytes of data in it: before compression, and with what it shares
     /// with its image. For zfs it is one listing.
     ///
     /// # Errors
     /// As the trait says.
-    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error>;
+    fn filled(&self, deadline: Instant) -> Result<Vec<(StoredVolume, u64)>, Error>;
 
     /// One volume.
     ///
     /// # Errors
     /// [`Error::NotFound`], also for what is not a volume.
-    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error>;
+    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<StoredVolume, Error>;
 
     /// The name of the volume that a path leads to, its links resolved; where nothing is yet, of the volume that
     /// would be there. `None` for a path outside the store. Asks the system alone, not `zfs`.
     fn name_of(&self, path: &Path) -> Option<Dataset>;
 
-    /// Destroys a dataset below `guests/`, whoever made it; with [`Reach::Below`] all that is below
+    /// Destroys a dataset below `guests/`, whoever made it; with [`Recursion::Below`] all that is below
     /// it and its snapshots. What is in use is left and reported.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or where something is below and
-    /// only [`Reach::Itself`] was asked for. What could not be destroyed is in the answer.
+    /// only [`Recursion::Itself`] was asked for. What could not be destroyed is in the answer.
     fn delete(
         &self,
         name: &Dataset,
-        reach: Reach,
+        recursion: Recursion,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// Takes a snapshot of a dataset, with [`Reach::Below`] at once of all that is below it.
+    /// Takes a snapshot of a dataset, with [`Recursion::Below`] at once of all that is below it.
     /// Answers with those that were made.
     ///
     /// # Errors
@@ -246,10 +260,10 @@ pub trait Volumes: Send + Sync {
     fn create_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error>;
+    ) -> Result<Vec<StoredSnapshot>, Error>;
 
     /// Takes back what [`Volumes::create_snapshot`] with this maker took since then, or began to take
     /// before a crash. What is gone already is left alone.
@@ -259,7 +273,7 @@ pub trait Volumes: Send + Sync {
     fn take_back_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         since: SystemTime,
         deadline: Instant,
@@ -270,16 +284,19 @@ pub trait Volumes: Send + Sync {
     ///
     /// # Errors
     /// [`Error::NotFound`] for the dataset.
-    fn snapshots(&self, under: Option<&Dataset>, deadline: Instant)
-    -> Result<Vec<Snapshot>, Error>;
+    fn snapshots(
+        &self,
+        under: Option<&Dataset>,
+        deadline: Instant,
+    ) -> Result<Vec<StoredSnapshot>, Error>;
 
     /// One snapshot.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<Snapshot, Error>;
+    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<StoredSnapshot, Error>;
 
-    /// Destroys a snapshot of `guests` or something below it, with [`Reach::Below`] also those of
+    /// Destroys a snapshot of `guests` or something below it, with [`Recursion::Below`] also those of
     /// that name below.
     ///
     /// # Errors
@@ -288,7 +305,7 @@ pub trait Volumes: Send + Sync {
     fn delete_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         deadline: Instant,
     ) -> Result<(), Error>;
 
@@ -297,8 +314,13 @@ pub trait Volumes: Send + Sync {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/`, [`Error::HasNewer`] with
-    /// [`Newer::Keep`], [`Error::HasClones`] of a newer one, [`Error::Busy`].
-    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error>;
+    /// [`NewerSnapshots::Keep`], [`Error::HasClones`] of a newer one, [`Error::Busy`].
+    fn rollback(
+        &self,
+        name: &SnapshotName,
+        newer: NewerSnapshots,
+        deadline: Instant,
+    ) -> Result<(), Error>;
 
     /// The content of a snapshot as a stream: zfs's own for zfs, the raw bytes for a directory. A
     /// read fails when nothing came for the progress limit, or when the sender failed; dropping
@@ -312,13 +334,13 @@ pub trait Volumes: Send + Sync {
     ///
     /// # Errors
     /// As the trait says.
-    fn images(&self, deadline: Instant) -> Result<Vec<Image>, Error>;
+    fn images(&self, deadline: Instant) -> Result<Vec<StoredImage>, Error>;
 
     /// One complete image.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    fn image(&self, id: &Id, deadline: Instant) -> Result<Image, Error>;
+    fn image(&self, id: &Id, deadline: Instant) -> Result<StoredImage, Error>;
 
     /// Brings an image in. It appears when it is complete; a failure leaves nothing. `progress` is
     /// called with the bytes done so far. There is no deadline for the whole: a stream that stops is
@@ -332,7 +354,7 @@ pub trait Volumes: Send + Sync {
         id: &Id,
         source: ImageSource<'_>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Image, Error>;
+    ) -> Result<StoredImage, Error>;
 
     /// Destroys an image with its snapshots.
     ///
@@ -345,7 +367,7 @@ pub trait Volumes: Send + Sync {
     ///
     /// # Errors
     /// As [`Volumes::plan`] and [`Volumes::make`].
-    fn provision(&self, wanted: &Wanted, deadline: Instant) -> Result<Volume, Error> {
+    fn provision(&self, wanted: &VolumeSpec, deadline: Instant) -> Result<StoredVolume, Error> {
         let planned = self.plan(std::slice::from_ref(wanted), deadline)?;
         let first = planned.first().ok_or_else(|| Error::Invalid("nothing planned".into()))?;
         self.make(first, deadline)

@@ -2,7 +2,7 @@
 //!
 //! A component has ASCII letters, digits and `-_.:`, does not begin with `-`, and is neither `.`
 //! nor `..`. So no name leaves its pool, is taken for an option, or needs quoting, and every name
-//! is also a safe path below `/dev/zvol` and below a folder.
+//! is also a safe path below `/dev/zvol` and below a directory.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) const SEED: &str = "seed";
 
 /// Why a text is no name. `Display` is the wire text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadName {
+pub struct InvalidName {
     /// What it should have been: `pool`, `dataset`, `snapshot`, `id`.
     pub kind: &'static str,
     /// The text.
@@ -25,13 +25,13 @@ pub struct BadName {
     pub why: &'static str,
 }
 
-impl fmt::Display for BadName {
+impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "invalid argument: {} {:?} {}", self.kind, self.text, self.why)
     }
 }
 
-impl std::error::Error for BadName {}
+impl std::error::Error for InvalidName {}
 
 /// One component of a dataset's name: a guest's id or an image's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,8 +42,8 @@ impl Id {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, BadName> {
-        check_component(text).and_then(|()| within(text.len())).map_err(|why| BadName {
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_component(text).and_then(|()| within(text.len())).map_err(|why| InvalidName {
             kind: "id",
             text: text.to_owned(),
             why,
@@ -73,8 +73,8 @@ impl PoolName {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, BadName> {
-        let bad = |why| BadName { kind: "pool", text: text.to_owned(), why };
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let bad = |why| InvalidName { kind: "pool", text: text.to_owned(), why };
         for component in text.split('/') {
             check_component(component).map_err(bad)?;
         }
@@ -96,8 +96,8 @@ impl PoolName {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn dataset(&self, relative: &str) -> Result<Dataset, BadName> {
-        let bad = |why| BadName { kind: "dataset", text: relative.to_owned(), why };
+    pub fn dataset(&self, relative: &str) -> Result<Dataset, InvalidName> {
+        let bad = |why| InvalidName { kind: "dataset", text: relative.to_owned(), why };
         for component in relative.split('/') {
             check_component(component).map_err(bad)?;
         }
@@ -110,7 +110,7 @@ impl PoolName {
     ///
     /// # Errors
     /// What is wrong with it; also when it is in another pool, or is the pool itself.
-    pub fn full_dataset(&self, full: &str) -> Result<Dataset, BadName> {
+    pub fn full_dataset(&self, full: &str) -> Result<Dataset, InvalidName> {
         self.dataset(self.relative("dataset", full)?)
     }
 
@@ -118,8 +118,8 @@ impl PoolName {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn snapshot(&self, relative: &str) -> Result<SnapshotName, BadName> {
-        let (dataset, name) = relative.split_once('@').ok_or_else(|| BadName {
+    pub fn snapshot(&self, relative: &str) -> Result<SnapshotName, InvalidName> {
+        let (dataset, name) = relative.split_once('@').ok_or_else(|| InvalidName {
             kind: "snapshot",
             text: relative.to_owned(),
             why: "has no @",
@@ -131,7 +131,7 @@ impl PoolName {
     ///
     /// # Errors
     /// What is wrong with it; also when it is in another pool, or of the pool itself.
-    pub fn full_snapshot(&self, full: &str) -> Result<SnapshotName, BadName> {
+    pub fn full_snapshot(&self, full: &str) -> Result<SnapshotName, InvalidName> {
         self.snapshot(self.relative("snapshot", full)?)
     }
 
@@ -149,7 +149,7 @@ impl PoolName {
     ///
     /// # Errors
     /// When the name gets too long.
-    pub fn image(&self, id: &Id) -> Result<Dataset, BadName> {
+    pub fn image(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("images/{id}"))
     }
 
@@ -157,7 +157,7 @@ impl PoolName {
     ///
     /// # Errors
     /// When the name gets too long.
-    pub fn guest(&self, id: &Id) -> Result<Dataset, BadName> {
+    pub fn guest(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}"))
     }
 
@@ -165,7 +165,7 @@ impl PoolName {
     ///
     /// # Errors
     /// When the name gets too long.
-    pub fn guest_disk(&self, id: &Id, index: usize) -> Result<Dataset, BadName> {
+    pub fn guest_disk(&self, id: &Id, index: usize) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}/disk-{index}"))
     }
 
@@ -173,7 +173,7 @@ impl PoolName {
     ///
     /// # Errors
     /// When the name gets too long.
-    pub fn guest_seed(&self, id: &Id) -> Result<Dataset, BadName> {
+    pub fn guest_seed(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}/{SEED}"))
     }
 
@@ -181,9 +181,9 @@ impl PoolName {
         Dataset { full: format!("{}/{component}", self.0), pool_bytes: self.0.len() }
     }
 
-    fn relative<'t>(&self, kind: &'static str, full: &'t str) -> Result<&'t str, BadName> {
+    fn relative<'t>(&self, kind: &'static str, full: &'t str) -> Result<&'t str, InvalidName> {
         let rest = full.strip_prefix(self.as_str()).and_then(|rest| rest.strip_prefix('/'));
-        rest.ok_or_else(|| BadName { kind, text: full.to_owned(), why: "is not in the pool" })
+        rest.ok_or_else(|| InvalidName { kind, text: full.to_owned(), why: "is not in the pool" })
     }
 }
 
@@ -239,9 +239,9 @@ impl Dataset {
     ///
     /// # Errors
     /// What is wrong with the name.
-    pub fn snapshot(&self, name: &str) -> Result<SnapshotName, BadName> {
+    pub fn snapshot(&self, name: &str) -> Result<SnapshotName, InvalidName> {
         let full = format!("{}@{name}", self.full);
-        let bad = |why| BadName { kind: "snapshot", text: name.to_owned(), why };
+        let bad = |why| InvalidName { kind: "snapshot", text: name.to_owned(), why };
         check_component(name).and_then(|()| within(full.len())).map_err(bad)?;
         Ok(SnapshotName { dataset: self.clone(), full })
     }

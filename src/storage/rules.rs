@@ -1,13 +1,13 @@
 //! What both stores decide in the same way. Pure data.
 
 use super::name::SEED;
-use super::types::{Adopts, Maker, Origin, Volume, Wanted};
+use super::types::{AdoptionRule, CloneOrigin, Maker, StoredVolume, VolumeSpec};
 use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
 /// The size that a wanted volume gets: its own, or the image's where that is larger.
 pub(super) fn size_bytes(
-    wanted: &Wanted,
-    origin: Option<&Origin>,
+    wanted: &VolumeSpec,
+    origin: Option<&CloneOrigin>,
     unit: u64,
 ) -> Result<u64, Error> {
     let size_bytes = bytes_of(wanted.size_mib)?;
@@ -23,9 +23,9 @@ pub(super) fn size_bytes(
 
 /// Checks that an existing volume is the one that is wanted.
 pub(super) fn adopt(
-    found: &Volume,
-    wanted: &Wanted,
-    origin: Option<&Origin>,
+    found: &StoredVolume,
+    wanted: &VolumeSpec,
+    origin: Option<&CloneOrigin>,
     size_bytes: u64,
 ) -> Result<(), Error> {
     let mut what = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn adopt(
     if is != should_be && !(wanted.unmarked && is.is_none()) {
         what.push(format!("owner is {}, not {}", or_none(is), or_none(should_be)));
     }
-    what.extend(not_adopted(found, &wanted.adopts));
+    what.extend(not_adopted(found, &wanted.adoption));
     if what.is_empty() {
         return Ok(());
     }
@@ -50,8 +50,8 @@ pub(super) fn adopt(
 }
 
 /// Why a volume is not to be adopted though its name, size, origin and owner are right.
-fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
-    if !adopts.only_unwritten(found) {
+fn not_adopted(found: &StoredVolume, adoption: &AdoptionRule) -> Option<String> {
+    if !adoption.only_unwritten(found) {
         return None;
     }
     match found.maker.as_ref().and_then(Maker::domain_uuid) {
@@ -63,7 +63,11 @@ fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
 
 /// By how many bytes a volume has to grow; `None` where it has the size already. `unit` is that of
 /// its sizes, 0 where any size can be.
-pub(super) fn growth(volume: &Volume, size_mib: u64, unit: u64) -> Result<Option<u64>, Error> {
+pub(super) fn growth(
+    volume: &StoredVolume,
+    size_mib: u64,
+    unit: u64,
+) -> Result<Option<u64>, Error> {
     let size_bytes = round_up(bytes_of(size_mib)?, unit);
     // The wire's size is rounded down: it may be asked for again.
     if size_mib == volume.size_mib() || size_bytes == volume.size_bytes {
@@ -130,30 +134,30 @@ mod tests {
 
     use super::*;
     use crate::storage::types::check_space;
-    use crate::storage::{Id, MIB, Planned, PoolName, Space};
+    use crate::storage::{Id, MIB, PlannedVolume, PoolName, Space};
 
-    fn wanted(image: Option<&str>, size_mib: u64) -> Wanted {
+    fn wanted(image: Option<&str>, size_mib: u64) -> VolumeSpec {
         let id = |text: &str| Id::parse(text).unwrap();
-        Wanted {
+        VolumeSpec {
             volume: PoolName::parse("tank").unwrap().dataset("guests/a/disk-0").unwrap(),
             image: image.map(id),
             size_mib,
             space: Space::Reserved,
             owner: Some(id("a")),
             maker: None,
-            adopts: Adopts::Any,
+            adoption: AdoptionRule::Any,
             unmarked: false,
             content: None,
         }
     }
 
-    fn origin(size_bytes: u64) -> Origin {
+    fn origin(size_bytes: u64) -> CloneOrigin {
         let pool = PoolName::parse("tank").unwrap();
-        Origin { snapshot: pool.snapshot("images/i@s").unwrap(), size_bytes }
+        CloneOrigin { snapshot: pool.snapshot("images/i@s").unwrap(), size_bytes }
     }
 
-    fn found(size_bytes: u64, origin: Option<&str>, owner: Option<&str>) -> Volume {
-        Volume {
+    fn found(size_bytes: u64, origin: Option<&str>, owner: Option<&str>) -> StoredVolume {
+        StoredVolume {
             name: wanted(None, 1).volume,
             size_bytes,
             device: PathBuf::new(),
@@ -192,7 +196,7 @@ mod tests {
         let older = found(MIB, Some("tank/images/i@older"), mark);
         assert!(adopt(&older, &wanted(Some("i"), 0), Some(&image), MIB).is_ok());
 
-        let nobodys = Wanted { unmarked: true, ..wanted(None, 1) };
+        let nobodys = VolumeSpec { unmarked: true, ..wanted(None, 1) };
         assert!(adopt(&found(MIB, None, None), &nobodys, None, MIB).is_ok());
         assert!(adopt(&found(MIB, None, Some("b")), &nobodys, None, MIB).is_err());
 
@@ -208,18 +212,19 @@ mod tests {
     #[test]
     fn new_guest_adopts_no_foreign_or_written_volume() {
         let (own, other) = (Maker::domain("u-1"), Maker::domain("u-2"));
-        let adopted = |maker: Option<&Maker>, is_written, adopts| {
-            let found = Volume { maker: maker.cloned(), is_written, ..found(MIB, None, Some("a")) };
-            adopt(&found, &Wanted { adopts, ..wanted(None, 1) }, None, MIB).is_ok()
+        let adopted = |maker: Option<&Maker>, is_written, adoption| {
+            let found =
+                StoredVolume { maker: maker.cloned(), is_written, ..found(MIB, None, Some("a")) };
+            adopt(&found, &VolumeSpec { adoption, ..wanted(None, 1) }, None, MIB).is_ok()
         };
         for (maker, is_written) in [(Some(&Maker::call()), false), (None, false)] {
-            assert!(adopted(maker, is_written, Adopts::Unwritten));
+            assert!(adopted(maker, is_written, AdoptionRule::Unwritten));
         }
         for (maker, is_written) in [(None, true), (Some(&Maker::call()), true), (Some(&own), false)]
         {
-            assert!(!adopted(maker, is_written, Adopts::Unwritten));
+            assert!(!adopted(maker, is_written, AdoptionRule::Unwritten));
         }
-        assert!(adopted(Some(&other), true, Adopts::Any));
+        assert!(adopted(Some(&other), true, AdoptionRule::Any));
     }
 
     #[test]
@@ -228,11 +233,15 @@ mod tests {
         let device = PathBuf::from("/absent/disk-0");
         let adopted = |maker: Option<&Maker>, is_written, named: &[&str]| {
             let named = named.iter().map(PathBuf::from).collect();
-            let adopts = Adopts::OfDomain { maker: own.clone(), named };
+            let adoption = AdoptionRule::OfDomain { maker: own.clone(), named };
             let volume = found(MIB, None, Some("a"));
-            let found =
-                Volume { maker: maker.cloned(), device: device.clone(), is_written, ..volume };
-            adopt(&found, &Wanted { adopts, ..wanted(None, 1) }, None, MIB).is_ok()
+            let found = StoredVolume {
+                maker: maker.cloned(),
+                device: device.clone(),
+                is_written,
+                ..volume
+            };
+            adopt(&found, &VolumeSpec { adoption, ..wanted(None, 1) }, None, MIB).is_ok()
         };
         assert!(adopted(Some(&own), true, &[]));
         for maker in [None, Some(&call)] {
@@ -297,8 +306,8 @@ mod tests {
 
     #[test]
     fn space_is_required_for_missing_reserved_volumes() {
-        let plan = |size_bytes, space, found| Planned {
-            wanted: Wanted { space, ..wanted(None, 1) },
+        let plan = |size_bytes, space, found| PlannedVolume {
+            wanted: VolumeSpec { space, ..wanted(None, 1) },
             size_bytes,
             origin: None,
             found,

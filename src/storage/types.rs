@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MIB;
-use super::error::{Error, Left, Why};
+use super::error::{Error, LeftoverVolume, RetentionCause};
 use super::name::{Dataset, Id, SnapshotName};
 use crate::os::paths::resolved;
 use crate::os::random;
 
 /// A volume that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct VolumeSpec {
     /// Its name.
     pub volume: Dataset,
     /// The image to clone; `None` for a blank volume.
@@ -30,7 +30,7 @@ pub struct Wanted {
     /// What it is made by, as the other part of its mark.
     pub maker: Option<Maker>,
     /// What a volume that exists has to be, to be taken for the wanted one.
-    pub adopts: Adopts,
+    pub adoption: AdoptionRule,
     /// Whether a volume that is there without any mark will do: the original image agent set none.
     pub unmarked: bool,
     /// What a volume that is made begins with; `None` for zeroes, or what the image has.
@@ -103,10 +103,10 @@ impl fmt::Display for Maker {
 
 /// What a volume that exists has to be, to be taken for a wanted one of the same name, size, origin and owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Adopts {
+pub enum AdoptionRule {
     /// Anything.
     Any,
-    /// This domain's, by its mark or because the domain's definition names it; else as [`Adopts::Unwritten`].
+    /// This domain's, by its mark or because the domain's definition names it; else as [`AdoptionRule::Unwritten`].
     OfDomain {
         /// The domain, as it marks volumes.
         maker: Maker,
@@ -117,9 +117,9 @@ pub enum Adopts {
     Unwritten,
 }
 
-impl Adopts {
+impl AdoptionRule {
     /// Whether this volume is adopted only where it is no domain's and was never written to.
-    pub(super) fn only_unwritten(&self, found: &Volume) -> bool {
+    pub(super) fn only_unwritten(&self, found: &StoredVolume) -> bool {
         match self {
             Self::Any => false,
             Self::OfDomain { maker, named } => {
@@ -143,7 +143,7 @@ pub enum Space {
 
 /// A volume that was made, or was about to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct CreatedVolume {
     /// Its name.
     pub volume: Dataset,
     /// The mark that it has: without that one it is another volume.
@@ -156,16 +156,16 @@ pub struct Made {
 
 /// What [`super::Volumes::plan`] found out about one wanted volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub struct PlannedVolume {
     /// What is wanted.
-    pub wanted: Wanted,
+    pub wanted: VolumeSpec,
     /// The size that it will have or has.
     pub size_bytes: u64,
     /// What it will be cloned from.
-    pub origin: Option<Origin>,
+    pub origin: Option<CloneOrigin>,
     /// The volume, where it is there already and is adopted.
-    pub found: Option<Volume>,
-    /// Where guests will find it, as in [`Volume::device`].
+    pub found: Option<StoredVolume>,
+    /// Where guests will find it, as in [`StoredVolume::device`].
     pub device: PathBuf,
     /// Whether the dataset above it was there.
     pub parent_found: bool,
@@ -174,12 +174,12 @@ pub struct Planned {
     pub(super) made_first: Option<Dataset>,
 }
 
-impl Planned {
+impl PlannedVolume {
     /// The volume as [`super::Volumes::take_back`] wants it; `None` for one that was found.
-    pub fn to_make(&self) -> Option<Made> {
-        let Wanted { volume, owner, maker, .. } = &self.wanted;
+    pub fn to_make(&self) -> Option<CreatedVolume> {
+        let VolumeSpec { volume, owner, maker, .. } = &self.wanted;
         let (owner, maker, with_parent) = (owner.clone(), maker.clone(), !self.parent_found);
-        let made = Made { volume: volume.clone(), owner, maker, with_parent };
+        let made = CreatedVolume { volume: volume.clone(), owner, maker, with_parent };
         self.found.is_none().then_some(made)
     }
 
@@ -191,20 +191,20 @@ impl Planned {
 
 /// What came of planning volumes, each by itself and all together.
 #[derive(Debug)]
-pub struct Plans {
+pub struct VolumePlans {
     /// Each, in the order in which they were wanted; or why it cannot be.
-    pub each: Vec<Result<Planned, Error>>,
+    pub each: Vec<Result<PlannedVolume, Error>>,
     /// Bytes that are free for them.
     pub free_bytes: u64,
 }
 
-impl Plans {
+impl VolumePlans {
     /// All of them, which fit together.
     ///
     /// # Errors
     /// The first reason why one cannot be; [`Error::NoSpace`].
-    pub fn all(self) -> Result<Vec<Planned>, Error> {
-        let planned: Vec<Planned> = self.each.into_iter().collect::<Result<_, Error>>()?;
+    pub fn all(self) -> Result<Vec<PlannedVolume>, Error> {
+        let planned: Vec<PlannedVolume> = self.each.into_iter().collect::<Result<_, Error>>()?;
         check_space(&planned, self.free_bytes)?;
         Ok(planned)
     }
@@ -235,18 +235,18 @@ pub struct Action {
 
 /// What destroying a guest's volumes would do, where nobody has them open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removing {
+pub struct RemovalPlan {
     /// In this order.
     pub actions: Vec<Action>,
     /// What would stay though it is meant.
-    pub left: Vec<Left>,
+    pub left: Vec<LeftoverVolume>,
     /// Full names of what lies below and is not meant: other people's.
     pub foreign: Vec<String>,
 }
 
 /// The snapshot of an image that a volume is cloned from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct CloneOrigin {
     /// The image's only or newest snapshot.
     pub snapshot: SnapshotName,
     /// Its size.
@@ -255,7 +255,7 @@ pub struct Origin {
 
 /// A volume that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volume {
+pub struct StoredVolume {
     /// Its name.
     pub name: Dataset,
     /// Its size.
@@ -269,11 +269,11 @@ pub struct Volume {
     /// What it was made by; `None` for volumes of an older agent, and of others.
     pub maker: Option<Maker>,
     /// Whether something was written to it since it was made. A ZFS pool counts it when it syncs, some
-    /// seconds later; a plan for [`Adopts::Unwritten`] has waited for that.
+    /// seconds later; a plan for [`AdoptionRule::Unwritten`] has waited for that.
     pub is_written: bool,
 }
 
-impl Volume {
+impl StoredVolume {
     /// The size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
@@ -282,7 +282,7 @@ impl Volume {
 
 /// A snapshot that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct StoredSnapshot {
     /// Its name.
     pub name: SnapshotName,
     /// What was written since the one before (zfs: `written`); in a directory store its own size
@@ -290,7 +290,7 @@ pub struct Snapshot {
     pub written_bytes: u64,
 }
 
-impl Snapshot {
+impl StoredSnapshot {
     /// What was written in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.written_bytes / MIB
@@ -299,7 +299,7 @@ impl Snapshot {
 
 /// A complete image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct StoredImage {
     /// Its id.
     pub id: Id,
     /// Its volume.
@@ -310,7 +310,7 @@ pub struct Image {
     pub size_bytes: u64,
 }
 
-impl Image {
+impl StoredImage {
     /// The size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
@@ -342,7 +342,7 @@ pub struct InUse {
     domains: BTreeMap<String, String>,
     /// A domain that may use anything.
     unreadable: Option<String>,
-    kept: BTreeSet<PathBuf>,
+    supplied: BTreeSet<PathBuf>,
 }
 
 impl InUse {
@@ -367,14 +367,16 @@ impl InUse {
     }
 
     /// Who keeps a volume from being destroyed: by its path, as its maker, or because nobody knows.
-    pub(super) fn keeper_of(&self, device: &Path, maker: Option<&Maker>) -> Option<Why> {
-        let known = self.by(device).or_else(|| self.by_maker(maker)).map(Why::Used);
-        known.or_else(|| self.unreadable.clone().filter(|_| maker.is_none()).map(Why::MayBeUsed))
+    pub(super) fn user_of(&self, device: &Path, maker: Option<&Maker>) -> Option<RetentionCause> {
+        let known = self.by(device).or_else(|| self.by_maker(maker)).map(RetentionCause::Used);
+        known.or_else(|| {
+            self.unreadable.clone().filter(|_| maker.is_none()).map(RetentionCause::MayBeUsed)
+        })
     }
 
     /// Adds what was handed in by a caller, who destroys it, by any path. It is not meant by a removal.
     pub fn keep(&mut self, path: &Path) {
-        self.kept.insert(resolved(path));
+        self.supplied.insert(resolved(path));
     }
 
     /// Who uses what is at this path.
@@ -387,13 +389,13 @@ impl InUse {
 
     /// Whether a caller has handed in what is at this path.
     pub(super) fn keeps(&self, path: &Path) -> bool {
-        !self.kept.is_empty() && self.kept.contains(&resolved(path))
+        !self.supplied.is_empty() && self.supplied.contains(&resolved(path))
     }
 }
 
 /// How far a call reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Recursion {
     /// What is named.
     Itself,
     /// What is named and all below it.
@@ -402,7 +404,7 @@ pub enum Reach {
 
 /// Whether a rollback may destroy snapshots newer than the one that is rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newer {
+pub enum NewerSnapshots {
     /// They stay: where there are any, the call is refused.
     Keep,
     /// They are destroyed.
@@ -411,7 +413,7 @@ pub enum Newer {
 
 /// Which of a guest's volumes are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum VolumeSelection {
     /// Those that this agent made for the guest: by name and owner's mark.
     Marked,
     /// Those of them that belong to this domain.
@@ -420,7 +422,7 @@ pub enum Whose {
     Anyones,
 }
 
-impl Whose {
+impl VolumeSelection {
     /// Whether a volume with the owner's mark and this maker is meant.
     pub(super) fn means(&self, maker: Option<&str>) -> bool {
         match self {
@@ -445,7 +447,7 @@ pub struct Removal {
     /// Full names of the volumes that are gone.
     pub destroyed: Vec<String>,
     /// What was to go and is still there.
-    pub left: Vec<Left>,
+    pub left: Vec<LeftoverVolume>,
     /// Full names of what lies below and was not meant: other people's.
     pub foreign: Vec<String>,
 }
@@ -459,10 +461,10 @@ impl Removal {
     }
 
     /// Notes what became of a volume.
-    pub(super) fn note(&mut self, name: &str, outcome: Result<(), Why>) {
+    pub(super) fn note(&mut self, name: &str, outcome: Result<(), RetentionCause>) {
         match outcome {
             Ok(()) => self.destroyed.push(name.to_owned()),
-            Err(why) => self.left.push(Left { name: name.to_owned(), why }),
+            Err(why) => self.left.push(LeftoverVolume { name: name.to_owned(), why }),
         }
     }
 
@@ -477,7 +479,7 @@ impl Removal {
 
 /// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
 pub(super) fn check_space<'p>(
-    planned: impl IntoIterator<Item = &'p Planned>,
+    planned: impl IntoIterator<Item = &'p PlannedVolume>,
     free_bytes: u64,
 ) -> Result<(), Error> {
     let reserved = planned
@@ -500,15 +502,15 @@ mod tests {
 
     #[test]
     fn volume_in_use_is_kept_by_any_path() {
-        let folder = std::env::temp_dir().join(format!("mistify-kept-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let (device, link) = (folder.join("zd0"), folder.join("disk-0"));
+        let directory = std::env::temp_dir().join(format!("mistify-kept-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (device, link) = (directory.join("zd0"), directory.join("disk-0"));
         fs::write(&device, "").unwrap();
         symlink(&device, &link).unwrap();
         let mut in_use = InUse::default();
         in_use.keep(&link);
-        assert!(in_use.keeps(&link) && in_use.keeps(&device) && !in_use.keeps(&folder));
-        fs::remove_dir_all(&folder).unwrap();
+        assert!(in_use.keeps(&link) && in_use.keeps(&device) && !in_use.keeps(&directory));
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
@@ -516,11 +518,11 @@ mod tests {
         let mut in_use = InUse::default();
         in_use.add_domain("u-1".to_owned(), "domain a".to_owned());
         in_use.add_unreadable("domain b".to_owned());
-        let keeper = |maker: Option<Maker>| in_use.keeper_of(Path::new("/absent"), maker.as_ref());
-        assert_eq!(keeper(None), Some(Why::MayBeUsed("domain b".to_owned())));
-        let used = Some(Why::Used("domain a".to_owned()));
-        assert_eq!(keeper(Some(Maker::domain("u-1"))), used);
-        assert_eq!(keeper(Some(Maker::domain("u-2"))), None);
-        assert_eq!(keeper(Some(Maker::call())), None);
+        let user = |maker: Option<Maker>| in_use.user_of(Path::new("/absent"), maker.as_ref());
+        assert_eq!(user(None), Some(RetentionCause::MayBeUsed("domain b".to_owned())));
+        let used = Some(RetentionCause::Used("domain a".to_owned()));
+        assert_eq!(user(Some(Maker::domain("u-1"))), used);
+        assert_eq!(user(Some(Maker::domain("u-2"))), None);
+        assert_eq!(user(Some(Maker::call())), None);
     }
 }

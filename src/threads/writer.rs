@@ -308,7 +308,7 @@ mod tests {
     /// A destination that writes a line when the test allows it.
     struct Gated {
         /// The line that the thread is about to write.
-        begun: Sender<String>,
+        started: Sender<String>,
         /// A message, or the end of the channel, lets the thread write the line.
         go: Receiver<()>,
         written: Arc<Mutex<Vec<String>>>,
@@ -316,7 +316,7 @@ mod tests {
 
     impl LineSink<String> for Gated {
         fn write(&mut self, line: String) -> bool {
-            let _ = self.begun.send(line.clone());
+            let _ = self.started.send(line.clone());
             let _ = self.go.recv();
             assert_ne!(line, "panic");
             let is_lost = line == "lost";
@@ -331,7 +331,7 @@ mod tests {
 
     struct Bed {
         writer: Writer<String>,
-        begun: Receiver<String>,
+        started: Receiver<String>,
         /// Dropping it lets the thread write all lines.
         go: Sender<()>,
         written: Arc<Mutex<Vec<String>>>,
@@ -339,11 +339,11 @@ mod tests {
 
     impl Bed {
         fn new(bounds: Bounds) -> Self {
-            let ((begin, begun), (go, gone)) = (unbounded(), bounded(0));
+            let ((begin, started), (go, gone)) = (unbounded(), bounded(0));
             let written = Arc::new(Mutex::default());
-            let target = Gated { begun: begin, go: gone, written: Arc::clone(&written) };
+            let target = Gated { started: begin, go: gone, written: Arc::clone(&written) };
             let writer = Writer::start("test-writer", bounds, target).unwrap();
-            Self { writer, begun, go, written }
+            Self { writer, started, go, written }
         }
 
         fn push(&self, line: &str) {
@@ -353,7 +353,7 @@ mod tests {
         /// Pushes a line, and waits until the thread hangs in its write.
         fn hang(&self) {
             self.push("hangs");
-            assert_eq!(self.begun.recv_timeout(PATIENCE).unwrap(), "hangs");
+            assert_eq!(self.started.recv_timeout(PATIENCE).unwrap(), "hangs");
         }
 
         /// Lets the thread continue; returns the lines that it has written in the end.
@@ -372,7 +372,7 @@ mod tests {
         ["a", "b", "c", "d"].into_iter().for_each(|line| bed.push(line));
         assert_eq!(bed.writer.lost(), 2);
         bed.go.send_timeout((), PATIENCE).unwrap();
-        assert_eq!(bed.begun.recv_timeout(PATIENCE).unwrap(), "a");
+        assert_eq!(bed.started.recv_timeout(PATIENCE).unwrap(), "a");
         bed.push("e");
         assert_eq!(bed.writer.lost(), 2, "there is room again");
         assert_eq!(bed.release(), ["hangs", "a", "b", "2 dropped", "e"]);
@@ -444,11 +444,11 @@ mod tests {
 
     #[test]
     fn dropped_writer_writes_queued_lines() {
-        let Bed { writer, begun, go, written } = Bed::new(MANY);
+        let Bed { writer, started, go, written } = Bed::new(MANY);
         ["a", "b"].into_iter().for_each(|line| writer.push(line.to_owned(), 1));
         drop((writer, go));
         // The channel ends with the thread, after the last writer is dropped.
-        while begun.recv_timeout(PATIENCE).is_ok() {}
+        while started.recv_timeout(PATIENCE).is_ok() {}
         assert_eq!(*written.lock(), ["a", "b"]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //!     coverage COUNTS SOURCES OUT PROGRAM TEST-PROGRAM...
 //!
-//! `COUNTS` is the folder with what the programs counted, `SOURCES` the folder of the agent's sources.
+//! `COUNTS` is the directory with what the programs counted, `SOURCES` the directory of the agent's sources.
 //! What is asked about is the code that `PROGRAM` and the first `TEST-PROGRAM`, which has the library as
 //! it is shipped, are made of: no unit test. Into `OUT` goes each region that was not run, by file and
 //! line, with `?` and the like marked within their line.
@@ -67,7 +67,7 @@ fn regions(counts: &Path, sources: &Path, programs: &[PathBuf]) -> Result<Files,
 
 /// How often each line with code was run: the most of what begins on it, else what it is within.
 fn by_line(regions: &BTreeMap<SourceLocation, usize>) -> BTreeMap<usize, usize> {
-    let (mut lines, mut begun) = (BTreeMap::new(), BTreeMap::new());
+    let (mut lines, mut started) = (BTreeMap::new(), BTreeMap::new());
     let mut nested: Vec<_> = regions.iter().collect();
     // An inner region after the outer one.
     nested.sort_by_key(|(at, _)| {
@@ -76,10 +76,10 @@ fn by_line(regions: &BTreeMap<SourceLocation, usize>) -> BTreeMap<usize, usize> 
     });
     for (at, count) in nested {
         lines.extend((at.line_start..=at.line_end).map(|line| (line, *count)));
-        let most = begun.entry(at.line_start).or_default();
+        let most = started.entry(at.line_start).or_default();
         *most = (*count).max(*most);
     }
-    lines.extend(begun);
+    lines.extend(started);
     lines
 }
 

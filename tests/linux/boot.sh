@@ -1,4 +1,4 @@
-# Makes disk images that boot, for the recipes of this folder, which source this file. Files alone are
+# Makes disk images that boot, for the recipes of this directory, which source this file. Files alone are
 # needed: no loop device, no mount, no chroot.
 #
 # The layout is that of Debian's cloud images: GPT, partition 14 for GRUB's BIOS part, partition 15 the EFI
@@ -15,7 +15,7 @@ modules=(part_gpt fat ext2 search search_fs_uuid search_label configfile linux n
 
 log() { echo "+${SECONDS}s $*" >&2; }
 
-# The file that apt downloads for a package, in the current folder; the package lists may be too old.
+# The file that apt downloads for a package, in the current directory; the package lists may be too old.
 download() {
     apt-get download -q -o APT::Sandbox::User=root "$@" >/dev/null || {
         apt-get update -q >/dev/null
@@ -60,7 +60,7 @@ with open(disk, 'r+b') as f:
 PYTHON
 }
 
-# Writes the EFI system partition: the disk, its size in MiB, and the files and folders in it.
+# Writes the EFI system partition: the disk, its size in MiB, and the files and directories in it.
 boot_by_uefi() {
     local disk=$1 esp_mib=$2
     rm -f esp.img

@@ -14,13 +14,13 @@ cd "$(dirname "$0")"
 disk=$(./small.sh)
 flavour=${FLAVOUR:-hybrid}
 hash=$(sha256sum iso.sh boot.sh "$disk" | sha256sum | cut -c 1-16)
-folder=${disk%/*}
-image=$folder/iso-$flavour-$hash.iso
+directory=${disk%/*}
+image=$directory/iso-$flavour-$hash.iso
 if [ -e "$image" ]; then
     echo "$image"
     exit
 fi
-work=$(mktemp -d "$folder/iso.XXXXXX")
+work=$(mktemp -d "$directory/iso.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
@@ -49,7 +49,7 @@ esac >log 2>&1 || {
     cat log >&2
     exit 1
 }
-find "$folder" -name "iso-*.iso" -mtime +30 -delete
+find "$directory" -name "iso-*.iso" -mtime +30 -delete
 mv disc "$image"
 log "done: $(du -h "$image" | cut -f1)"
 echo "$image"

@@ -20,7 +20,7 @@
 #   STACK_BRIDGE  what mistify0 is: linux (default), or openvswitch with its userspace datapath,
 #                 which needs no kernel module
 #   STACK_USER    qemu's user, and its group of the same name: root (default)
-#   STACK_CACHE   a folder that keeps libvirt's record of qemu's capabilities between runs
+#   STACK_CACHE   a directory that keeps libvirt's record of qemu's capabilities between runs
 set -euo pipefail
 
 cgroup_mode=${STACK_CGROUP:-v2}
@@ -86,9 +86,9 @@ leave_cgroups() {
 }
 
 private_folders() {
-    local folder
-    for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
-        mount -t tmpfs -o mode=755 tmpfs "$folder"
+    local directory
+    for directory in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+        mount -t tmpfs -o mode=755 tmpfs "$directory"
     done
     # Where libvirt looks for huge pages when it starts; not every kernel has them.
     mkdir /run/hugepages

@@ -7,25 +7,25 @@ use super::{NO_FILE, error, request};
 use crate::client::{Create, NewGuest, WaitFor};
 
 /// Returns the parsed `create` with these arguments.
-fn creation(words: &[&str]) -> Create {
-    match request(words, &[], NO_FILE) {
+fn creation(args: &[&str]) -> Create {
+    match request(args, &[], NO_FILE) {
         Ok(Request::Do(Command::Create { create, .. }, _)) => *create,
-        other => panic!("{words:?}: {other:?}"),
+        other => panic!("{args:?}: {other:?}"),
     }
 }
 
 /// Returns the guest that the options describe.
-fn new_guest(words: &[&str]) -> serde_json::Value {
-    let all = [&["create", "web-1", "--image", "debian-12", "--memory=1G"], words].concat();
+fn new_guest(args: &[&str]) -> serde_json::Value {
+    let all = [&["create", "web-1", "--image", "debian-12", "--memory=1G"], args].concat();
     match creation(&all).guest {
         NewGuest::Options { guest, .. } => guest,
-        other @ NewGuest::File(_) => panic!("{words:?}: {other:?}"),
+        other @ NewGuest::File(_) => panic!("{args:?}: {other:?}"),
     }
 }
 
 #[test]
 fn options_of_create_describe_a_guest() {
-    let words = [
+    let args = [
         "create",
         "web-1",
         "--image",
@@ -73,7 +73,7 @@ fn options_of_create_describe_a_guest() {
         ],
         "cloud_init": { "user": "alice", "hostname": "web" },
     });
-    let create = creation(&words);
+    let create = creation(&args);
     let ssh_keys = ["a.pub", "b.pub"].map(Into::into).to_vec();
     assert_eq!(create.guest, NewGuest::Options { guest: expected, ssh_keys, user_data: None });
     assert_eq!((create.wait, create.limit), (Some(WaitFor::Ssh), Duration::from_secs(30)));
@@ -88,23 +88,23 @@ fn create_without_a_guests_options_reads_a_file() {
     assert_eq!(creation(&["create", "-"]).guest, NewGuest::File("-".into()));
     assert!(!creation(&["create", "-"]).run);
     // Before the subcommand, an option may belong to another subcommand.
-    for words in [&["--wait=ssh", "create", "-", "--run"][..], &["--wait", "ssh", "create", "-"]] {
+    for args in [&["--wait=ssh", "create", "-", "--run"][..], &["--wait", "ssh", "create", "-"]] {
         let why = "--wait: valid only with shutdown and create";
-        assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
+        assert_eq!(error(args), Error::Usage(why.to_owned()), "{args:?}");
     }
 }
 
 #[test]
 fn a_seed_is_made_for_what_only_a_seed_can_tell() {
-    let has_seed = |words: &[&str]| !new_guest(words)["cloud_init"].is_null();
+    let has_seed = |args: &[&str]| !new_guest(args)["cloud_init"].is_null();
     assert!(!has_seed(&[]) && !has_seed(&["--network", "a,vlan=1,gateway=192.0.2.1"]));
-    for words in [
+    for args in [
         &["--network", "a,address=2001:db8::7/64"][..],
         &["--ssh-key", "a.pub"],
         &["--user-data", "a.yaml"],
         &["--hostname", "web"],
     ] {
-        assert!(has_seed(words), "{words:?}");
+        assert!(has_seed(args), "{args:?}");
     }
 }
 
@@ -127,7 +127,7 @@ fn a_macless_nic_gets_the_same_address_each_time() {
 #[test]
 fn create_refuses_options_that_contradict() {
     let common = ["create", "web-1", "--image", "debian-12", "--memory", "1G"];
-    for (words, why) in [
+    for (args, why) in [
         (&["--user", "a"][..], "--user: requires --ssh-key"),
         (&["--user=a", "--ssh-key=a", "--user-data=b"], "--user: not possible with --user-data"),
         (&["--wait", "ssh"], "--wait: requires --run"),
@@ -142,14 +142,14 @@ fn create_refuses_options_that_contradict() {
         (&["surplus"], "create web-1 surplus: not a subcommand"),
     ] {
         let why = Error::Usage(why.to_owned());
-        assert_eq!(error(&[&common[..], words].concat()), why, "{words:?}");
+        assert_eq!(error(&[&common[..], args].concat()), why, "{args:?}");
     }
     let why = "create ID: --image IMAGE and --memory SIZE are required";
-    for words in [&["create", "web-1", "--image", "a"][..], &["create", "web-1", "--memory=1G"]] {
-        assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
+    for args in [&["create", "web-1", "--image", "a"][..], &["create", "web-1", "--memory=1G"]] {
+        assert_eq!(error(args), Error::Usage(why.to_owned()), "{args:?}");
     }
-    for words in [&["run", "web-1", "--run"][..], &["list", "--image", "a"], &["create"]] {
-        assert!(matches!(error(words), Error::Usage(_)), "{words:?}");
+    for args in [&["run", "web-1", "--run"][..], &["list", "--image", "a"], &["create"]] {
+        assert!(matches!(error(args), Error::Usage(_)), "{args:?}");
     }
     for network in [
         "",
@@ -205,12 +205,12 @@ fn sizes_have_binary_units_and_are_whole_mebibytes() {
 
 #[test]
 fn what_follows_a_guest_belongs_to_ssh() {
-    let words = |words: &[&str]| match request(words, &[], NO_FILE) {
-        Ok(Request::Do(Command::Ssh { id, words }, settings)) => {
-            assert_eq!((id.as_str(), settings.config.pool.queue), ("web-1", 5), "{words:?}");
-            words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    let args = |args: &[&str]| match request(args, &[], NO_FILE) {
+        Ok(Request::Do(Command::Ssh { id, args }, options)) => {
+            assert_eq!((id.as_str(), options.config.pool.queue), ("web-1", 5), "{args:?}");
+            args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
         }
-        other => panic!("{words:?}: {other:?}"),
+        other => panic!("{args:?}: {other:?}"),
     };
     for (given, expected) in [
         (&["ssh", "web-1"][..], ""),
@@ -219,7 +219,7 @@ fn what_follows_a_guest_belongs_to_ssh() {
         (&["ssh", "web-1", "--help", "--port", "7"], "--help --port 7"),
         (&["ssh", "--", "web-1", "a", "b", "c", "d", "e"], "a b c d e"),
     ] {
-        assert_eq!(words(&[&["--queue=5"], given].concat()), expected, "{given:?}");
+        assert_eq!(args(&[&["--queue=5"], given].concat()), expected, "{given:?}");
     }
     assert!(matches!(error(&["ssh"]), Error::Usage(_)));
     for option in ["-i", "-lroot", "-v", "--port=7", "--help", "--nope"] {

@@ -9,10 +9,10 @@ use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
 use crate::guest::memory::unit_mib;
 use crate::guest::placement::numbers;
-use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
+use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskSourceInfo, MODERN};
 use crate::guest::seed;
 use crate::guest::wire::seed::CloudInit;
-use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
+use crate::guest::wire::{BUSES, CDROM, Guest, GuestDisk, Nic};
 use crate::sorted::OrderBy;
 
 /// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
@@ -40,12 +40,12 @@ const DISCARDS: &[&str] = &["unmap", "ignore"];
 
 /// What its place does not support of a disk whose open members its profile has filled in. A block device without
 /// `cache` has `none`.
-pub fn setting_fault(place: &str, disk: &Disk, at: DiskPlace) -> Option<Invalid> {
+pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Option<Invalid> {
     let cache = match disk.cache.as_str() {
         "" if at.is_block => "none",
         cache => cache,
     };
-    let passes_cache = Disk::passes_page_cache(cache);
+    let passes_cache = GuestDisk::passes_page_cache(cache);
     if disk.io == "native" && !passes_cache {
         let fault = Fault::NotWith("cache: native needs none or directsync");
         return member(&format!("{place}.io"), fault);
@@ -175,10 +175,10 @@ fn limit_faults(place: &str, limits: Option<&Limits>, names: &[&str], max: u64) 
 }
 
 /// The same for a disk.
-pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
+pub(super) fn disk_faults(place: &str, disk: &GuestDisk) -> Vec<Invalid> {
     let at = |name: &str| format!("{place}.{name}");
     let length = u64::try_from(disk.serial.len()).unwrap_or(u64::MAX);
-    let is_direct = disk.cache.is_empty() || Disk::passes_page_cache(&disk.cache);
+    let is_direct = disk.cache.is_empty() || GuestDisk::passes_page_cache(&disk.cache);
     let found = [
         word(&at("kind"), &disk.kind, KINDS),
         word(&at("format"), &disk.format, FORMATS),
@@ -221,7 +221,7 @@ pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
 ///
 /// # Errors
 /// Which buses there are.
-pub fn check_bus(place: &str, disk: &Disk) -> Result<(), Invalid> {
+pub fn check_bus(place: &str, disk: &GuestDisk) -> Result<(), Invalid> {
     match word(&format!("{place}.bus"), &disk.bus, disk.buses()) {
         Some(fault) => Err(fault),
         None => Ok(()),

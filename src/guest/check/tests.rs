@@ -1,5 +1,5 @@
 use super::*;
-use crate::guest::wire::Disk;
+use crate::guest::wire::GuestDisk;
 
 fn guest() -> Guest {
     serde_json::from_str(
@@ -147,7 +147,7 @@ fn xml_carries_all_but_a_few_characters() {
 #[test]
 fn nics_and_disks_are_bounded() {
     let nics = |count| move |g: &mut Guest| g.nics = vec![Nic::default(); count];
-    let disks = |count| move |g: &mut Guest| g.disks = vec![Disk::default(); count];
+    let disks = |count| move |g: &mut Guest| g.disks = vec![GuestDisk::default(); count];
     assert_eq!(refusal(nics(65)), "invalid argument: 65 nics; a guest can have at most 64");
     assert_eq!(refusal(disks(257)), "invalid argument: 257 disks; a guest can have at most 256");
     let mut full = guest();

@@ -3,7 +3,7 @@ use std::sync::Once;
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest::metadata::Besides;
+use crate::guest::metadata::OwnedObjects;
 use crate::guest::xml::tests::{assert_golden, xml_text};
 
 /// What the golden files were made of.
@@ -129,14 +129,14 @@ fn filter_gets_the_known_parameters_of_the_nic() {
     guest.nics[0].netmask = "255.255.255.0".into();
     guest.nics[0].gateway = "10.0.0.1".into();
     let domain = VirDomain::for_guest(&guest, &host, &[]);
-    let told = |nic: usize| {
+    let filter = |nic: usize| {
         let filter = &domain.devices.interfaces[nic].filterref;
         assert_eq!(filter.filter, "clean");
         let pairs = filter.parameters.iter().map(|p| format!("{}={}", p.name, p.value));
         pairs.collect::<Vec<_>>().join(" ")
     };
     let all = "MAC=02:00:00:00:00:0B IP=10.0.0.2 NETMASK=255.255.255.0 GATEWAY=10.0.0.1";
-    assert_eq!((told(0).as_str(), told(1).as_str()), (all, "MAC=02:00:00:00:00:0c"));
+    assert_eq!((filter(0).as_str(), filter(1).as_str()), (all, "MAC=02:00:00:00:00:0c"));
     assert!(!full().domain_xml().contains("filterref"), "without the flag there is none");
 }
 
@@ -216,15 +216,15 @@ fn nic() -> impl Strategy<Value = wire::Nic> {
     )
 }
 
-fn disk() -> impl Strategy<Value = wire::Disk> {
+fn disk() -> impl Strategy<Value = wire::GuestDisk> {
     (xml_text(), xml_text(), xml_text(), xml_text(), any::<u64>()).prop_map(
-        |(device, volume, image, source, size_mib)| wire::Disk {
+        |(device, volume, image, source, size_mib)| wire::GuestDisk {
             device,
             volume,
             image,
             source,
             size_mib,
-            ..wire::Disk::default()
+            ..wire::GuestDisk::default()
         },
     )
 }
@@ -258,7 +258,7 @@ proptest! {
         let vnc = if tcp { VncListen::Tcp } else { VncListen::Socket };
         let host = HostConfig { vnc, nwfilter, ..HostConfig::default() };
         let mut domain = VirDomain::for_guest(&guest, &host, &sources);
-        domain.metadata.besides = Besides { volumes, networks, instance: "i-7".to_owned() };
+        domain.metadata.besides = OwnedObjects { volumes, networks, instance: "i-7".to_owned() };
         prop_assert_eq!(VirDomain::from_xml(&domain.domain_xml()), Ok(domain));
     }
 }

@@ -3,8 +3,8 @@ use crate::guest::wire::CpuTopology;
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
-fn place() -> Place {
-    Place {
+fn place() -> DefinitionContext {
+    DefinitionContext {
         offer: Some(Capabilities {
             arch: "x86_64".into(),
             max_cpu: 288,
@@ -12,9 +12,9 @@ fn place() -> Place {
             ..Capabilities::default()
         }),
         disks: vec![
-            DiskPlace { is_block: true, is_direct: true },
-            DiskPlace { is_block: false, is_direct: true },
-            DiskPlace::default(),
+            DiskSourceInfo { is_block: true, is_direct: true },
+            DiskSourceInfo { is_block: false, is_direct: true },
+            DiskSourceInfo::default(),
         ],
         mtus: vec![9000, 0],
         cpus: 4,
@@ -32,7 +32,7 @@ fn guest() -> Guest {
     guest
 }
 
-fn filled(change: impl FnOnce(&mut Guest), place: &Place) -> Guest {
+fn filled(change: impl FnOnce(&mut Guest), place: &DefinitionContext) -> Guest {
     let mut guest = guest();
     change(&mut guest);
     fill(&mut guest, Profile::Modern, place);
@@ -48,7 +48,7 @@ fn classic_fills_in_nothing() {
 
 #[test]
 fn modern_is_classic_where_the_driver_says_nothing() {
-    let made = filled(|_| {}, &Place { offer: None, ..place() });
+    let made = filled(|_| {}, &DefinitionContext { offer: None, ..place() });
     assert_eq!(made, Guest { profile: CLASSIC.into(), ..guest() });
 }
 

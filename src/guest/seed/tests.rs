@@ -164,7 +164,8 @@ fn the_largest_seed_fits_its_disk() {
 #[test]
 fn a_seed_is_behind_the_disks_of_its_guest() {
     let disk = |buses: &[&str], seed_bus: &str, is_modern| {
-        let disks = buses.iter().map(|bus| Disk { bus: (*bus).to_owned(), ..Disk::default() });
+        let disks =
+            buses.iter().map(|bus| GuestDisk { bus: (*bus).to_owned(), ..GuestDisk::default() });
         let guest = Guest {
             disks: disks.collect(),
             seed: "hmac".to_owned(),

@@ -42,7 +42,7 @@ fn null_elements_are_zero_elements() {
     let read = guest(r#"{"nics":[null,{"vlans":[null,7]}],"disks":[null],"metadata":{"k":null}}"#);
     assert_eq!(read.nics[0], Nic::default());
     assert_eq!(read.nics[1].vlans, Some(vec![0, 7]));
-    assert_eq!(read.disks, [Disk::default()]);
+    assert_eq!(read.disks, [GuestDisk::default()]);
     assert_eq!(read.metadata["k"], "");
 }
 

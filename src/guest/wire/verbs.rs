@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::guest::members::members;
 use crate::guest::wire::agent::Address;
-use crate::guest::wire::{Disk, Guest, GuestRequest, Nic};
+use crate::guest::wire::{Guest, GuestDisk, GuestRequest, Nic};
 
 /// What List is called with. All of it may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -138,7 +138,7 @@ pub struct PlanResponse {
 /// What a verb would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// In this order, as far as they are known; none where nothing would be begun.
+    /// In this order, as far as they are known; none where nothing would be started.
     pub steps: Vec<PlanStep>,
     /// What would make the verb fail, each as its error would say it.
     pub problems: Vec<String>,
@@ -261,7 +261,7 @@ pub struct DiskRequest {
     /// The guest.
     pub guest: Option<Guest>,
     /// The disk.
-    pub disk: Option<Disk>,
+    pub disk: Option<GuestDisk>,
     /// As those of [`GuestRequest`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,

@@ -18,7 +18,7 @@ fn socket() -> Caller {
 }
 
 fn guard() -> Guard {
-    Guard { beyond: Beyond::Token(Token::of_test(SECRET)), names: vec!["hv1.example".into()] }
+    Guard { beyond: RemoteAccess::Token(Token::of_test(SECRET)), names: vec!["hv1.example".into()] }
 }
 
 /// Returns the status and the sentence of the refusal; 0 for none.
@@ -204,7 +204,7 @@ fn remote_callers_need_a_token_unless_all_may_call() {
     let host = ("Host", "192.0.2.9");
     let auth = ("Authorization", "Bearer ");
     assert_eq!(judge(&Guard::default(), &remote(), &[host, auth]).0, 401);
-    let open = Guard { beyond: Beyond::Open, ..Guard::default() };
+    let open = Guard { beyond: RemoteAccess::Open, ..Guard::default() };
     assert_eq!(judge(&open, &remote(), &[host]).0, 0);
     assert_eq!(judge(&open, &remote(), &[("Host", "evil.example")]).0, 403);
 }

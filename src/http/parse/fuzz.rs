@@ -28,7 +28,7 @@ fn requests<'a>(
             }
         }
         assert!(parser.buffer.len() < limits.head_bytes, "less than a head is left");
-        assert!(parser.has_begun() == (parser.pending.is_some() || !parser.buffer.is_empty()));
+        assert!(parser.has_started() == (parser.pending.is_some() || !parser.buffer.is_empty()));
         assert!(judged.len() == requests.len() + usize::from(parser.pending.is_some()));
     }
     for (request, judged) in requests.iter().zip(&judged) {

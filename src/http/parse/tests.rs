@@ -317,13 +317,13 @@ fn continue_is_sent_once_and_only_on_request() {
     let head = post("Content-Length: 5\r\nExpect: 100-Continue\r\n", "");
     let expectations = |first: &str, second: &str| {
         let mut parser = Parser::default();
-        let mut told = Vec::new();
+        let mut expectations = Vec::new();
         for piece in [first, second] {
             parser.push(piece.as_bytes());
             assert_eq!(parser.next(&limits(), |_| Ok(())), Ok(None));
-            told.extend([parser.take_expectation(), parser.take_expectation()]);
+            expectations.extend([parser.take_expectation(), parser.take_expectation()]);
         }
-        told
+        expectations
     };
     assert_eq!(expectations(&head[..9], &head[9..]), [false, false, true, false]);
     assert_eq!(expectations(&head, "12"), [true, false, false, false]);
@@ -340,11 +340,11 @@ fn empty_lines_before_a_request_are_none() {
         parser.push(piece.as_bytes());
         assert_eq!(parser.next(&limits(), |_| Ok(())), Ok(None));
     }
-    assert!(!parser.has_begun());
+    assert!(!parser.has_started());
     parser.push(post("", "").as_bytes());
-    assert!(parser.has_begun());
+    assert!(parser.has_started());
     assert!(parser.next(&limits(), |_| Ok(())).unwrap().is_some());
-    assert!(!parser.has_begun());
+    assert!(!parser.has_started());
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_drained_parser_keeps_little_memory() {
     let mut parser = Parser::default();
     parser.push(post("", "").repeat(1_000).as_bytes());
     while parser.next(&limits(), |_| Ok(())).unwrap().is_some() {}
-    assert!(parser.buffer.capacity() <= BUFFER_BYTES_KEPT);
+    assert!(parser.buffer.capacity() <= BUFFER_BYTES_RETAINED);
 }
 
 /// Makes valid and invalid requests and fragments, so that sequences of them reach every state.

@@ -23,14 +23,14 @@ pub(crate) fn journal_file(data: &[u8]) {
 
 /// Checks that a record ends at the end of a line, is the same without a torn end, accepts another
 /// step, and is the same when it is written again.
-fn file(content: &[u8]) -> Option<Record> {
+fn file(content: &[u8]) -> Option<IntentRecord> {
     let limits = JournalLimits { steps: 8, ..JournalLimits::default() };
     let scope = Scope {
         libvirt_uri: "qemu:///system".to_owned(),
         store: "zfs".to_owned(),
         zpool: "mistify".to_owned(),
     };
-    let read = match Record::read(content, &scope, &limits) {
+    let read = match IntentRecord::read(content, &scope, &limits) {
         Ok(read) => read,
         Err(unfit) => {
             assert!(!unfit.to_string().contains('\n'), "{unfit}");
@@ -42,25 +42,28 @@ fn file(content: &[u8]) -> Option<Record> {
     let whole = whole.expect("it ends in the file");
     assert!(whole.ends_with(b"\n"));
     assert!(!content.get(whole.len()..).unwrap_or_default().contains(&b'\n'), "a torn end alone");
-    assert_eq!(Record::read(whole, &scope, &limits).expect("the same file"), read);
+    assert_eq!(IntentRecord::read(whole, &scope, &limits).expect("the same file"), read);
     let step = Step::NetworkDefined("02:00:00:00:00:01".to_owned());
     let more = [whole, &read.tail.line(&step).0].concat();
-    match Record::read(&more, &scope, &limits) {
+    match IntentRecord::read(&more, &scope, &limits) {
         Ok(more) => {
             let before = more.intent.steps.strip_suffix(std::slice::from_ref(&step));
             assert_eq!(before, Some(read.intent.steps.as_slice()));
         }
-        Err(unfit) => assert!(matches!(unfit, Unfit::Steps(8)) && read.intent.steps.len() == 8),
+        Err(unfit) => {
+            assert!(matches!(unfit, InvalidIntent::Steps(8)) && read.intent.steps.len() == 8)
+        }
     }
-    let Intent { begun, verb, guest, request, steps, .. } = &read.intent;
-    let (mut again, header) = Record::begin(&scope, *begun, *verb, guest, request);
+    let Intent { started, verb, guest, request, steps, .. } = &read.intent;
+    let (mut again, header) = IntentRecord::begin(&scope, *started, *verb, guest, request);
     let mut lines = vec![header];
     for step in steps {
         let (line, tail) = again.tail.line(step);
         lines.push(line);
         again.tail = tail;
     }
-    let again = Record::read(&lines.concat(), &scope, &limits).expect("what is written is read");
-    assert_eq!(Intent { begun: read.intent.begun, ..again.intent }, read.intent);
+    let again =
+        IntentRecord::read(&lines.concat(), &scope, &limits).expect("what is written is read");
+    assert_eq!(Intent { started: read.intent.started, ..again.intent }, read.intent);
     Some(read)
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest::wire::{Disk, Nic};
+use crate::guest::wire::{GuestDisk, Nic};
 
 fn scope() -> Scope {
     Scope {
@@ -11,18 +11,19 @@ fn scope() -> Scope {
     }
 }
 
-fn read(content: &[u8]) -> Result<Record, Unfit> {
-    Record::read(content, &scope(), &JournalLimits::default())
+fn read(content: &[u8]) -> Result<IntentRecord, InvalidIntent> {
+    IntentRecord::read(content, &scope(), &JournalLimits::default())
 }
 
 /// Returns the lines of a file, and its record.
-fn written(guest: &str, steps: &[Step]) -> (Vec<Vec<u8>>, Record) {
+fn written(guest: &str, steps: &[Step]) -> (Vec<Vec<u8>>, IntentRecord) {
     let nic = Nic { mac: "02:00:00:00:00:01".to_owned(), vlans: Some(vec![7]), ..Nic::default() };
-    let disk = Disk { image: "debian\n12".to_owned(), size_mib: u64::MAX, ..Disk::default() };
+    let disk =
+        GuestDisk { image: "debian\n12".to_owned(), size_mib: u64::MAX, ..GuestDisk::default() };
     let request =
         Guest { id: guest.to_owned(), nics: vec![nic], disks: vec![disk], ..Guest::default() };
     let (mut record, header) =
-        Record::begin(&scope(), SystemTime::now(), Verb::CreateGuest, guest, &request);
+        IntentRecord::begin(&scope(), SystemTime::now(), Verb::CreateGuest, guest, &request);
     let mut lines = vec![header];
     for step in steps {
         let (line, tail) = record.tail.line(step);
@@ -49,7 +50,7 @@ fn sample() -> Vec<Step> {
             networks: vec!["02:00:00:00:00:01".to_owned()],
             volumes: true,
             expected: false,
-            kept: vec!["/dev/sdb".to_owned()],
+            supplied: vec!["/dev/sdb".to_owned()],
         },
     ]
 }
@@ -70,7 +71,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 networks,
                 volumes,
                 expected: !volumes,
-                kept: Vec::new(),
+                supplied: Vec::new(),
             }
         ),
     ];
@@ -78,7 +79,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Returns whether a file's content is a part of what was written.
-fn says_less(read: Result<Record, Unfit>, written: &Record) -> bool {
+fn says_less(read: Result<IntentRecord, InvalidIntent>, written: &IntentRecord) -> bool {
     let Ok(read) = read else { return true };
     let whole = Intent { steps: written.intent.steps.clone(), ..read.intent.clone() };
     whole == written.intent && written.intent.steps.starts_with(&read.intent.steps)
@@ -116,7 +117,7 @@ fn the_format_is_text_that_people_can_read() {
 fn a_delete_of_a_former_version_expects_its_volumes() {
     let step = r#"{"leaving":{"networks":[],"volumes":true}}"#;
     let expected =
-        Step::Leaving { networks: vec![], volumes: true, expected: true, kept: Vec::new() };
+        Step::Leaving { networks: vec![], volumes: true, expected: true, supplied: Vec::new() };
     assert_eq!(serde_json::from_str::<Step>(step).unwrap(), expected);
 }
 
@@ -133,29 +134,29 @@ fn lost_duplicate_and_foreign_lines_are_detected() {
     let (mut lines, _) = written("web-1", &sample());
     assert!(read(&lines.concat()).is_ok());
     let lost = [&lines[..2], &lines[3..]].concat().concat();
-    assert!(matches!(read(&lost), Err(Unfit::Line(3))));
+    assert!(matches!(read(&lost), Err(InvalidIntent::Line(3))));
     let doubled = [&lines[..3], &lines[2..]].concat().concat();
-    assert!(matches!(read(&doubled), Err(Unfit::Line(4))));
+    assert!(matches!(read(&doubled), Err(InvalidIntent::Line(4))));
     let (other, _) = written("web-2", &sample());
     lines[5] = other[5].clone();
-    assert!(matches!(read(&lines.concat()), Err(Unfit::Line(6))));
+    assert!(matches!(read(&lines.concat()), Err(InvalidIntent::Line(6))));
 }
 
 #[test]
 fn another_version_and_another_scope_are_named() {
     let file = |content: serde_json::Value| Tail::START.line(&content).0;
     let newer = file(serde_json::json!({"version": 2, "verbs": []}));
-    assert!(matches!(read(&newer), Err(Unfit::Version(2))));
+    assert!(matches!(read(&newer), Err(InvalidIntent::Version(2))));
     let unknown = file(serde_json::json!({"version": 1, "verb": "Fly"}));
-    assert!(matches!(read(&unknown), Err(Unfit::Line(1))));
+    assert!(matches!(read(&unknown), Err(InvalidIntent::Line(1))));
     let (lines, _) = written("web-1", &[]);
     for other in [
         Scope { libvirt_uri: "test:///default".to_owned(), ..scope() },
         Scope { store: "directory:/srv".to_owned(), ..scope() },
         Scope { zpool: "pond".to_owned(), ..scope() },
     ] {
-        let read = Record::read(&lines.concat(), &other, &JournalLimits::default());
-        let Err(Unfit::Scope(found)) = read else { panic!("{read:?}") };
+        let read = IntentRecord::read(&lines.concat(), &other, &JournalLimits::default());
+        let Err(InvalidIntent::Scope(found)) = read else { panic!("{read:?}") };
         assert_eq!(*found, scope());
     }
 }
@@ -164,16 +165,16 @@ fn another_version_and_another_scope_are_named() {
 fn a_step_that_is_not_known_is_not_passed_over() {
     let (lines, record) = written("web-1", &[]);
     let (step, _) = record.tail.line(&serde_json::json!({"filter_defined": "a"}));
-    assert!(matches!(read(&[lines.concat(), step].concat()), Err(Unfit::Line(2))));
+    assert!(matches!(read(&[lines.concat(), step].concat()), Err(InvalidIntent::Line(2))));
 }
 
 #[test]
 fn too_many_steps_are_refused() {
     let limits = JournalLimits { steps: 4, ..JournalLimits::default() };
     let (lines, _) = written("web-1", &sample());
-    let read = |lines: &[Vec<u8>]| Record::read(&lines.concat(), &scope(), &limits);
+    let read = |lines: &[Vec<u8>]| IntentRecord::read(&lines.concat(), &scope(), &limits);
     assert!(read(&lines[..5]).is_ok());
-    assert!(matches!(read(&lines), Err(Unfit::Steps(4))));
+    assert!(matches!(read(&lines), Err(InvalidIntent::Steps(4))));
 }
 
 #[test]
@@ -223,12 +224,12 @@ proptest! {
     #[test]
     fn no_bytes_are_an_intent_by_chance(
         content in proptest::collection::vec(any::<u8>(), 0..200),
-        kept in 0_usize..3,
+        whole in 0_usize..3,
     ) {
         prop_assert!(read(&content).is_err());
         // Random bytes after valid lines add nothing to them, either.
         let (lines, record) = written("web-1", &sample());
-        let mixed = [lines[..kept].concat(), content].concat();
+        let mixed = [lines[..whole].concat(), content].concat();
         prop_assert!(says_less(read(&mixed), &record));
     }
 

@@ -21,7 +21,7 @@ fn is_set_aside(what: &str, put: impl FnOnce(&Path)) {
     let after = fs::symlink_metadata(home.0.join("set-aside/00000001.intent")).unwrap();
     assert_eq!((before.ino(), before.len()), (after.ino(), after.len()), "{what}");
     // The journal still works.
-    begin(&journal, "web-1", 1).settled().unwrap();
+    begin(&journal, "web-1", 1).complete().unwrap();
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn strange_names_are_set_aside_and_drafts_removed() {
         fs::write(home.0.join("intents/00000007.new"), "").unwrap();
         drop(begin(&home.open(), "web-1", 0));
         let journal = home.open();
-        journal.open_of("web-1").unwrap().settled().unwrap();
+        journal.open_of("web-1").unwrap().complete().unwrap();
     }
     assert_eq!(home.names("intents"), [""; 0]);
     assert_eq!(home.names("set-aside").len(), 2 * (strange.len() + 1));

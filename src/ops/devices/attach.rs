@@ -15,18 +15,18 @@ use crate::guest::same::{same_disk_settings, same_interface, same_nic, same_nic_
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
 use crate::guest::wire::{self, Guest, Nic, disk_device, disk_index, disk_prefix};
 use crate::journal::{Step, Verb};
-use crate::libvirt::{Connection, Reach, XmlKind};
+use crate::libvirt::{AffectFlags, Connection, XmlKind};
 use crate::ops::create::failed_to;
-use crate::ops::devices::{Changed, Device, Way, kept, persistent, running};
+use crate::ops::devices::{Changed, Device, DeviceChange, kept, persistent, running};
 use crate::ops::disks::judge_one;
 use crate::ops::domains::{DomainUse, Unknown, VolumeUse, source};
 use crate::ops::metadata::Stored;
-use crate::ops::networks::wiring;
+use crate::ops::networks::nic_networks;
 use crate::ops::recovery::Transaction;
-use crate::ops::volumes::Own;
+use crate::ops::volumes::GuestVolumeNames;
 use crate::ops::{Error, Libvirt, Session, described, machine, named_guest, networks};
-use crate::pool::{Hold, JobName, Lane};
-use crate::storage::{self, Adopts, Dataset, Maker, Volume};
+use crate::pool::{GuestLock, JobName, Lane};
+use crate::storage::{self, AdoptionRule, Dataset, Maker, StoredVolume};
 
 const DISK_VERB: &str = "AttachDisk";
 const NIC_VERB: &str = "AttachNic";
@@ -57,11 +57,11 @@ impl Libvirt {
         check_place(&disk)?;
         let deadline = self.change_deadline(&request.args)?;
         let handed_in = Vec::from_iter(source(&disk, "disk"));
-        let hold = self.hold_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
+        let lock = self.lock_with_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
         let changed = self
-            .add_disk(&guest, disk, handed_in, &hold, deadline)
-            .map_err(|cause| self.undone(&guest, cause, &hold))?;
-        Ok(self.tell_running(DISK_VERB, Way::Comes, changed, &hold, deadline))
+            .add_disk(&guest, disk, handed_in, &lock, deadline)
+            .map_err(|cause| self.undone(&guest, cause, &lock))?;
+        Ok(self.apply_live(DISK_VERB, DeviceChange::Attach, changed, &lock, deadline))
     }
 
     /// Attaches a NIC to the guest's definition, and to the guest if it runs. Makes the NIC's network, as
@@ -78,25 +78,25 @@ impl Libvirt {
         let nic = request.nic.ok_or_else(missing)?;
         check_attached_nic(&nic, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
         let changed = self
-            .add_nic(&guest, nic, &hold, deadline)
-            .map_err(|cause| self.undone(&guest, cause, &hold))?;
-        Ok(self.tell_running(NIC_VERB, Way::Comes, changed, &hold, deadline))
+            .add_nic(&guest, nic, &lock, deadline)
+            .map_err(|cause| self.undone(&guest, cause, &lock))?;
+        Ok(self.apply_live(NIC_VERB, DeviceChange::Attach, changed, &lock, deadline))
     }
 
     /// Runs the steps of AttachDisk. After an error the journal holds them for the rollback.
     fn add_disk(
         &self,
         guest: &Guest,
-        asked: wire::Disk,
+        asked: wire::GuestDisk,
         handed_in: Vec<(String, String)>,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let mut disk = asked.clone();
-        self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(hold), deadline)?;
-        let here = self.look_around(&disk, hold, deadline)?;
+        self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(lock), deadline)?;
+        let here = self.look_around(&disk, lock, deadline)?;
         let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
         if disk.bus.is_empty() {
             disk.buses()[0].clone_into(&mut disk.bus);
@@ -116,17 +116,17 @@ impl Libvirt {
             }
             None => {
                 disk.device = here.free_device(&disk)?;
-                self.check_not_under_own(&here, &disk, hold, deadline)?;
+                self.check_not_under_own(&here, &disk, lock, deadline)?;
             }
         }
         if found.is_none() && disk.bus == "scsi" {
             check_scsi(&disk.device, here.definition.hardware.scsi)?;
         }
-        self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), hold, deadline)?;
+        self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), lock, deadline)?;
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
             transaction =
-                self.give_volume(guest, &mut disk, own, &here, transaction, (hold, deadline))?;
+                self.give_volume(guest, &mut disk, own, &here, transaction, (lock, deadline))?;
         }
         let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
         let definition = here.definition.clone();
@@ -138,33 +138,33 @@ impl Libvirt {
                 return Err(fault.into());
             }
             let is_it = |own: &&Disk| is_there && own.target.device == disk.device;
-            let there = definition.devices.disks.iter().find(is_it).cloned();
-            let device = Device::Disk(there.unwrap_or_else(|| Disk::for_guest(&made, kind)));
-            let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
+            let existing = definition.devices.disks.iter().find(is_it).cloned();
+            let device = Device::Disk(existing.unwrap_or_else(|| Disk::for_guest(&made, kind)));
+            let keep = |stored: &mut Metadata| kept::add_disk(stored, &disk, &asked, own.as_ref());
             define(session, &guest, device, is_there, transaction, &keep)
         };
-        let changed = self.in_definition(transaction, hold, deadline, work)?;
-        self.claim_sources(DISK_VERB, handed_in, &here.maker(), hold, deadline);
+        let changed = self.in_definition(transaction, lock, deadline, work)?;
+        self.claim_sources(DISK_VERB, handed_in, &here.maker(), lock, deadline);
         Ok(changed)
     }
 
     /// Reads the definition for a disk to attach, and the guest's volumes if the disk may get one of them.
     fn look_around(
         &self,
-        disk: &wire::Disk,
-        hold: &Hold,
+        disk: &wire::GuestDisk,
+        lock: &GuestLock,
         deadline: Instant,
-    ) -> Result<Around, Error> {
-        let (definition, live) = self.look_at_devices(DISK_VERB, hold, deadline)?;
-        let mut here = Around { definition, live, own: None, volumes: Vec::new() };
+    ) -> Result<AttachContext, Error> {
+        let (definition, live) = self.look_at_devices(DISK_VERB, lock, deadline)?;
+        let mut here = AttachContext { definition, live, own: None, volumes: Vec::new() };
         if disk.wants_volume() {
-            let own = here.own.insert(Own::new(self.volumes.pool(), hold.key())?);
+            let own = here.own.insert(GuestVolumeNames::new(self.volumes.pool(), lock.guest())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
-                let below = own.folder().map_err(storage::Error::Name)?;
+                let below = own.directory().map_err(storage::Error::Name)?;
                 let why = format!("disk.volume {} must have the form {below}/disk-1", disk.volume);
                 return Err(Error::Invalid(why));
             }
-            here.volumes = self.own_volumes(DISK_VERB, own, hold, deadline)?;
+            here.volumes = self.own_volumes(DISK_VERB, own, lock, deadline)?;
         }
         Ok(here)
     }
@@ -176,9 +176,9 @@ impl Libvirt {
     /// [`Error::Taken`].
     fn check_not_under_own(
         &self,
-        here: &Around,
-        disk: &wire::Disk,
-        hold: &Hold,
+        here: &AttachContext,
+        disk: &wire::GuestDisk,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         let path = match here.volume(disk) {
@@ -195,11 +195,11 @@ impl Libvirt {
             None if volumes.name_of(&looked_for).is_some() => own.unknown_use().map(Unknown::why),
             _ => None,
         };
-        let job = JobName::new(DISK_VERB, hold.key());
+        let job = JobName::new(DISK_VERB, lock.guest());
         match self.aside(Lane::Read, job, deadline, look)? {
             Some(why) => {
                 let what = path.display();
-                Err(Error::Taken(format!("cannot attach {what}: guest {} {why}", hold.key())))
+                Err(Error::Taken(format!("cannot attach {what}: guest {} {why}", lock.guest())))
             }
             None => Ok(()),
         }
@@ -210,11 +210,11 @@ impl Libvirt {
     fn give_volume(
         &self,
         guest: &Guest,
-        disk: &mut wire::Disk,
-        own: &Own,
-        here: &Around,
+        disk: &mut wire::GuestDisk,
+        own: &GuestVolumeNames,
+        here: &AttachContext,
         transaction: Transaction,
-        (hold, deadline): (&Hold, Instant),
+        (lock, deadline): (&GuestLock, Instant),
     ) -> Result<Transaction, Error> {
         let wants_any = disk.image.is_empty() && disk.size_mib == 0;
         if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
@@ -222,10 +222,10 @@ impl Libvirt {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
-            let others = self.others(DISK_VERB, hold.key(), deadline)?;
+            let others = self.others(DISK_VERB, lock.guest(), deadline)?;
             self.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
-                self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), hold, deadline);
+                self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), lock, deadline);
             }
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
@@ -235,14 +235,14 @@ impl Libvirt {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
         }
         let volume = here.volume_for(own, disk)?;
-        let adopts = Adopts::OfDomain { maker: here.maker(), named: Vec::new() };
-        let how = (self.space(), here.maker(), adopts);
+        let adoption = AdoptionRule::OfDomain { maker: here.maker(), named: Vec::new() };
+        let how = (self.space(), here.maker(), adoption);
         let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =
-            self.make_volumes(&mut with_it, wanted, false, transaction, hold, deadline)?;
+            self.make_volumes(&mut with_it, wanted, false, transaction, lock, deadline)?;
         // The guest exists; from now on no other guest may adopt the volumes.
-        self.claim(DISK_VERB, unclaimed, here.maker(), hold, deadline);
+        self.claim(DISK_VERB, unclaimed, here.maker(), lock, deadline);
         *disk = with_it.disks.pop().unwrap_or_default();
         Ok(transaction)
     }
@@ -252,7 +252,7 @@ impl Libvirt {
         &self,
         guest: &Guest,
         nic: Nic,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let transaction = Transaction::begin(self, Verb::AttachNic, guest);
@@ -268,53 +268,53 @@ impl Libvirt {
             machine::fill_nic(&mut made, &definition);
             let own = definition.interface_by_mac(&nic.mac).cloned().map(without_host_end);
             let device = Device::Nic(own.unwrap_or_else(|| Interface::for_nic(&made, &host)));
-            let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
+            let keep = |stored: &mut Metadata| kept::add_nic(stored, &nic);
             define(session, &guest, device, is_there, transaction, &keep)
         };
-        self.in_definition(transaction, hold, deadline, work)
+        self.in_definition(transaction, lock, deadline, work)
     }
 
     /// Runs the job that changes the definition, and commits.
     fn in_definition(
         &self,
         transaction: Transaction,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
         work: impl FnOnce(&mut Session, &mut Transaction) -> Result<Changed, Error> + Send + 'static,
     ) -> Result<Changed, Error> {
         let work =
             |session: &mut Session, transaction: &mut Transaction| Ok(work(session, transaction)?);
         let (changed, transaction) =
-            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        self.commit(transaction, hold, deadline)?;
+            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.commit(transaction, lock, deadline)?;
         Ok(changed)
     }
 }
 
 /// The data for attaching a disk.
-struct Around {
+struct AttachContext {
     definition: VirDomain,
     live: Option<VirDomain>,
     /// The names of the guest's own volumes, if the disk gets one of them.
-    own: Option<Own>,
+    own: Option<GuestVolumeNames>,
     /// The guest's volumes that exist.
-    volumes: Vec<Volume>,
+    volumes: Vec<StoredVolume>,
 }
 
-impl Around {
+impl AttachContext {
     /// Returns the maker of this guest's volumes.
     fn maker(&self) -> Maker {
         Maker::domain(&self.definition.uuid)
     }
 
     /// Returns the uuid of the domain that a volume belongs to, if that is another domain.
-    fn other_maker<'v>(&self, volume: &'v Volume) -> Option<&'v str> {
+    fn other_maker<'v>(&self, volume: &'v StoredVolume) -> Option<&'v str> {
         let uuid = volume.maker.as_ref()?.domain_uuid()?;
         (uuid != self.definition.uuid).then_some(uuid)
     }
 
     /// Returns the existing volume that a disk names.
-    fn volume(&self, disk: &wire::Disk) -> Option<&Volume> {
+    fn volume(&self, disk: &wire::GuestDisk) -> Option<&StoredVolume> {
         self.volumes.iter().find(|volume| volume.name.as_str() == disk.volume)
     }
 
@@ -322,7 +322,7 @@ impl Around {
     ///
     /// # Errors
     /// If the definition has it as another device than the request names.
-    fn find(&self, disk: &wire::Disk) -> Result<Option<&Disk>, Error> {
+    fn find(&self, disk: &wire::GuestDisk) -> Result<Option<&Disk>, Error> {
         let source = match self.volume(disk) {
             Some(volume) => volume.device.as_path(),
             None if disk.source.is_empty() => {
@@ -342,17 +342,18 @@ impl Around {
     }
 
     /// Returns whether the disk with this device was requested with the same image and size.
-    fn was_asked_for(&self, disk: &wire::Disk) -> bool {
-        let kept = self.definition.metadata.guest.iter().flat_map(|kept| &kept.disks);
-        let alike = |kept: &&wire::Disk| {
-            kept.device == disk.device
-                && (&kept.image, kept.size_mib) == (&disk.image, disk.size_mib)
+    fn was_asked_for(&self, disk: &wire::GuestDisk) -> bool {
+        let stored = self.definition.metadata.guest.iter().flat_map(|stored| &stored.disks);
+        let alike = |stored: &&wire::GuestDisk| {
+            stored.device == disk.device
+                && (&stored.image, stored.size_mib) == (&disk.image, disk.size_mib)
         };
-        disk.volume.is_empty() && kept.filter(|kept| kept.source.is_empty()).any(|it| alike(&it))
+        disk.volume.is_empty()
+            && stored.filter(|stored| stored.source.is_empty()).any(|it| alike(&it))
     }
 
     /// Returns the device that a disk names, else the first that neither the definition nor the running guest has.
-    fn free_device(&self, disk: &wire::Disk) -> Result<String, Error> {
+    fn free_device(&self, disk: &wire::GuestDisk) -> Result<String, Error> {
         let has = |domain: &VirDomain, device: &str| domain.disk_by_device(device).is_some();
         let is_taken = |device: &String| {
             has(&self.definition, device) || self.live.as_ref().is_some_and(|it| has(it, device))
@@ -377,7 +378,7 @@ impl Around {
     /// # Errors
     /// If the disk names a volume that another disk of the guest has and that does not exist: a new volume would not
     /// replace the lost data.
-    fn volume_for(&self, own: &Own, disk: &wire::Disk) -> Result<Dataset, Error> {
+    fn volume_for(&self, own: &GuestVolumeNames, disk: &wire::GuestDisk) -> Result<Dataset, Error> {
         let is_there = |name: &Dataset| self.volumes.iter().any(|volume| volume.name == *name);
         let is_used = |name: &Dataset| {
             let mut sources = self.definition.devices.disks.iter().map(|disk| disk.source.path());
@@ -405,10 +406,10 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
         check_count("nics", definition.devices.interfaces.len() + 1, GUEST_NICS_MAX)?;
         return Ok(false);
     };
-    let mut kept = definition.metadata.guest.iter().flat_map(|kept| &kept.nics);
-    let is_same = match kept.find(|kept| kept.mac.eq_ignore_ascii_case(&nic.mac)) {
-        Some(kept) => same_nic(nic, kept),
-        None => same_interface(nic, found, &wiring(connection, definition)?),
+    let mut stored = definition.metadata.guest.iter().flat_map(|stored| &stored.nics);
+    let is_same = match stored.find(|stored| stored.mac.eq_ignore_ascii_case(&nic.mac)) {
+        Some(stored) => same_nic(nic, stored),
+        None => same_interface(nic, found, &nic_networks(connection, definition)?),
     };
     match is_same && same_nic_settings(nic, found) {
         true => Ok(true),
@@ -420,7 +421,7 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
 }
 
 /// Checks the bus and the device of a disk, so that the agent promises no disk that cannot be attached.
-fn check_place(disk: &wire::Disk) -> Result<(), Error> {
+fn check_place(disk: &wire::GuestDisk) -> Result<(), Error> {
     check_bus("disk", disk)?;
     let prefix = disk_prefix(if disk.bus.is_empty() { disk.buses()[0] } else { &disk.bus });
     let is_letters =
@@ -474,7 +475,7 @@ fn define(
         kept::write(&domain, &stored, &device)?;
     }
     if !is_there {
-        let attached = domain.attach_device(&device.xml(), Reach::Next);
+        let attached = domain.attach_device(&device.xml(), AffectFlags::Config);
         attached.map_err(|cause| failed_to(format!("attach {device}"), cause.into()))?;
     }
     Changed::read(session, &domain, guest, device)
@@ -496,7 +497,7 @@ pub(in crate::ops) fn undo(session: &mut Session, id: &str, step: &Step) -> Resu
         if running(&domain)?.is_some_and(|live| device.is_in(&live)) {
             return Ok(true);
         }
-        domain.detach_device(&element, Reach::Next)?;
+        domain.detach_device(&element, AffectFlags::Config)?;
     }
     kept::remove(&mut stored.metadata, &device);
     kept::write(&domain, &stored, &device)?;

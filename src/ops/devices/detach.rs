@@ -8,16 +8,16 @@ use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
 use crate::guest::wire::{self, Guest, Nic};
 use crate::journal::{Step, Verb};
-use crate::libvirt::{Domain, Reach, XmlKind};
-use crate::ops::devices::{Changed, Device, Way, kept, running};
+use crate::libvirt::{AffectFlags, Domain, XmlKind};
+use crate::ops::devices::{Changed, Device, DeviceChange, kept, running};
 use crate::ops::domains::uses_of_others;
 use crate::ops::metadata::Stored;
-use crate::ops::networks::Marked;
+use crate::ops::networks::OwnerMatch;
 use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, named_guest, networks};
-use crate::pool::{Hold, Lane};
+use crate::pool::{GuestLock, Lane};
 use crate::sorted::IntoSorted;
 use crate::storage::{self, Volumes};
 
@@ -46,15 +46,15 @@ impl Libvirt {
             return Err(Error::Invalid(why.to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
         // The source alone identifies the disk; a volume beside it may be a word of the caller.
         let volume = match disk.volume.as_str() {
             name if !name.is_empty() && disk.source.is_empty() => {
-                Some(self.device_of(name, &hold, deadline)?)
+                Some(self.device_of(name, &lock, deadline)?)
             }
             _ => None,
         };
-        let (definition, live) = self.look_at_devices(DISK_VERB, &hold, deadline)?;
+        let (definition, live) = self.look_at_devices(DISK_VERB, &lock, deadline)?;
         let find = |domain: &VirDomain| find_disk(domain, &disk, volume.as_deref());
         let found = find(&definition).or_else(|| find(live.as_ref()?));
         let device = found.ok_or_else(|| no_disk(&disk))?;
@@ -66,7 +66,7 @@ impl Libvirt {
                 return Err(Error::Invalid(why));
             }
         }
-        self.detach(Verb::DetachDisk, DISK_VERB, guest, device, &hold, deadline)
+        self.detach(Verb::DetachDisk, DISK_VERB, guest, device, &lock, deadline)
     }
 
     /// Detaches a NIC from the guest's definition, asks the guest to release it if it runs, and then removes the
@@ -87,10 +87,10 @@ impl Libvirt {
             return Err(Error::Invalid("nic must have a mac or name".to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
-        let (definition, live) = self.look_at_devices(NIC_VERB, &hold, deadline)?;
+        let lock = self.lock_guest(&guest.id, deadline)?;
+        let (definition, live) = self.look_at_devices(NIC_VERB, &lock, deadline)?;
         let device = find_nic(&definition, live.as_ref(), &nic)?;
-        self.detach(Verb::DetachNic, NIC_VERB, guest, device, &hold, deadline)
+        self.detach(Verb::DetachNic, NIC_VERB, guest, device, &lock, deadline)
     }
 
     /// Detaches a device from the definition in a transaction, and then from the running guest.
@@ -100,7 +100,7 @@ impl Libvirt {
         name: &str,
         guest: Guest,
         device: Device,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<SettingResponse, Error> {
         let transaction = Transaction::begin(self, verb, &guest);
@@ -117,21 +117,26 @@ impl Libvirt {
             Ok(Changed::read(session, &domain, &guest, device)?)
         };
         let (changed, transaction) =
-            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        self.commit(transaction, hold, deadline)?;
-        Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
+            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.commit(transaction, lock, deadline)?;
+        Ok(self.apply_live(name, DeviceChange::Detach, changed, lock, deadline))
     }
 
     /// Returns the device of the volume of this name.
-    fn device_of(&self, volume: &str, hold: &Hold, deadline: Instant) -> Result<PathBuf, Error> {
+    fn device_of(
+        &self,
+        volume: &str,
+        lock: &GuestLock,
+        deadline: Instant,
+    ) -> Result<PathBuf, Error> {
         let name = self.volumes.pool().full_dataset(volume).map_err(storage::Error::Name)?;
         let look = move |volumes: &dyn Volumes| volumes.volume(&name, deadline);
-        Ok(self.on_storage(DISK_VERB, hold.key(), Some(hold), deadline, look)?.device)
+        Ok(self.on_storage(DISK_VERB, lock.guest(), Some(lock), deadline, look)?.device)
     }
 }
 
 /// Returns the disk of a domain that matches every name in a request.
-fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Option<Device> {
+fn find_disk(domain: &VirDomain, disk: &wire::GuestDisk, volume: Option<&Path>) -> Option<Device> {
     let is_it = |found: &&Disk| {
         (disk.device.is_empty() || disk.device == found.target.device)
             && (disk.source.is_empty() || disk.source == found.source.path())
@@ -140,7 +145,7 @@ fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Op
     domain.devices.disks.iter().find(is_it).cloned().map(Device::Disk)
 }
 
-fn no_disk(disk: &wire::Disk) -> Error {
+fn no_disk(disk: &wire::GuestDisk) -> Error {
     let names = [&disk.device, &disk.source, &disk.volume];
     let named = names.into_iter().find(|name| !name.is_empty()).map_or("", String::as_str);
     Error::NoDevice(format!("cannot detach disk {named}: the guest has no such disk"))
@@ -166,12 +171,12 @@ fn find_nic(definition: &VirDomain, live: Option<&VirDomain>, nic: &Nic) -> Resu
 /// Returns the MAC of the NIC with a name. The name may be in the stored request, libvirt's alias of a running guest's
 /// NIC, or written by the original agent.
 fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Result<String, Error> {
-    let kept = definition.metadata.guest.iter().flat_map(|kept| &kept.nics);
-    let kept = kept.filter(|nic| nic.name == name).map(|nic| &nic.mac);
+    let stored = definition.metadata.guest.iter().flat_map(|stored| &stored.nics);
+    let stored = stored.filter(|nic| nic.name == name).map(|nic| &nic.mac);
     let interfaces = [Some(definition), live].into_iter().flatten();
     let interfaces = interfaces.flat_map(|domain| &domain.devices.interfaces);
     let named = interfaces.filter(|it| it.guest_device == name || it.alias.name == name);
-    let macs = kept.chain(named.map(|it| &it.mac.address)).map(|mac| mac.to_lowercase());
+    let macs = stored.chain(named.map(|it| &it.mac.address)).map(|mac| mac.to_lowercase());
     let mut macs = macs.into_set();
     match (macs.pop_first(), macs.len()) {
         (Some(mac), 0) => Ok(mac),
@@ -185,7 +190,7 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
 /// Detaches a device from the domain's definition, if that has it.
 fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
     match device.element_of(domain, XmlKind::Inactive)? {
-        Some(element) => Ok(domain.detach_device(&element, Reach::Next)?),
+        Some(element) => Ok(domain.detach_device(&element, AffectFlags::Config)?),
         None => Ok(()),
     }
 }
@@ -210,7 +215,7 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     let connection = session.connection()?;
     let others = uses_of_others(connection, id)?;
     let names = iter::once(network.to_owned()).into_set();
-    let removal = networks::remove_all(connection, id, &names, &others, Marked::OrOriginal)?;
+    let removal = networks::remove_all(connection, id, &names, &others, OwnerMatch::OrOriginal)?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
     stored.metadata.besides.networks.remove(network);
     Ok(kept::write(domain, &stored, device)?)

@@ -2,27 +2,32 @@
 //! request with the present devices as the same guest.
 
 use crate::guest::metadata::{Metadata, MetadataDisk};
-use crate::guest::wire::{Disk, Nic};
+use crate::guest::wire::{GuestDisk, Nic};
 use crate::libvirt::{Domain, Error};
 use crate::ops::devices::Device;
 use crate::ops::metadata::Stored;
-use crate::ops::volumes::Own;
+use crate::ops::volumes::GuestVolumeNames;
 
 /// Returns whether the stored request has a device. The original agent stored none, so nothing is missing there.
 pub(super) fn has(metadata: &Metadata, device: &Device) -> bool {
-    metadata.guest.as_ref().is_none_or(|kept| match device {
-        Device::Disk(disk) => kept.disks.iter().any(|kept| kept.device == disk.target.device),
+    metadata.guest.as_ref().is_none_or(|stored| match device {
+        Device::Disk(disk) => stored.disks.iter().any(|stored| stored.device == disk.target.device),
         Device::Nic(nic) => {
-            kept.nics.iter().any(|kept| kept.mac.eq_ignore_ascii_case(&nic.mac.address))
+            stored.nics.iter().any(|stored| stored.mac.eq_ignore_ascii_case(&nic.mac.address))
         }
     })
 }
 
 /// Adds a disk. If its volume is one of the guest's `own`, the disk is stored as requested: without its source, so that
 /// Delete removes the volume, and with the volume's name unless the disk's position implies it.
-pub(super) fn add_disk(metadata: &mut Metadata, disk: &Disk, asked: &Disk, own: Option<&Own>) {
+pub(super) fn add_disk(
+    metadata: &mut Metadata,
+    disk: &GuestDisk,
+    asked: &GuestDisk,
+    own: Option<&GuestVolumeNames>,
+) {
     metadata.device.disks.push(MetadataDisk::from(disk));
-    let Some(kept) = &mut metadata.guest else {
+    let Some(stored) = &mut metadata.guest else {
         metadata.besides.volumes |= own.is_some();
         return;
     };
@@ -35,18 +40,18 @@ pub(super) fn add_disk(metadata: &mut Metadata, disk: &Disk, asked: &Disk, own: 
         if !asked.image.is_empty() {
             disk.size_mib = asked.size_mib;
         }
-        let place = own.of(kept.disks.len(), asked);
+        let place = own.of(stored.disks.len(), asked);
         if place.is_ok_and(|volume| volume.as_str() == disk.volume) {
             asked.volume.clone_into(&mut disk.volume);
         }
     }
-    kept.disks.push(disk);
+    stored.disks.push(disk);
 }
 
 /// Adds a NIC.
 pub(super) fn add_nic(metadata: &mut Metadata, nic: &Nic) {
-    if let Some(kept) = &mut metadata.guest {
-        kept.nics.push(nic.clone());
+    if let Some(stored) = &mut metadata.guest {
+        stored.nics.push(nic.clone());
     }
 }
 
@@ -56,14 +61,14 @@ pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
         Device::Disk(disk) => {
             name_volumes_behind(metadata, &disk.target.device);
             let stays = |device: &String| *device != disk.target.device;
-            metadata.device.disks.retain(|kept| stays(&kept.device));
-            if let Some(kept) = &mut metadata.guest {
-                kept.disks.retain(|kept| stays(&kept.device));
+            metadata.device.disks.retain(|stored| stays(&stored.device));
+            if let Some(stored) = &mut metadata.guest {
+                stored.disks.retain(|stored| stays(&stored.device));
             }
         }
         Device::Nic(nic) => {
-            if let Some(kept) = &mut metadata.guest {
-                kept.nics.retain(|kept| !kept.mac.eq_ignore_ascii_case(&nic.mac.address));
+            if let Some(stored) = &mut metadata.guest {
+                stored.nics.retain(|stored| !stored.mac.eq_ignore_ascii_case(&nic.mac.address));
             }
         }
     }
@@ -71,14 +76,14 @@ pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
 
 /// Stores the volume names of the disks after this one, which their positions implied until now.
 fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
-    let Some(mut kept) = metadata.guest.take() else { return };
-    let behind = kept.disks.iter_mut().skip_while(|disk| disk.device != device).skip(1);
+    let Some(mut stored) = metadata.guest.take() else { return };
+    let behind = stored.disks.iter_mut().skip_while(|disk| disk.device != device).skip(1);
     for disk in behind.filter(|disk| disk.wants_volume()) {
         if let Some(volume) = metadata.volume_of(&disk.device) {
             volume.clone_into(&mut disk.volume);
         }
     }
-    metadata.guest = Some(kept);
+    metadata.guest = Some(stored);
 }
 
 /// Writes the changed metadata of this device to the domain.
@@ -96,15 +101,15 @@ mod tests {
     use crate::guest::wire::Guest;
     use crate::storage::PoolName;
 
-    fn own() -> Own {
-        Own::new(&PoolName::parse("tank").unwrap(), "a").unwrap()
+    fn own() -> GuestVolumeNames {
+        GuestVolumeNames::new(&PoolName::parse("tank").unwrap(), "a").unwrap()
     }
 
     /// Returns a disk as AttachDisk makes it.
-    fn disk(device: &str, number: usize) -> Disk {
+    fn disk(device: &str, number: usize) -> GuestDisk {
         let volume = own().number(number).unwrap().to_string();
         let source = format!("/dev/zvol/{volume}");
-        Disk { device: device.into(), size_mib: 1, volume, source, ..Disk::default() }
+        GuestDisk { device: device.into(), size_mib: 1, volume, source, ..GuestDisk::default() }
     }
 
     fn named(device: &str) -> Device {
@@ -113,10 +118,10 @@ mod tests {
     }
 
     /// Returns metadata with disks of these devices and numbers, requested by size alone.
-    fn kept(disks: &[(&str, usize)]) -> Metadata {
+    fn stored(disks: &[(&str, usize)]) -> Metadata {
         let mut metadata = Metadata { guest: Some(Guest::default()), ..Metadata::default() };
         for (device, number) in disks {
-            let asked = Disk { size_mib: 1, ..Disk::default() };
+            let asked = GuestDisk { size_mib: 1, ..GuestDisk::default() };
             add_disk(&mut metadata, &disk(device, *number), &asked, Some(&own()));
         }
         metadata
@@ -125,13 +130,14 @@ mod tests {
     /// Returns the stored volume name of each disk, and the volume that it means.
     fn volumes(metadata: &Metadata) -> Vec<(&str, String)> {
         let disks = metadata.guest.as_ref().unwrap().disks.iter().enumerate();
-        let volume = |(index, disk): (usize, &'_ Disk)| own().of(index, disk).unwrap().to_string();
+        let volume =
+            |(index, disk): (usize, &'_ GuestDisk)| own().of(index, disk).unwrap().to_string();
         disks.clone().map(|(_, disk)| disk.volume.as_str()).zip(disks.map(volume)).collect()
     }
 
     #[test]
     fn a_volume_is_said_where_its_place_does_not_tell_it() {
-        let metadata = kept(&[("vda", 0), ("vdb", 7)]);
+        let metadata = stored(&[("vda", 0), ("vdb", 7)]);
         let said = ("tank/guests/a/disk-7", "tank/guests/a/disk-7".to_owned());
         assert_eq!(volumes(&metadata), [("", "tank/guests/a/disk-0".to_owned()), said]);
         assert_eq!(metadata.volume_of("vda"), Some("tank/guests/a/disk-0"));
@@ -139,7 +145,7 @@ mod tests {
 
     #[test]
     fn disks_keep_volumes_when_an_earlier_one_is_removed() {
-        let mut metadata = kept(&[("vda", 0), ("vdb", 1), ("vdc", 2)]);
+        let mut metadata = stored(&[("vda", 0), ("vdb", 1), ("vdc", 2)]);
         remove(&mut metadata, &named("vdb"));
         let meant = |metadata: &Metadata| {
             volumes(metadata).into_iter().map(|(_, volume)| volume).collect::<Vec<_>>()
@@ -153,13 +159,13 @@ mod tests {
 
     #[test]
     fn given_source_and_volumes_of_original_are_recorded() {
-        let mut metadata = kept(&[]);
+        let mut metadata = stored(&[]);
         add_disk(&mut metadata, &disk("vda", 3), &disk("vda", 3), None);
         assert_eq!(metadata.guest.as_ref().unwrap().disks, [disk("vda", 3)]);
         let mut original = Metadata::default();
-        add_disk(&mut original, &disk("vda", 3), &Disk::default(), None);
+        add_disk(&mut original, &disk("vda", 3), &GuestDisk::default(), None);
         assert!(!original.besides.volumes);
-        add_disk(&mut original, &disk("vdb", 4), &Disk::default(), Some(&own()));
+        add_disk(&mut original, &disk("vdb", 4), &GuestDisk::default(), Some(&own()));
         assert!(original.besides.volumes && original.guest.is_none());
     }
 }

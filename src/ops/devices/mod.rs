@@ -19,13 +19,13 @@ use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::{known, wire};
 use crate::journal::Step;
-use crate::libvirt::{Domain, Reach, XmlKind};
+use crate::libvirt::{AffectFlags, Domain, XmlKind};
 use crate::ops::lifecycle::{condition, fill_from_live};
-use crate::ops::networks::wiring;
+use crate::ops::networks::nic_networks;
 use crate::ops::saved::why_off;
-use crate::ops::volumes::Own;
+use crate::ops::volumes::GuestVolumeNames;
 use crate::ops::{Error, Libvirt, Session, described, unreadable};
-use crate::pool::Hold;
+use crate::pool::GuestLock;
 
 pub(super) use attach::undo;
 pub(super) use detach::finish;
@@ -130,9 +130,9 @@ impl fmt::Display for Device {
 
 /// Whether a device is attached or detached.
 #[derive(Clone, Copy)]
-enum Way {
-    Comes,
-    Goes,
+enum DeviceChange {
+    Attach,
+    Detach,
 }
 
 /// The result of a change of a definition.
@@ -153,11 +153,11 @@ impl Changed {
     ) -> Result<Self, Error> {
         let found = described(domain, XmlKind::Inactive)?;
         let Some(request) = &found.metadata.guest else {
-            let networks = wiring(session.connection()?, &found)?;
+            let networks = nic_networks(session.connection()?, &found)?;
             let guest = known::of_domain(asked, &found, &networks);
             return Ok(Self { device, guest, sizes_open: false });
         };
-        let is_clone = |disk: &wire::Disk| disk.wants_volume() && !disk.image.is_empty();
+        let is_clone = |disk: &wire::GuestDisk| disk.wants_volume() && !disk.image.is_empty();
         let sizes_open = request.disks.iter().any(is_clone);
         Ok(Self { device, guest: known::answered(request, &found), sizes_open })
     }
@@ -168,60 +168,66 @@ impl Libvirt {
     fn look_at_devices(
         &self,
         verb: &str,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(VirDomain, Option<VirDomain>), Error> {
-        let id = hold.key().to_owned();
+        let id = lock.guest().to_owned();
         let look = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
             let definition = described(&domain, XmlKind::Inactive)?;
             Ok((definition, running(&domain)?))
         };
-        self.held(verb, deadline, hold, look, |_, _| {})
+        self.run_locked(verb, deadline, lock, look, |_, _| {})
     }
 
     /// Attaches or detaches the device of a running guest, and makes the answer.
-    fn tell_running(
+    fn apply_live(
         &self,
         verb: &str,
-        way: Way,
+        way: DeviceChange,
         changed: Changed,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> SettingResponse {
         let Changed { device, mut guest, sizes_open } = changed;
-        let id = hold.key().to_owned();
-        let tell = move |session: &mut Session| {
+        let id = lock.guest().to_owned();
+        let apply_device = move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            let told = match running(&domain)? {
+            let reported = match running(&domain)? {
                 None => Err(why_off(&domain)?.to_owned()),
-                Some(live) => tell(session, &domain, &id, way, &device, &live)?,
+                Some(live) => apply_device(session, &domain, &id, way, &device, &live)?,
             };
-            Ok((told, condition(&domain)?, domain.xml(XmlKind::Live)?))
+            Ok((reported, condition(&domain)?, domain.xml(XmlKind::Live)?))
         };
-        let told = match self.held(verb, deadline, hold, tell, |_, _| {}) {
-            Ok((told, condition, xml)) => {
+        let reported = match self.run_locked(verb, deadline, lock, apply_device, |_, _| {}) {
+            Ok((reported, condition, xml)) => {
                 condition.state.name().clone_into(&mut guest.state);
                 condition.reason.clone_into(&mut guest.reason);
                 fill_from_live(&mut guest, &xml);
-                told
+                reported
             }
             Err(error) => Err(error.to_string()),
         };
         if sizes_open {
-            self.fill_sizes(verb, &mut guest.disks, hold, deadline);
+            self.fill_sizes(verb, &mut guest.disks, lock, deadline);
         }
-        let (live, message) = (told.is_ok(), told.err().unwrap_or_default());
+        let (live, message) = (reported.is_ok(), reported.err().unwrap_or_default());
         SettingResponse { guest: Some(guest), live, message }
     }
 
     /// Sets the sizes of disks to those of their volumes. If storage does not answer, the requested sizes stay.
-    fn fill_sizes(&self, verb: &str, disks: &mut [wire::Disk], hold: &Hold, deadline: Instant) {
-        let Ok(own) = Own::new(self.volumes.pool(), hold.key()) else { return };
-        let volumes = match self.own_volumes(verb, &own, hold, deadline) {
+    fn fill_sizes(
+        &self,
+        verb: &str,
+        disks: &mut [wire::GuestDisk],
+        lock: &GuestLock,
+        deadline: Instant,
+    ) {
+        let Ok(own) = GuestVolumeNames::new(self.volumes.pool(), lock.guest()) else { return };
+        let volumes = match self.own_volumes(verb, &own, lock, deadline) {
             Ok(volumes) => volumes,
             Err(error) => {
-                return log::warn!("cannot read disk sizes; guest={:?}: {error}", hold.key());
+                return log::warn!("cannot read disk sizes; guest={:?}: {error}", lock.guest());
             }
         };
         for disk in disks {
@@ -251,26 +257,26 @@ fn running(domain: &Domain) -> Result<Option<VirDomain>, Error> {
 }
 
 /// Attaches or detaches a device of a running guest. The inner error says why that failed.
-fn tell(
+fn apply_device(
     session: &mut Session,
     domain: &Domain,
     id: &str,
-    way: Way,
+    way: DeviceChange,
     device: &Device,
     live: &VirDomain,
 ) -> Result<Result<(), String>, Error> {
     let outcome = match (way, device.is_in(live)) {
-        (Way::Comes, false) => domain.attach_device(&device.xml(), Reach::Now),
-        (Way::Goes, true) => match device.element_of(domain, XmlKind::Live)? {
-            Some(element) => domain.detach_device(&element, Reach::Now),
+        (DeviceChange::Attach, false) => domain.attach_device(&device.xml(), AffectFlags::Live),
+        (DeviceChange::Detach, true) => match device.element_of(domain, XmlKind::Live)? {
+            Some(element) => domain.detach_device(&element, AffectFlags::Live),
             None => return Ok(Ok(())),
         },
-        (Way::Comes, true) | (Way::Goes, false) => return Ok(Ok(())),
+        (DeviceChange::Attach, true) | (DeviceChange::Detach, false) => return Ok(Ok(())),
     };
     match (way, outcome) {
         (_, Err(error)) if error.connection_lost() => Err(error.into()),
         (_, Err(error)) => Ok(Err(error.message)),
-        (Way::Comes, Ok(())) => Ok(Ok(())),
-        (Way::Goes, Ok(())) => detach::has_let_go(session, domain, id, device),
+        (DeviceChange::Attach, Ok(())) => Ok(Ok(())),
+        (DeviceChange::Detach, Ok(())) => detach::has_let_go(session, domain, id, device),
     }
 }

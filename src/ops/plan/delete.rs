@@ -9,13 +9,13 @@ use crate::libvirt::{self, Code, Connection};
 use crate::ops::delete::leaving;
 use crate::ops::domains::uses_of_others;
 use crate::ops::lifecycle::get_state;
-use crate::ops::networks::{Marked, Use};
-use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::networks::{OwnerMatch, Use};
+use crate::ops::plan::{OperationPlan, Problem, step_of};
 use crate::ops::seed_files::SeedFiles;
 use crate::ops::volume_owners::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::{JobName, Lane};
-use crate::storage::{Id, InUse, PoolName, Removing, Volumes};
+use crate::storage::{Id, InUse, PoolName, RemovalPlan, Volumes};
 
 impl Libvirt {
     /// Returns what [`Libvirt::delete`] would do with the same request.
@@ -25,33 +25,33 @@ impl Libvirt {
     ///
     /// # Blocking
     /// As [`Libvirt::plan_create_guest`].
-    pub fn plan_delete(&self, request: GuestRequest) -> Result<Forecast, Error> {
+    pub fn plan_delete(&self, request: GuestRequest) -> Result<OperationPlan, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
         let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
         let (id, asked) = (guest.id.clone(), guest.clone());
-        let mut forecast = self.forecast(guest);
+        let mut operation = self.new_plan(guest);
         let pool = self.volumes.pool().clone();
         let state = self.state_dir();
         let look = move |connection: &Connection| {
             look_at_leaving(connection, &asked, &pool, state.as_deref())
         };
         let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
-        let seen = forecast.unless_failed("libvirt", seen)?;
+        let seen = operation.unless_failed("libvirt", seen)?;
         let expected = seen.as_ref().map_or(Expected::Some, |seen| seen.expected);
         let in_use = seen.as_ref().map(|seen| seen.in_use.clone()).unwrap_or_default();
         let missing = seen.and_then(|seen| {
-            forecast.plan.steps.extend(seen.steps);
-            forecast.plan.warnings.extend(seen.warnings);
+            operation.plan.steps.extend(seen.steps);
+            operation.plan.warnings.extend(seen.warnings);
             seen.missing
         });
         if let Ok(id) = Id::parse(&id) {
-            self.foresee_removal(&mut forecast, id, expected, in_use, deadline)?;
+            self.plan_removal(&mut operation, id, expected, in_use, deadline)?;
         }
         match missing {
-            Some(missing) if forecast.plan.steps.is_empty() => {
-                forecast.problems.push(Problem::Error(missing.into()));
+            Some(missing) if operation.plan.steps.is_empty() => {
+                operation.problems.push(Problem::Error(missing.into()));
             }
-            _ => forecast.plan.steps.extend(
+            _ => operation.plan.steps.extend(
                 screens::kept_console(&id, &self.host).map(|log| PlanStep {
                     what: "remove file",
                     name: log,
@@ -59,13 +59,13 @@ impl Libvirt {
                 }),
             ),
         }
-        Ok(forecast)
+        Ok(operation)
     }
 
     /// Adds the volumes that a Delete would destroy.
-    fn foresee_removal(
+    fn plan_removal(
         &self,
-        forecast: &mut Forecast,
+        operation: &mut OperationPlan,
         guest: Id,
         expected: Expected,
         in_use: InUse,
@@ -76,13 +76,13 @@ impl Libvirt {
         let removing = match self.ask_storage(what, deadline, look) {
             // As in Delete itself.
             Err(Error::Storage(error)) if expected.allows(&error) => return Ok(()),
-            removing => forecast.unless_failed("storage", removing)?,
+            removing => operation.unless_failed("storage", removing)?,
         };
-        let Some(Removing { actions, left, foreign }) = removing else { return Ok(()) };
-        forecast.plan.steps.extend(actions.into_iter().map(step_of));
-        forecast.problems.extend(left.iter().map(|left| Problem::Words(left.to_string())));
+        let Some(RemovalPlan { actions, left, foreign }) = removing else { return Ok(()) };
+        operation.plan.steps.extend(actions.into_iter().map(step_of));
+        operation.problems.extend(left.iter().map(|left| Problem::Words(left.to_string())));
         let stays = |name| format!("keeping {name}: the agent did not create it for this guest");
-        forecast.plan.warnings.extend(foreign.into_iter().map(stays));
+        operation.plan.warnings.extend(foreign.into_iter().map(stays));
         Ok(())
     }
 }
@@ -126,7 +126,7 @@ fn look_at_leaving(
     let mut warnings = Vec::new();
     let others = uses_of_others(connection, id)?;
     for name in &names {
-        match networks::present(connection, id, name, &others, Marked::OrOriginal)? {
+        match networks::present(connection, id, name, &others, OwnerMatch::OrOriginal)? {
             Some(Use::Used) => {
                 warnings.push(format!("keeping network {name}: another guest uses it"))
             }
@@ -141,6 +141,6 @@ fn look_at_leaving(
     steps.extend(renamed);
     let mut in_use = InUse::default();
     others.iter().for_each(|other| other.add_to(&mut in_use));
-    volumes.kept.iter().for_each(|path| in_use.keep(path));
+    volumes.supplied.iter().for_each(|path| in_use.keep(path));
     Ok(SeenLeaving { steps, warnings, missing, expected: volumes.expected, in_use })
 }

@@ -8,13 +8,13 @@ use log::warn;
 
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{Leftovers, LeftoversResponse};
-use crate::journal::{State, Step, Summary, Verb};
+use crate::journal::{IntentState, Step, Summary, Verb};
 use crate::libvirt;
 use crate::ops::{Error, Libvirt};
 use crate::os::clock;
 use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
-use crate::storage::Left;
+use crate::storage::LeftoverVolume;
 
 impl Libvirt {
     /// Returns the leftovers of one guest or of all guests, from memory.
@@ -53,10 +53,10 @@ impl Libvirt {
     }
 
     fn remove_leftovers_of(&self, guest: &str, deadline: Instant) -> Result<(), Error> {
-        let hold = self.pool.hold(guest, deadline)?;
-        let open = self.recover_open(&hold, deadline);
-        let leftovers = self.journal.leftovers_of(hold.key(), None);
-        let left = self.recover_leftovers(leftovers, &hold, deadline);
+        let lock = self.pool.lock_guest(guest, deadline)?;
+        let open = self.recover_open(&lock, deadline);
+        let leftovers = self.journal.leftovers_of(lock.guest(), None);
+        let left = self.recover_leftovers(leftovers, &lock, deadline);
         open.and(left.map(drop))
     }
 
@@ -80,8 +80,8 @@ fn shown(summary: Summary) -> Leftovers {
         method: summary.verb.to_string(),
         since: clock::rfc3339_utc(summary.since),
         state: match summary.state {
-            State::Running | State::Open { .. } => "open",
-            State::Leftover { .. } => "left",
+            IntentState::Running | IntentState::Open { .. } => "open",
+            IntentState::Leftover { .. } => "left",
         },
         objects: summary.left,
         why: summary.why.unwrap_or_default(),
@@ -119,7 +119,7 @@ impl Leftover {
     }
 
     /// Returns the leftover of a volume.
-    pub(super) fn volume(left: &Left) -> Self {
+    pub(super) fn volume(left: &LeftoverVolume) -> Self {
         Self { kind: Kind::Volume, text: left.to_string() }
     }
 

@@ -18,6 +18,6 @@ mod transaction;
 
 pub use self::leftovers::Leftover;
 pub(super) use self::reconciler::StatusCache;
-pub use self::reconciler::{Reconciler, StorageSeen};
+pub use self::reconciler::{Reconciler, StorageStatus};
 pub(super) use self::recover::Recovered;
 pub(super) use self::transaction::{STATE_LANE, Stop, Transaction, state_write};

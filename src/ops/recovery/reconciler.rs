@@ -21,11 +21,11 @@ use crate::metrics::GuestVolume;
 use crate::ops::volume_owners::guest_of;
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{Job, Lane};
-use crate::storage::{self, Usage, Volume, Volumes};
+use crate::storage::{self, StoredVolume, Usage, Volumes};
 
 /// The result of the last check of storage.
 #[derive(Clone, Debug)]
-pub struct StorageSeen {
+pub struct StorageStatus {
     /// Why storage is unavailable, or how full the store is.
     pub outcome: Result<Usage, String>,
     /// When the check ended.
@@ -34,40 +34,41 @@ pub struct StorageSeen {
 
 /// The results of the last check, and the channels that wake the reconciler.
 pub(in crate::ops) struct StatusCache {
-    storage: Mutex<Option<StorageSeen>>,
-    volumes: Mutex<VolumesSeen>,
+    storage: Mutex<Option<StorageStatus>>,
+    volumes: Mutex<VolumeStatus>,
     /// The end of the last check.
     looked: Mutex<Option<Instant>>,
-    look: Bell,
-    list: Bell,
-    marks: Bell,
+    look: WakeChannel,
+    list: WakeChannel,
+    marks: WakeChannel,
 }
 
 /// The volumes of guests, for scrapes.
 #[derive(Default)]
-struct VolumesSeen {
+struct VolumeStatus {
     each: Arc<[GuestVolume]>,
     /// When a scrape last requested them.
     asked: Option<Instant>,
 }
 
 /// A request to the reconciler's thread. One pending request is as good as many.
-struct Bell {
+struct WakeChannel {
     ring: Wake,
-    rung: Receiver<()>,
+    requests: Receiver<()>,
 }
 
-impl Default for Bell {
+impl Default for WakeChannel {
     fn default() -> Self {
-        let (ring, rung) = bounded(1);
-        Self { ring: Wake(ring), rung }
+        let (ring, requests) = bounded(1);
+        Self { ring: Wake(ring), requests }
     }
 }
 
 impl Default for StatusCache {
     fn default() -> Self {
         let (storage, volumes, looked) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (look, list, marks) = (Bell::default(), Bell::default(), Bell::default());
+        let (look, list, marks) =
+            (WakeChannel::default(), WakeChannel::default(), WakeChannel::default());
         Self { storage, volumes, looked, look, list, marks }
     }
 }
@@ -129,13 +130,13 @@ impl fmt::Debug for StatusCache {
 impl Libvirt {
     /// Returns the result of the last check of storage, from memory; `None` before the first check. An old result
     /// starts another check in the background.
-    pub fn storage_seen(&self) -> Option<StorageSeen> {
+    pub fn storage_seen(&self) -> Option<StorageStatus> {
         self.status.refresh(HEALTH_FRESH);
         self.status.storage.lock().clone()
     }
 
     /// Returns the result of the last check of storage, and starts no other check.
-    pub fn storage_last_seen(&self) -> Option<StorageSeen> {
+    pub fn storage_last_seen(&self) -> Option<StorageStatus> {
         self.status.storage.lock().clone()
     }
 
@@ -176,7 +177,7 @@ impl Libvirt {
             (Ok(_), Some(Some(_))) => info!("storage is available again"),
             _ => {}
         }
-        *seen = Some(StorageSeen { outcome, at: Instant::now() });
+        *seen = Some(StorageStatus { outcome, at: Instant::now() });
     }
 
     /// Reads the volumes of guests with one listing.
@@ -201,7 +202,7 @@ impl Libvirt {
     }
 }
 
-fn of_guest((volume, used_bytes): &(Volume, u64)) -> Option<GuestVolume> {
+fn of_guest((volume, used_bytes): &(StoredVolume, u64)) -> Option<GuestVolume> {
     Some(GuestVolume {
         guest: guest_of(&volume.name)?.to_owned(),
         name: volume.name.to_string(),
@@ -235,7 +236,7 @@ impl Libvirt {
                 }
             }
             // A check is requested; the other guests are still due after it.
-            if !self.status.look.rung.is_empty() {
+            if !self.status.look.requests.is_empty() {
                 break;
             }
         }
@@ -249,11 +250,11 @@ impl Libvirt {
     fn recover_guest(&self, guest: &str, due: Instant) -> Result<(), Error> {
         self.opener.health().may_answer()?;
         // A method that holds the lock recovers the guest itself, or still runs.
-        let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
+        let lock = self.pool.lock_guest(guest, Instant::now() + RECOVERY_LOCK)?;
         let deadline = Instant::now() + self.deadlines.change;
-        let open = self.recover_open(&hold, deadline);
+        let open = self.recover_open(&lock, deadline);
         let leftovers = self.journal.leftovers_of(guest, Some(due));
-        let leftovers = self.recover_leftovers(leftovers, &hold, deadline);
+        let leftovers = self.recover_leftovers(leftovers, &lock, deadline);
         open.and(leftovers.map(drop))
     }
 }
@@ -274,8 +275,8 @@ impl Reconciler {
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<Self> {
         let agent = Arc::clone(agent);
         let (stop, stopped) = bounded(0);
-        let (begun, began) = bounded(1);
-        let kept = agent.journal.kept();
+        let (started, began) = bounded(1);
+        let retained = agent.journal.retained();
         let work = move || {
             let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
             // Before the first check, so that callers see the recovered state.
@@ -286,7 +287,7 @@ impl Reconciler {
                     agent.look_at_storage(&mut is_prepared);
                     *agent.status.looked.lock() = Some(Instant::now());
                     // The start waits for the first round alone; later sends find the channel full.
-                    let _ = begun.try_send(());
+                    let _ = started.try_send(());
                 }
                 if is_look && is_prepared && !are_marks_complete {
                     let completed = agent.complete_marks();
@@ -302,15 +303,15 @@ impl Reconciler {
                     false => never(),
                 };
                 select! {
-                    recv(agent.status.look.rung) -> _ => is_look = true,
-                    recv(agent.status.list.rung) -> _ => {
+                    recv(agent.status.look.requests) -> _ => is_look = true,
+                    recv(agent.status.list.requests) -> _ => {
                         is_look = false;
                         agent.read_volumes();
                     }
-                    recv(agent.status.marks.rung) -> _ => {
+                    recv(agent.status.marks.requests) -> _ => {
                         (is_look, are_marks_complete) = (true, false);
                     }
-                    recv(kept) -> _ => is_look = false,
+                    recv(retained) -> _ => is_look = false,
                     recv(due) -> _ => is_look = false,
                     recv(again) -> _ => is_look = true,
                     recv(stopped) -> _ => return,
@@ -349,14 +350,14 @@ mod tests {
     #[test]
     fn a_scrape_asks_for_looks_at_most_once_a_minute() {
         let status = StatusCache::default();
-        let rung = |bell: &Bell| bell.rung.try_recv().is_ok();
+        let requests = |wake: &WakeChannel| wake.requests.try_recv().is_ok();
         let asked = |fresh| {
             status.refresh(fresh);
-            rung(&status.look)
+            requests(&status.look)
         };
         let scrape_asked = || {
             status.refresh_for_scrape();
-            (rung(&status.look), rung(&status.list))
+            (requests(&status.look), requests(&status.list))
         };
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
         assert!(!asked(HEALTH_FRESH_FOR_SCRAPES), "the first look is under way");

@@ -12,12 +12,12 @@ use super::leftovers::{Leftover, error_of};
 use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
 use super::transaction::{Abort, STATE_LANE, Transaction, state_write};
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, RECOVERY_TRIES, TAKE_BACK};
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::wire::Guest;
 use crate::jobs::reached;
-use crate::journal::{Direction, Entry, Intent, Kept, State, Step, Verb};
+use crate::journal::{Direction, Intent, IntentState, JournalEntry, Retained, Step, Verb};
 use crate::ops::{Error, Libvirt, Session};
-use crate::pool::{self, Hold, Job};
+use crate::pool::{self, GuestLock, Job};
 use crate::storage::{InUse, Volumes};
 
 /// The result of a recovery.
@@ -44,23 +44,31 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(in crate::ops) fn key(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
-        let hold = self.pool.hold(id, deadline)?;
-        self.recover_open(&hold, deadline)?;
-        Ok(hold)
+    pub(in crate::ops) fn lock_and_recover(
+        &self,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<GuestLock, Error> {
+        let lock = self.pool.lock_guest(id, deadline)?;
+        self.recover_open(&lock, deadline)?;
+        Ok(lock)
     }
 
     /// Acquires the guest lock for a method that needs libvirt.
     ///
     /// # Errors
-    /// As [`Libvirt::key`]; at once if libvirt is known not to answer.
+    /// As [`Libvirt::lock_and_recover`]; at once if libvirt is known not to answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(in crate::ops) fn hold(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
+    pub(in crate::ops) fn lock_guest(
+        &self,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<GuestLock, Error> {
         self.opener.health().may_answer()?;
         reached("wait for other calls to the guest");
-        self.key(id, deadline)
+        self.lock_and_recover(id, deadline)
     }
 
     /// Recovers the open changes of a guest. The caller holds the guest lock.
@@ -70,10 +78,14 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(in crate::ops) fn recover_open(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
-        while let Some(entry) = self.journal.open_of(hold.key()) {
+    pub(in crate::ops) fn recover_open(
+        &self,
+        lock: &GuestLock,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        while let Some(entry) = self.journal.open_of(lock.guest()) {
             let verb = entry.intent().verb;
-            self.recover(Transaction::resume(self, entry), hold, deadline)
+            self.recover(Transaction::resume(self, entry), lock, deadline)
                 .map_err(|cause| Error::Open { verb, cause: Box::new(cause) })?;
         }
         Ok(())
@@ -89,13 +101,13 @@ impl Libvirt {
     /// Up to `deadline`.
     pub(in crate::ops) fn recover_leftovers(
         &self,
-        leftovers: Vec<Entry>,
-        hold: &Hold,
+        leftovers: Vec<JournalEntry>,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<bool, Error> {
         let (mut removed, mut left) = (false, Vec::new());
         for entry in leftovers {
-            match self.recover(Transaction::resume(self, entry), hold, deadline) {
+            match self.recover(Transaction::resume(self, entry), lock, deadline) {
                 Ok(recovered) => removed |= recovered.removed,
                 Err(error) => left.extend(error.left()),
             }
@@ -108,11 +120,11 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to [`TAKE_BACK`].
-    pub(in crate::ops) fn undone(&self, guest: &Guest, cause: Error, hold: &Hold) -> Error {
+    pub(in crate::ops) fn undone(&self, guest: &Guest, cause: Error, lock: &GuestLock) -> Error {
         if matches!(cause, Error::Pool(pool::Error::Late { .. })) {
             return cause;
         }
-        let open = self.recover_open(hold, Instant::now() + TAKE_BACK);
+        let open = self.recover_open(lock, Instant::now() + TAKE_BACK);
         with_left(guest, cause, open)
     }
 
@@ -126,7 +138,7 @@ impl Libvirt {
     pub(in crate::ops) fn recover(
         &self,
         transaction: Transaction,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Recovered, Error> {
         let intent = transaction.intent();
@@ -136,16 +148,16 @@ impl Libvirt {
             (true, Direction::Forward) => format!("finish {}", intent.verb),
         };
         let is_resumed = transaction.is_resumed();
-        let failure = match self.recover_steps(&label, intent, is_resumed, hold, deadline) {
+        let failure = match self.recover_steps(&label, intent, is_resumed, lock, deadline) {
             Ok(mut recovered) => match (recovered.refused.take(), recovered.left.is_empty()) {
                 (None, true) => {
                     self.report(&label, &transaction, &recovered);
                     match transaction.intent().verb.direction() {
                         // The objects are gone, whether or not the journal can be written.
                         Direction::Forward if !is_resumed => {
-                            self.abort(transaction, Abort::Forget, hold, deadline);
+                            self.abort(transaction, Abort::Forget, lock, deadline);
                         }
-                        _ => self.commit(transaction, hold, deadline)?,
+                        _ => self.commit(transaction, lock, deadline)?,
                     }
                     return Ok(recovered);
                 }
@@ -168,9 +180,9 @@ impl Libvirt {
         };
         let (tries, refusals) = transaction.tries();
         let is_leftover = transaction.is_leftover();
-        let past = Past { tries, refusals, is_resumed, is_leftover };
-        let abort = fate(transaction.intent(), past, &failure);
-        self.abort(transaction, abort, hold, deadline);
+        let history = RecoveryHistory { tries, refusals, is_resumed, is_leftover };
+        let abort = decide(transaction.intent(), history, &failure);
+        self.abort(transaction, abort, lock, deadline);
         Err(failure.into_error())
     }
 
@@ -179,11 +191,11 @@ impl Libvirt {
         label: &str,
         intent: &Intent,
         is_resumed: bool,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Recovered, Error> {
         if intent.verb == Verb::ResizeDisk {
-            self.tell_sizes(label, intent, hold, deadline)?;
+            self.apply_sizes(label, intent, lock, deadline)?;
             return Ok(Recovered::default());
         }
         let mut recovered = Recovered::default();
@@ -191,7 +203,7 @@ impl Libvirt {
         if intent.steps.iter().any(needs_libvirt) {
             let asked = intent.clone();
             let work = move |session: &mut Session| in_libvirt(session, &asked, is_resumed);
-            let pass = self.held(label, deadline, hold, work, |_, _| {})?;
+            let pass = self.run_locked(label, deadline, lock, work, |_, _| {})?;
             (in_use, whose) = (pass.in_use, pass.whose);
             let InLibvirt { rest, removed, left, remaining, refused, .. } = pass;
             let used = Vec::new();
@@ -199,14 +211,14 @@ impl Libvirt {
         }
         let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
         if goes_on {
-            self.remove_seed_files(intent, &mut recovered, hold, deadline)
+            self.remove_seed_files(intent, &mut recovered, lock, deadline)
                 .map_err(|error| incomplete(error, is_resumed, &recovered))?;
         }
         if goes_on && has_volumes(intent) {
             let asked = intent.clone();
             let work =
                 move |volumes: &dyn Volumes| in_storage(volumes, &asked, (in_use, whose), deadline);
-            match self.on_storage(label, hold.key(), Some(hold), deadline, work) {
+            match self.on_storage(label, lock.guest(), Some(lock), deadline, work) {
                 Ok(stored) => {
                     recovered.removed |= stored.removed;
                     recovered.left.extend(stored.left);
@@ -227,7 +239,7 @@ impl Libvirt {
         &self,
         intent: &Intent,
         recovered: &mut Recovered,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         for step in &intent.steps {
@@ -236,7 +248,7 @@ impl Libvirt {
                 Ok(files) => {
                     let job = Job { name: state_write(), deadline };
                     let remove = move |_: &mut Session| files.remove();
-                    self.pool.run(STATE_LANE, job, Some(hold), remove)?.map_err(Error::Seed)
+                    self.pool.run(STATE_LANE, job, Some(lock), remove)?.map_err(Error::Seed)
                 }
                 Err(error) => Err(error),
             };
@@ -259,11 +271,11 @@ impl Libvirt {
         }
         recovered.used.iter().for_each(|used| warn!("{label}: {used}; guest={guest:?}"));
         match recovered.rest {
-            Rest::Kept => {
+            Rest::Retained => {
                 warn!("{label}: guest is running; keeping the partial {verb}; guest={guest:?}");
                 self.status.marks().wake();
                 if *verb == Verb::CreateGuest {
-                    self.events.note(guest, What::Created);
+                    self.events.note(guest, EventKind::Created);
                 }
             }
             Rest::Void => info!("{label}: nothing to do; guest={guest:?}"),
@@ -309,7 +321,7 @@ fn incomplete(error: Error, is_resumed: bool, recovered: &Recovered) -> Error {
 
 /// The former tries of a transaction.
 #[derive(Clone, Copy, Debug, Default)]
-struct Past {
+struct RecoveryHistory {
     tries: u32,
     refusals: u32,
     is_resumed: bool,
@@ -355,39 +367,39 @@ fn without_domain(step: &Step) -> Step {
 /// | something else is left | open, at last a leftover | a leftover that is tried again | as above |
 ///
 /// "At last" is after [`RECOVERY_TRIES`] refusals. A leftover stays one.
-fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
-    let is_last_try = past.tries + 1 >= RECOVERY_TRIES;
-    let is_last = past.refusals + 1 >= RECOVERY_TRIES;
+fn decide(intent: &Intent, history: RecoveryHistory, failure: &Failure) -> Abort {
+    let is_last_try = history.tries + 1 >= RECOVERY_TRIES;
+    let is_last = history.refusals + 1 >= RECOVERY_TRIES;
     let (verb, error) = (intent.verb, failure.error());
     let retry = match error.is_unreachable() {
         true => Instant::now() + RECOVERY_PAUSE,
-        false => Instant::now() + pause(past.tries + 1),
+        false => Instant::now() + pause(history.tries + 1),
     };
     let left = match error {
         Error::Left(left) | Error::VolumesLeft(left) => left.clone(),
         _ => vec![error.to_string()],
     };
     let refused = !matches!(failure, Failure::CannotAsk(_));
-    let keep = |state| Kept { why: error.to_string(), left, tried: true, refused, state };
-    let leftover = |retry| State::Leftover { retry };
+    let keep = |state| Retained { why: error.to_string(), left, tried: true, refused, state };
+    let leftover = |retry| IntentState::Leftover { retry };
     match failure {
-        _ if past.is_leftover || intent.is_released() => {
+        _ if history.is_leftover || intent.is_released() => {
             let is_retried = !refused || !is_last;
-            let kept = keep(leftover(is_retried.then_some(retry)));
+            let retained = keep(leftover(is_retried.then_some(retry)));
             match failure {
                 Failure::Left(_, steps) if verb == Verb::Delete && *steps != intent.steps => {
-                    Abort::KeepOnly(steps.clone(), kept)
+                    Abort::KeepOnly(steps.clone(), retained)
                 }
-                _ => Abort::Keep(kept),
+                _ => Abort::Keep(retained),
             }
         }
         Failure::CannotAsk(Error::Storage(_)) if verb == Verb::Delete && intent.has_domain() => {
             let steps = intent.steps.iter().map(without_domain).collect();
-            Abort::KeepOnly(steps, keep(State::Open { retry }))
+            Abort::KeepOnly(steps, keep(IntentState::Open { retry }))
         }
         // Storage has not named its leftovers.
         Failure::Left(Error::Storage(_), _) if verb == Verb::Delete && !is_last => {
-            Abort::Keep(keep(State::Open { retry }))
+            Abort::Keep(keep(IntentState::Open { retry }))
         }
         // A store that stays unavailable must not block callers, least of all those of a running guest.
         Failure::CannotAsk(Error::Storage(_)) if verb != Verb::Delete && is_last_try => {
@@ -396,8 +408,8 @@ fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
                 steps => Abort::KeepOnly(steps, keep(leftover(Some(retry)))),
             }
         }
-        Failure::CannotAsk(_) => Abort::Keep(keep(State::Open { retry })),
-        Failure::DomainStays(_) if verb == Verb::Delete && !past.is_resumed => Abort::Forget,
+        Failure::CannotAsk(_) => Abort::Keep(keep(IntentState::Open { retry })),
+        Failure::DomainStays(_) if verb == Verb::Delete && !history.is_resumed => Abort::Forget,
         Failure::Left(_, steps) if verb == Verb::Delete => {
             Abort::KeepOnly(steps.clone(), keep(leftover((!is_last).then_some(retry))))
         }
@@ -405,7 +417,7 @@ fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
             Abort::KeepOnly(steps.clone(), keep(leftover(None)))
         }
         _ if is_last => give_up(intent, error),
-        _ => Abort::Keep(keep(State::Open { retry })),
+        _ => Abort::Keep(keep(IntentState::Open { retry })),
     }
 }
 
@@ -442,31 +454,36 @@ mod tests {
     use super::*;
     use crate::storage;
 
-    const LAST: Past = Past { tries: 4, refusals: 4, is_resumed: true, is_leftover: false };
+    const LAST: RecoveryHistory =
+        RecoveryHistory { tries: 4, refusals: 4, is_resumed: true, is_leftover: false };
 
     fn intent(verb: Verb) -> Intent {
         let steps = vec![
-            Step::Leaving { networks: vec![], volumes: true, expected: true, kept: vec![] },
+            Step::Leaving { networks: vec![], volumes: true, expected: true, supplied: vec![] },
             Step::Volume { name: "tank/guests/a/disk-0".into(), made_parent: true, maker: None },
             Step::Disk { device: "vda".into(), source: "/dev/zvol/tank/guests/a/disk-0".into() },
             Step::Domain { uuid: Some("u".into()) },
         ];
         let (guest, request) = ("a".to_owned(), Guest::default());
-        Intent { verb, guest, begun: std::time::SystemTime::now(), request, steps }
+        Intent { verb, guest, started: std::time::SystemTime::now(), request, steps }
     }
 
     /// Returns the fate as a word, whether the recovery is tried again, and how many steps are kept.
-    fn outcome(verb: Verb, past: Past, failure: &Failure) -> (&'static str, bool, usize) {
+    fn outcome(
+        verb: Verb,
+        history: RecoveryHistory,
+        failure: &Failure,
+    ) -> (&'static str, bool, usize) {
         let intent = intent(verb);
-        let (kept, steps) = match fate(&intent, past, failure) {
+        let (retained, steps) = match decide(&intent, history, failure) {
             Abort::Forget => return ("forgotten", false, 0),
-            Abort::Keep(kept) => (kept, intent.steps.len()),
-            Abort::KeepOnly(steps, kept) => (kept, steps.len()),
+            Abort::Keep(retained) => (retained, intent.steps.len()),
+            Abort::KeepOnly(steps, retained) => (retained, steps.len()),
         };
-        match kept.state {
-            State::Leftover { retry } => ("leftover", retry.is_some(), steps),
-            State::Open { .. } => ("open", true, steps),
-            State::Running => ("running", false, steps),
+        match retained.state {
+            IntentState::Leftover { retry } => ("leftover", retry.is_some(), steps),
+            IntentState::Open { .. } => ("open", true, steps),
+            IntentState::Running => ("running", false, steps),
         }
     }
 
@@ -474,23 +491,26 @@ mod tests {
     fn a_store_that_stays_away_locks_no_guest() {
         let away = || Failure::CannotAsk(Error::Storage(storage::Error::NotInstalled));
         for verb in [Verb::CreateGuest, Verb::AttachDisk] {
-            assert_eq!(outcome(verb, Past::default(), &away()), ("open", true, 4));
+            assert_eq!(outcome(verb, RecoveryHistory::default(), &away()), ("open", true, 4));
             assert_eq!(outcome(verb, LAST, &away()), ("leftover", true, 1));
-            let past = Past { is_leftover: true, ..LAST };
-            assert_eq!(outcome(verb, past, &away()), ("leftover", true, 4));
+            let history = RecoveryHistory { is_leftover: true, ..LAST };
+            assert_eq!(outcome(verb, history, &away()), ("leftover", true, 4));
         }
         assert_eq!(outcome(Verb::ResizeDisk, LAST, &away()).0, "leftover");
         assert_eq!(outcome(Verb::Delete, LAST, &away()), ("open", true, 4));
-        let Abort::KeepOnly(steps, _) = fate(&intent(Verb::Delete), LAST, &away()) else {
+        let Abort::KeepOnly(steps, _) = decide(&intent(Verb::Delete), LAST, &away()) else {
             panic!("its domain is gone; one that is defined again is another")
         };
         assert!(steps.contains(&Step::Gone { uuid: "u".to_owned() }));
         let mut released = intent(Verb::Delete);
         released.steps.insert(0, Step::Released);
-        let Abort::Keep(kept) = fate(&released, Past::default(), &away()) else {
+        let Abort::Keep(retained) = decide(&released, RecoveryHistory::default(), &away()) else {
             panic!("it stays as it is")
         };
-        assert!(matches!(kept.state, State::Leftover { retry: Some(_) }), "also after a start");
+        assert!(
+            matches!(retained.state, IntentState::Leftover { retry: Some(_) }),
+            "also after a start"
+        );
     }
 
     #[test]
@@ -499,7 +519,7 @@ mod tests {
             let error = Error::Left(vec!["volume tank/guests/a/disk-0 is in use".to_owned()]);
             Failure::Left(error, safe_steps(&intent(verb)))
         };
-        let first = Past::default();
+        let first = RecoveryHistory::default();
         assert_eq!(outcome(Verb::AttachDisk, first, &refused(Verb::AttachDisk)).0, "open");
         let last = outcome(Verb::AttachDisk, LAST, &refused(Verb::AttachDisk));
         assert_eq!(last, ("leftover", false, 1));
@@ -509,7 +529,7 @@ mod tests {
         let stays = Failure::DomainStays(Error::NoGuest);
         assert_eq!(outcome(Verb::Delete, first, &stays).0, "forgotten");
         assert_eq!(outcome(Verb::Delete, LAST, &stays).0, "forgotten");
-        let resumed = Past { is_resumed: true, ..first };
+        let resumed = RecoveryHistory { is_resumed: true, ..first };
         assert_eq!(outcome(Verb::Delete, resumed, &stays).0, "open");
     }
 

@@ -28,12 +28,13 @@ use crate::guest::domain::VirDomain;
 use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::domains::{DomainUse, all_uses};
-use crate::ops::networks::Marked;
+use crate::ops::networks::OwnerMatch;
 use crate::ops::undefine::{destroy_if_active, undefine};
 use crate::ops::volume_owners::{Expected, guest_of};
 use crate::ops::{Error, Session, devices, networks};
 use crate::storage::{
-    self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose,
+    self, CreatedVolume, Id, InUse, LeftoverVolume, Maker, PoolName, Recursion, Removal,
+    StoredVolume, VolumeSelection, Volumes,
 };
 
 /// The result of recovery in libvirt.
@@ -50,7 +51,7 @@ pub(super) struct InLibvirt {
     /// The volumes that domains use.
     pub(super) in_use: InUse,
     /// The volumes that a Delete removes.
-    pub(super) whose: Option<Whose>,
+    pub(super) whose: Option<VolumeSelection>,
     /// Why the domain of a Delete stays.
     pub(super) refused: Option<Error>,
 }
@@ -64,7 +65,7 @@ pub(super) enum Rest {
     /// Nothing remains: libvirt refused to remove the domain or a device, and the objects that belong to it stay.
     Refused,
     /// Nothing remains: the guest runs with the new object, which therefore stays.
-    Kept,
+    Retained,
     /// Nothing remains: the change had not started, or its guest is gone.
     Void,
     /// The remains of the former guest: another domain has its id by now.
@@ -101,7 +102,7 @@ pub(super) fn in_libvirt(
             }
             Err(error) => pass.left.push(Leftover::of(step, &intent.guest, &error)),
         }
-        if matches!(pass.rest, Rest::Kept | Rest::Refused) {
+        if matches!(pass.rest, Rest::Retained | Rest::Refused) {
             return Ok(pass);
         }
     }
@@ -150,10 +151,10 @@ fn deleted_uuid(intent: &Intent) -> Option<&str> {
 
 /// Returns which volumes a Delete removes: all volumes with the guest's mark, because no other method of the guest has
 /// started since. For a later retry, and if another domain of this name exists, only the volumes of the deleted domain.
-fn whose(intent: &Intent, rest: Rest) -> Option<Whose> {
+fn whose(intent: &Intent, rest: Rest) -> Option<VolumeSelection> {
     match (rest, deleted_uuid(intent)) {
-        (Rest::Followed, uuid) => uuid.map(|uuid| Whose::OfDomain(Maker::domain(uuid))),
-        _ => Some(Whose::Marked),
+        (Rest::Followed, uuid) => uuid.map(|uuid| VolumeSelection::OfDomain(Maker::domain(uuid))),
+        _ => Some(VolumeSelection::Marked),
     }
 }
 
@@ -203,15 +204,15 @@ impl InLibvirt {
                 let users = users_of(session, users)?;
                 let names = names.iter().cloned().collect();
                 // After a restart, or for a retry, an unmarked network may belong to somebody else.
-                let reach = if is_resumed { Marked::Only } else { Marked::OrOriginal };
+                let recursion = if is_resumed { OwnerMatch::Only } else { OwnerMatch::OrOriginal };
                 let removal =
-                    networks::remove_all(session.connection()?, id, &names, users, reach)?;
+                    networks::remove_all(session.connection()?, id, &names, users, recursion)?;
                 self.removed |= removal.removed > 0;
                 let networks: Vec<String> =
                     removal.left.iter().map(|(name, _)| name.clone()).collect();
                 if !networks.is_empty() {
-                    let (volumes, expected, kept) = (false, false, Vec::new());
-                    self.remaining.push(Step::Leaving { networks, volumes, expected, kept });
+                    let (volumes, expected, supplied) = (false, false, Vec::new());
+                    self.remaining.push(Step::Leaving { networks, volumes, expected, supplied });
                 }
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
@@ -239,7 +240,7 @@ impl InLibvirt {
         runs: Result<bool, Error>,
     ) -> Result<Rest, Error> {
         match runs {
-            Ok(true) => Ok(Rest::Kept),
+            Ok(true) => Ok(Rest::Retained),
             Ok(false) => Ok(Rest::Storage),
             Err(error) if error.is_unreachable() => Err(error),
             Err(error) => {
@@ -326,7 +327,7 @@ pub(super) struct InStorage {
 pub(super) fn in_storage(
     volumes: &dyn Volumes,
     intent: &Intent,
-    (in_use, whose): (InUse, Option<Whose>),
+    (in_use, whose): (InUse, Option<VolumeSelection>),
     deadline: Instant,
 ) -> Result<InStorage, storage::Error> {
     let (mut removal, mut remaining) = (Removal::default(), Vec::new());
@@ -367,16 +368,16 @@ pub(super) fn in_storage(
 fn destroy(
     volumes: &dyn Volumes,
     intent: &Intent,
-    (owner, whose): (&Id, Whose),
+    (owner, whose): (&Id, VolumeSelection),
     mut in_use: InUse,
     deadline: Instant,
 ) -> Result<Removal, storage::Error> {
     let leaving = intent.steps.iter().find_map(|step| match step {
-        Step::Leaving { volumes, expected, kept, .. } => Some((*volumes, *expected, kept)),
+        Step::Leaving { volumes, expected, supplied, .. } => Some((*volumes, *expected, supplied)),
         _ => None,
     });
-    let Some((may_have, is_expected, kept)) = leaving else { return Ok(Removal::default()) };
-    kept.iter().for_each(|path| in_use.keep(Path::new(path)));
+    let Some((may_have, is_expected, supplied)) = leaving else { return Ok(Removal::default()) };
+    supplied.iter().for_each(|path| in_use.keep(Path::new(path)));
     let expected = match (is_expected, may_have) {
         (true, _) => Expected::Some,
         (false, true) => Expected::Unknown,
@@ -397,10 +398,10 @@ fn steps_of(
     volumes: &dyn Volumes,
     intent: &Intent,
     owner: &Id,
-    left: &[Left],
+    left: &[LeftoverVolume],
     deadline: Instant,
 ) -> Result<Vec<Step>, storage::Error> {
-    let recorded = |left: &Left| {
+    let recorded = |left: &LeftoverVolume| {
         let mut steps = intent.steps.iter();
         steps.find(|step| matches!(step, Step::Volume { name, .. } if *name == left.name))
     };
@@ -413,7 +414,7 @@ fn steps_of(
     let root = volumes.pool().guest(owner).map_err(storage::Error::Name)?;
     let found = volumes.volumes(Some(&root), deadline)?.into_iter();
     let found = found.filter(|it| left.iter().any(|left| left.name == it.name.as_str()));
-    let step = |volume: Volume| Step::Volume {
+    let step = |volume: StoredVolume| Step::Volume {
         name: volume.name.to_string(),
         // The guest's dataset is removed with its last volume.
         made_parent: true,
@@ -447,22 +448,23 @@ fn take_back_snapshots(
     for step in &intent.steps {
         let Step::Snapshot { name, below, maker } = step else { continue };
         let Ok(name) = volumes.pool().full_snapshot(name) else { continue };
-        let reach = if *below { Reach::Below } else { Reach::Itself };
+        let recursion = if *below { Recursion::Below } else { Recursion::Itself };
         let maker = Maker::stored(maker);
-        let gone = volumes.take_back_snapshots(&name, reach, &maker, intent.begun, deadline)?;
+        let gone =
+            volumes.take_back_snapshots(&name, recursion, &maker, intent.started, deadline)?;
         removal.destroyed.extend(gone.destroyed);
         removal.left.extend(gone.left);
     }
     Ok(())
 }
 
-fn made_volumes(pool: &PoolName, intent: &Intent) -> Vec<Made> {
+fn made_volumes(pool: &PoolName, intent: &Intent) -> Vec<CreatedVolume> {
     let made = |step: &Step| match step {
         Step::Volume { name, made_parent, maker } => {
             let volume = pool.full_dataset(name).ok()?;
             // From its name: the guest may have had another id when the volume was made.
             let owner = guest_of(&volume).filter(|_| intent.verb.is_for_guest());
-            Some(Made {
+            Some(CreatedVolume {
                 owner: owner.and_then(|id| Id::parse(id).ok()),
                 maker: maker.as_deref().map(Maker::stored),
                 with_parent: *made_parent,

@@ -13,12 +13,12 @@ use log::{Level, error, log, warn};
 use parking_lot::Mutex;
 
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, STATE_WRITE};
-use crate::events::What;
+use crate::events::EventKind;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
-use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
+use crate::journal::{self, Intent, IntentState, Journal, JournalEntry, Retained, Step, Verb};
 use crate::ops::{Error, Libvirt, Session};
-use crate::pool::{self, Hold, Job, JobName, Lane};
+use crate::pool::{self, GuestLock, Job, JobName, Lane};
 
 /// The steps of one change. The journal file of the change exists from the first step on: a call that changes nothing
 /// costs nothing.
@@ -29,7 +29,7 @@ pub(in crate::ops) struct Transaction {
     journal: Arc<Journal>,
     intent: Intent,
     /// The journal's file; `None` before the first step, and if the journal could not be written.
-    entry: Option<Entry>,
+    entry: Option<JournalEntry>,
     /// The job that the change belongs to, if any.
     track: Option<Track>,
     is_resumed: bool,
@@ -41,15 +41,15 @@ pub(in crate::ops) enum Abort {
     /// Nothing remains, or the caller knows what remains.
     Forget,
     /// The journal keeps the intent.
-    Keep(Kept),
+    Keep(Retained),
     /// The journal keeps these steps of the intent.
-    KeepOnly(Vec<Step>, Kept),
+    KeepOnly(Vec<Step>, Retained),
 }
 
 impl Abort {
     /// Keeps the intent, so that it is recovered as soon as possible, and before the guest is changed again.
     pub(in crate::ops) fn recover(why: &Error) -> Self {
-        Self::Keep(Kept::open(why.to_string()))
+        Self::Keep(Retained::open(why.to_string()))
     }
 }
 
@@ -74,7 +74,7 @@ impl Transaction {
         let intent = Intent {
             verb,
             guest: request.id.clone(),
-            begun: SystemTime::now(),
+            started: SystemTime::now(),
             request: request.clone(),
             steps: Vec::new(),
         };
@@ -84,14 +84,14 @@ impl Transaction {
     }
 
     /// Continues a transaction that the journal has kept.
-    pub(super) fn resume(agent: &Libvirt, entry: Entry) -> Self {
+    pub(super) fn resume(agent: &Libvirt, entry: JournalEntry) -> Self {
         let intent = entry.intent().clone();
         let mut transaction = Self::with(agent, intent, Some(entry));
         transaction.is_resumed = true;
         transaction
     }
 
-    fn with(agent: &Libvirt, intent: Intent, entry: Option<Entry>) -> Self {
+    fn with(agent: &Libvirt, intent: Intent, entry: Option<JournalEntry>) -> Self {
         let journal = Arc::clone(&agent.journal);
         Self { journal, intent, entry, track: None, is_resumed: false }
     }
@@ -108,12 +108,12 @@ impl Transaction {
 
     /// Returns how often its recovery was tried since the agent started, and how often it was refused.
     pub(super) fn tries(&self) -> (u32, u32) {
-        self.entry.as_ref().map_or((0, 0), Entry::tries)
+        self.entry.as_ref().map_or((0, 0), JournalEntry::tries)
     }
 
     /// Returns whether it is a leftover that is tried again.
     pub(super) fn is_leftover(&self) -> bool {
-        self.entry.as_ref().is_some_and(Entry::is_leftover)
+        self.entry.as_ref().is_some_and(JournalEntry::is_leftover)
     }
 
     /// Records a step. Call this before the step starts.
@@ -168,7 +168,7 @@ impl Transaction {
     /// # Blocking
     /// As [`Transaction::record`].
     pub(in crate::ops) fn commit(mut self) -> Result<(), journal::Error> {
-        self.entry.take().map_or(Ok(()), Entry::settled)
+        self.entry.take().map_or(Ok(()), JournalEntry::complete)
     }
 
     /// Ends the transaction without success.
@@ -180,27 +180,27 @@ impl Transaction {
         let Intent { verb, guest, .. } = &self.intent;
         match abort {
             Abort::Forget => {
-                if let Err(error) = entry.settled() {
+                if let Err(error) = entry.complete() {
                     warn!("cannot remove {verb} from the journal; guest={guest:?}: {error}");
                 }
             }
-            Abort::KeepOnly(steps, kept) => {
-                warn!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
+            Abort::KeepOnly(steps, retained) => {
+                warn!("{verb} is incomplete; guest={guest:?}: {}", retained.why);
                 match entry.narrow(steps) {
-                    Ok(entry) => drop(entry.keep(kept)),
+                    Ok(entry) => drop(entry.keep(retained)),
                     // The unchanged intent would undo too much later.
                     Err(not_narrowed) => {
                         let (entry, error) = *not_narrowed;
                         warn!("cannot journal the rest of {verb}; guest={guest:?}: {error}");
-                        entry.keep(later(kept));
+                        entry.keep(later(retained));
                     }
                 }
             }
-            Abort::Keep(kept) => {
+            Abort::Keep(retained) => {
                 // The caller's own recovery follows before it gets its answer, so this is no warning yet.
-                let level = if kept.tried { Level::Warn } else { Level::Debug };
-                let line = format!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
-                if entry.keep(kept) {
+                let level = if retained.tried { Level::Warn } else { Level::Debug };
+                let line = format!("{verb} is incomplete; guest={guest:?}: {}", retained.why);
+                if entry.keep(retained) {
                     log!(level, "{line}");
                 }
             }
@@ -231,7 +231,7 @@ impl Libvirt {
         &self,
         lane: Lane,
         transaction: Transaction,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
         work: impl FnOnce(&mut Session, &mut Transaction) -> Result<T, Stop> + Send + 'static,
     ) -> Result<(T, Transaction), Error> {
@@ -243,7 +243,7 @@ impl Libvirt {
                 return Err(error);
             }
         }
-        let name = JobName::new(transaction.intent.verb.to_string(), hold.key());
+        let name = JobName::new(transaction.intent.verb.to_string(), lock.guest());
         reached(&name);
         let work = move |session: &mut Session, mut transaction: Transaction| {
             if needs_libvirt {
@@ -267,9 +267,9 @@ impl Libvirt {
                 let Intent { verb, guest, .. } = &transaction.intent;
                 warn!("{verb} did not end in time; recovering guest={guest:?}");
             }
-            transaction.abort(Abort::Keep(Kept::open("it did not end in time".to_owned())));
+            transaction.abort(Abort::Keep(Retained::open("it did not end in time".to_owned())));
         };
-        self.on_worker(lane, Job { name, deadline }, hold, transaction, work, late)
+        self.on_worker(lane, Job { name, deadline }, lock, transaction, work, late)
             .map_err(NotRun::keep)?
     }
 
@@ -284,7 +284,7 @@ impl Libvirt {
     pub(in crate::ops) fn commit(
         &self,
         transaction: Transaction,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
         // A change without a step has no file.
@@ -299,11 +299,11 @@ impl Libvirt {
         // A late commit is valid, but its method does nothing more.
         let late = move |_: &mut Session, committed: Result<(), journal::Error>| {
             if let (Some((events, guest)), Ok(())) = (created, committed) {
-                events.note(&guest, What::Created);
+                events.note(&guest, EventKind::Created);
             }
             marks.wake();
         };
-        let committed = self.on_worker(STATE_LANE, job, hold, transaction, commit, late);
+        let committed = self.on_worker(STATE_LANE, job, lock, transaction, commit, late);
         Ok(committed.map_err(NotRun::keep)??)
     }
 
@@ -316,23 +316,22 @@ impl Libvirt {
         &self,
         transaction: Transaction,
         abort: Abort,
-        hold: &Hold,
+        lock: &GuestLock,
         deadline: Instant,
     ) {
-        let is_open =
-            matches!(&abort, Abort::Keep(kept) if matches!(kept.state, State::Open { .. }));
+        let is_open = matches!(&abort, Abort::Keep(retained) if matches!(retained.state, IntentState::Open { .. }));
         if is_open || transaction.entry.is_none() {
             return transaction.abort(abort);
         }
         let otherwise = match &abort {
-            Abort::KeepOnly(_, kept) => Abort::Keep(later(kept.clone())),
+            Abort::KeepOnly(_, retained) => Abort::Keep(later(retained.clone())),
             // The caller may already have an answer that nothing more follows.
             abort => abort.clone(),
         };
         let deadline = deadline.max(Instant::now() + STATE_WRITE);
         let job = Job { name: state_write(), deadline };
         let work = move |_: &mut Session, transaction: Transaction| transaction.abort(abort);
-        let ended = self.on_worker(STATE_LANE, job, hold, transaction, work, |_, ()| {});
+        let ended = self.on_worker(STATE_LANE, job, lock, transaction, work, |_, ()| {});
         if let Err(NotRun { transaction: Some(transaction), .. }) = ended {
             transaction.abort(otherwise);
         }
@@ -349,7 +348,7 @@ impl Libvirt {
         &self,
         lane: Lane,
         job: Job,
-        hold: &Hold,
+        lock: &GuestLock,
         transaction: Transaction,
         work: impl FnOnce(&mut Session, Transaction) -> T + Send + 'static,
         late: impl FnOnce(&mut Session, T) + Send + 'static,
@@ -360,11 +359,11 @@ impl Libvirt {
             let transaction = given.lock().take();
             work(session, transaction.expect("its caller takes it only where this does not run"))
         };
-        self.pool.run_or_else(lane, job, Some(hold), work, late).map_err(|error| {
+        self.pool.run_or_else(lane, job, Some(lock), work, late).map_err(|error| {
             // A job that has started has the transaction, or will take it in a moment.
-            let has_begun =
+            let has_started =
                 matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. });
-            let transaction = if has_begun { None } else { shared.lock().take().map(Box::new) };
+            let transaction = if has_started { None } else { shared.lock().take().map(Box::new) };
             NotRun { error, transaction }
         })
     }
@@ -382,17 +381,17 @@ impl NotRun {
         if let Some(transaction) = self.transaction {
             // No caller waits for a resumed transaction, and the lane may still have no room.
             let pause = if transaction.is_resumed { RECOVERY_PAUSE } else { Duration::ZERO };
-            let state = State::Open { retry: Instant::now() + pause };
-            let kept = Kept { state, ..Kept::open(self.error.to_string()) };
-            transaction.abort(Abort::Keep(kept));
+            let state = IntentState::Open { retry: Instant::now() + pause };
+            let retained = Retained { state, ..Retained::open(self.error.to_string()) };
+            transaction.abort(Abort::Keep(retained));
         }
         self.error
     }
 }
 
 /// Returns the same state, open and due after the longest pause.
-fn later(kept: Kept) -> Kept {
-    Kept { state: State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX }, ..kept }
+fn later(retained: Retained) -> Retained {
+    Retained { state: IntentState::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX }, ..retained }
 }
 
 /// The lane of short writes to the state directory. It is free while other lanes wait for a store or for a hung guest.
@@ -418,7 +417,7 @@ mod tests {
     }
 
     /// Returns a transaction with a step.
-    fn begun(agent: &Libvirt) -> Transaction {
+    fn started(agent: &Libvirt) -> Transaction {
         let guest = Guest { id: GUEST.to_owned(), ..Guest::default() };
         let mut transaction = Transaction::begin(agent, Verb::CreateVolume, &guest);
         let name = "mistify/guests/web-1/disk-0".to_owned();
@@ -436,19 +435,19 @@ mod tests {
         limit: Duration,
         work: impl FnOnce() -> Result<(), Stop> + Send + 'static,
     ) -> Result<(), Error> {
-        let hold = agent.pool.hold(GUEST, Instant::now() + SOON).unwrap();
+        let lock = agent.pool.lock_guest(GUEST, Instant::now() + SOON).unwrap();
         let work = |_: &mut Session, _: &mut Transaction| work();
-        let (transaction, deadline) = (begun(agent), Instant::now() + limit);
-        let done = agent.run_steps(Lane::Storage, transaction, &hold, deadline, work);
+        let (transaction, deadline) = (started(agent), Instant::now() + limit);
+        let done = agent.run_steps(Lane::Storage, transaction, &lock, deadline, work);
         done.map(|((), transaction)| transaction.commit().unwrap())
     }
 
     #[test]
     fn a_transaction_that_is_dropped_stays_open() {
         let agent = agent();
-        drop(begun(&agent));
+        drop(started(&agent));
         assert_eq!(open(&agent), Some(None));
-        assert!(agent.journal.kept().try_recv().is_ok(), "the reconciler has a word");
+        assert!(agent.journal.retained().try_recv().is_ok(), "the reconciler has a word");
     }
 
     #[test]
@@ -466,12 +465,12 @@ mod tests {
     #[test]
     fn a_job_that_never_runs_keeps_its_intent() {
         let agent = agent();
-        let hold = agent.pool.hold(GUEST, Instant::now() + SOON).unwrap();
-        let transaction = begun(&agent);
+        let lock = agent.pool.lock_guest(GUEST, Instant::now() + SOON).unwrap();
+        let transaction = started(&agent);
         agent.stop(Duration::ZERO);
         let work = |_: &mut Session, _: &mut Transaction| -> Result<(), Stop> { unreachable!() };
         let deadline = Instant::now() + SOON;
-        let refused = agent.run_steps(Lane::Storage, transaction, &hold, deadline, work);
+        let refused = agent.run_steps(Lane::Storage, transaction, &lock, deadline, work);
         let why = refused.map(|_| ()).unwrap_err().to_string();
         assert_eq!(open(&agent), Some(Some(why)));
     }

@@ -46,7 +46,7 @@ fn run_within(
     let mut command = Command::new(program);
     command.args(words).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
     let cpu = Duration::from_secs(cpu_s);
-    Confinement { reach: Reach::Files(files), memory_bytes, file_bytes: 16 * MIB, cpu }
+    Confinement { scope: AccessScope::Files(files), memory_bytes, file_bytes: 16 * MIB, cpu }
         .apply(&mut command)
         .unwrap();
     command.output().unwrap()
@@ -175,7 +175,7 @@ fn confined_program_can_only_read() {
     let mut command = Command::new("/bin/cat");
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     let (memory_bytes, cpu) = (512 * MIB, Duration::from_secs(30));
-    Confinement { reach: Reach::Files(&[]), memory_bytes, file_bytes: 0, cpu }
+    Confinement { scope: AccessScope::Files(&[]), memory_bytes, file_bytes: 0, cpu }
         .apply(&mut command)
         .unwrap();
     let mut child = command.spawn().unwrap();

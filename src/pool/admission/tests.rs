@@ -9,34 +9,34 @@ use super::*;
 
 #[test]
 fn guest_lock_passes_on_in_order_of_arrival() {
-    let mut admission = Admission::default();
+    let mut admission = AdmissionState::default();
     let tickets = [(); 3].map(|()| admission.acquire("a").unwrap());
-    assert_eq!(admission.place("a", tickets[0]), Place::Holder);
-    assert_eq!(admission.place("a", tickets[1]), Place::Waiting);
+    assert_eq!(admission.ticket_state("a", tickets[0]), TicketState::Holder);
+    assert_eq!(admission.ticket_state("a", tickets[1]), TicketState::Waiting);
     assert_eq!(admission.release("a"), Some(tickets[1]));
-    assert_eq!(admission.place("a", tickets[0]), Place::Gone);
-    assert_eq!(admission.place("a", tickets[1]), Place::Holder);
+    assert_eq!(admission.ticket_state("a", tickets[0]), TicketState::Gone);
+    assert_eq!(admission.ticket_state("a", tickets[1]), TicketState::Holder);
     assert_eq!(admission.release("a"), Some(tickets[2]));
     assert_eq!(admission.release("a"), None);
-    assert_eq!(admission.keys_held(), 0);
+    assert_eq!(admission.locks_held(), 0);
 }
 
 #[test]
 fn one_key_does_not_block_another() {
-    let mut admission = Admission::default();
+    let mut admission = AdmissionState::default();
     for _ in 0..3 {
         admission.acquire("a").unwrap();
     }
     let other = admission.acquire("b").unwrap();
-    assert_eq!(admission.place("b", other), Place::Holder);
+    assert_eq!(admission.ticket_state("b", other), TicketState::Holder);
 }
 
 #[test]
 fn waiter_that_gave_up_is_skipped() {
-    let mut admission = Admission::default();
+    let mut admission = AdmissionState::default();
     let [_, second, third] = [(); 3].map(|()| admission.acquire("a").unwrap());
     admission.give_up("a", second);
-    assert_eq!(admission.place("a", second), Place::Gone);
+    assert_eq!(admission.ticket_state("a", second), TicketState::Gone);
     let fourth = admission.acquire("a").unwrap();
     assert_eq!(admission.release("a"), Some(third));
     assert_eq!(admission.release("a"), Some(fourth));
@@ -44,19 +44,19 @@ fn waiter_that_gave_up_is_skipped() {
 
 #[test]
 fn stop_refuses_waiting_callers_but_not_the_holder() {
-    let mut admission = Admission::default();
+    let mut admission = AdmissionState::default();
     admission.enter().unwrap();
     let [holder, waiter] = [(); 2].map(|()| admission.acquire("a").unwrap());
     admission.stop();
     assert_eq!(admission.enter(), Err(Stopping));
     assert_eq!(admission.acquire("b"), Err(Stopping));
-    assert_eq!(admission.place("a", holder), Place::Holder);
-    assert_eq!(admission.place("a", waiter), Place::Gone);
+    assert_eq!(admission.ticket_state("a", holder), TicketState::Holder);
+    assert_eq!(admission.ticket_state("a", waiter), TicketState::Gone);
     assert_eq!(admission.callers(), 1);
     assert_eq!(admission.release("a"), None);
 }
 
-/// An event; its numbers select, modulo, one of the callers or keys of that moment.
+/// An event; its numbers select, modulo, one of the callers or locks of that moment.
 #[derive(Clone, Debug)]
 enum Event {
     Enter,
@@ -71,27 +71,27 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => Just(Event::Enter),
         4 => Just(Event::Leave),
-        8 => (0..KEYS.len()).prop_map(Event::Acquire),
-        3 => (0..KEYS.len(), any::<usize>()).prop_map(|(key, n)| Event::GiveUp(key, n)),
-        5 => (0..KEYS.len()).prop_map(Event::Release),
+        8 => (0..GUESTS.len()).prop_map(Event::Acquire),
+        3 => (0..GUESTS.len(), any::<usize>()).prop_map(|(guest, n)| Event::GiveUp(guest, n)),
+        5 => (0..GUESTS.len()).prop_map(Event::Release),
         1 => Just(Event::Stop),
     ]
 }
 
-const KEYS: [&str; 3] = ["a", "b", "c"];
+const GUESTS: [&str; 3] = ["a", "b", "c"];
 
-/// The expected state, computed in a slow and plain way: the callers, and each key's holder and
+/// The expected state, computed in a slow and plain way: the callers, and each lock's holder and
 /// waiters.
 #[derive(Default)]
 struct Model {
     inside: usize,
-    lines: [VecDeque<Ticket>; 3],
-    left: Vec<(usize, Ticket)>,
+    lines: [VecDeque<LockTicket>; 3],
+    left: Vec<(usize, LockTicket)>,
     stopping: bool,
 }
 
 impl Model {
-    fn apply(&mut self, admission: &mut Admission, event: Event) {
+    fn apply(&mut self, admission: &mut AdmissionState, event: Event) {
         match event {
             Event::Enter => {
                 assert_eq!(admission.enter().is_ok(), !self.stopping);
@@ -101,49 +101,50 @@ impl Model {
                 admission.leave();
                 self.inside -= 1;
             }
-            Event::Acquire(key) => {
-                let ticket = admission.acquire(KEYS[key]);
+            Event::Acquire(guest) => {
+                let ticket = admission.acquire(GUESTS[guest]);
                 assert_eq!(ticket.is_ok(), !self.stopping);
-                self.lines[key].extend(ticket.ok());
+                self.lines[guest].extend(ticket.ok());
             }
-            Event::GiveUp(key, n) if self.lines[key].len() > 1 => {
-                let waiters = self.lines[key].len() - 1;
-                let ticket = self.lines[key].remove(1 + n % waiters).unwrap();
-                admission.give_up(KEYS[key], ticket);
-                self.left.push((key, ticket));
+            Event::GiveUp(guest, n) if self.lines[guest].len() > 1 => {
+                let waiters = self.lines[guest].len() - 1;
+                let ticket = self.lines[guest].remove(1 + n % waiters).unwrap();
+                admission.give_up(GUESTS[guest], ticket);
+                self.left.push((guest, ticket));
             }
-            Event::Release(key) => {
-                let holder = self.lines[key].pop_front();
-                self.left.extend(holder.map(|ticket| (key, ticket)));
-                assert_eq!(admission.release(KEYS[key]), self.lines[key].front().copied());
+            Event::Release(guest) => {
+                let holder = self.lines[guest].pop_front();
+                self.left.extend(holder.map(|ticket| (guest, ticket)));
+                assert_eq!(admission.release(GUESTS[guest]), self.lines[guest].front().copied());
             }
             Event::Stop => {
                 admission.stop();
                 self.stopping = true;
-                for (key, line) in self.lines.iter_mut().enumerate() {
+                for (guest, line) in self.lines.iter_mut().enumerate() {
                     let turned_away = line.split_off(line.len().min(1));
-                    self.left.extend(turned_away.into_iter().map(|ticket| (key, ticket)));
+                    self.left.extend(turned_away.into_iter().map(|ticket| (guest, ticket)));
                 }
             }
             Event::Leave | Event::GiveUp(..) => {}
         }
     }
 
-    fn check(&self, admission: &Admission) {
+    fn check(&self, admission: &AdmissionState) {
         assert_eq!(admission.callers(), self.inside);
-        for (key, line) in KEYS.iter().zip(&self.lines) {
+        for (guest, line) in GUESTS.iter().zip(&self.lines) {
             for (position, &ticket) in line.iter().enumerate() {
-                let place = if position == 0 { Place::Holder } else { Place::Waiting };
-                assert_eq!(admission.place(key, ticket), place);
+                let ticket_state =
+                    if position == 0 { TicketState::Holder } else { TicketState::Waiting };
+                assert_eq!(admission.ticket_state(guest, ticket), ticket_state);
             }
         }
-        for &(key, ticket) in &self.left {
-            assert_eq!(admission.place(KEYS[key], ticket), Place::Gone);
+        for &(guest, ticket) in &self.left {
+            assert_eq!(admission.ticket_state(GUESTS[guest], ticket), TicketState::Gone);
         }
         let held = self.lines.iter().filter(|line| !line.is_empty()).count();
-        assert_eq!(admission.keys_held(), held);
+        assert_eq!(admission.locks_held(), held);
         let tickets: usize = self.lines.iter().map(VecDeque::len).sum();
-        assert_eq!(admission.keys_waiting(), tickets - held);
+        assert_eq!(admission.locks_waiting(), tickets - held);
     }
 }
 
@@ -152,7 +153,7 @@ proptest! {
     fn any_sequence_keeps_the_limits_and_the_lines(
         events in proptest::collection::vec(event(), 0..120),
     ) {
-        let mut admission = Admission::default();
+        let mut admission = AdmissionState::default();
         let mut model = Model::default();
         for event in events {
             model.apply(&mut admission, event);
@@ -161,13 +162,13 @@ proptest! {
         while model.inside > 0 {
             model.apply(&mut admission, Event::Leave);
         }
-        for key in 0..KEYS.len() {
-            while !model.lines[key].is_empty() {
-                model.apply(&mut admission, Event::Release(key));
+        for guest in 0..GUESTS.len() {
+            while !model.lines[guest].is_empty() {
+                model.apply(&mut admission, Event::Release(guest));
             }
         }
         model.check(&admission);
-        assert!(admission.keys.is_empty());
+        assert!(admission.locks.is_empty());
         assert_eq!(admission.callers(), 0);
     }
 }

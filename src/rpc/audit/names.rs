@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_hanging_database_is_waited_for_once() {
-        let ((begin, begun), (go, gone)) = (bounded(8), bounded::<()>(0));
+        let ((begin, started), (go, gone)) = (bounded(8), bounded::<()>(0));
         let name_of = move |uid: u32| {
             begin.send(uid).unwrap();
             let _ = gone.recv();
@@ -163,12 +163,12 @@ mod tests {
         let limits = AuditConfig { user_wait: Duration::ZERO, ..limits() };
         let mut names = Names::start(&limits, name_of).unwrap();
         assert_eq!(names.name(7), None);
-        assert_eq!(begun.recv_timeout(PATIENCE), Ok(7));
+        assert_eq!(started.recv_timeout(PATIENCE), Ok(7));
         // A second wait would take longer than this.
         names.wait = PATIENCE;
         let until = Instant::now() + PATIENCE;
         assert_eq!((names.name(7), names.name(8)), (None, None));
-        assert!(Instant::now() < until && begun.is_empty(), "nobody else is asked for");
+        assert!(Instant::now() < until && started.is_empty(), "nobody else is asked for");
         drop(go);
         while names.name(7).is_none() {
             assert!(Instant::now() < until, "its answer is learned in the end");

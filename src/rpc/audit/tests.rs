@@ -52,10 +52,10 @@ fn root() -> Caller {
     Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: Some(7) }) }
 }
 
-fn begin(audit: &Arc<Audit>, caller: &Caller, guest: &str) -> Call {
-    let subject = Subject { guest: Some(guest.to_owned()), ..Subject::default() };
-    let by = Behalf { caller, audit, inbound: None };
-    Call::begin(by, "Libvirt.Run".to_owned(), Some(subject), Instant::now())
+fn begin(audit: &Arc<Audit>, caller: &Caller, guest: &str) -> AuditedCall {
+    let target = Target { guest: Some(guest.to_owned()), ..Target::default() };
+    let by = CallContext { caller, audit, inbound: None };
+    AuditedCall::begin(by, "Libvirt.Run".to_owned(), Some(target), Instant::now())
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn line_has_the_caller_method_and_outcome() {
     };
     begin(&audit, &host, "web-1").end(&Outcome::Error(&"first\nsecond"));
     let network = Caller { origin: Origin::Network("192.0.2.1:5".parse().unwrap()), peer: None };
-    let by = Behalf { caller: &network, audit: &audit, inbound: None };
-    let call = Call::begin(by, "ImageStore.CloneImage".to_owned(), None, Instant::now());
+    let by = CallContext { caller: &network, audit: &audit, inbound: None };
+    let call = AuditedCall::begin(by, "ImageStore.CloneImage".to_owned(), None, Instant::now());
     call.end(&Outcome::Refused("params[0]: no"));
     begin(&audit, &root(), "web-1").end(&Outcome::Late(&"deadline: x"));
 
@@ -148,14 +148,14 @@ fn irregular_file_is_refused() {
 
 /// A file system that hangs until the test releases it.
 struct Hanging {
-    begun: Sender<()>,
+    started: Sender<()>,
     go: Receiver<()>,
     written: Arc<parking_lot::Mutex<Vec<u8>>>,
 }
 
 impl io::Write for Hanging {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.begun.send(()).map_err(io::Error::other)?;
+        self.started.send(()).map_err(io::Error::other)?;
         let _ = self.go.recv();
         self.written.lock().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -172,13 +172,13 @@ impl io::Write for Hanging {
 fn hanging(
     limits: &AuditConfig,
 ) -> (Arc<Audit>, Receiver<()>, Sender<()>, Arc<parking_lot::Mutex<Vec<u8>>>) {
-    let ((begin, begun), (go, gone)) = (unbounded(), bounded(0));
+    let ((begin, started), (go, gone)) = (unbounded(), bounded(0));
     let written = Arc::new(parking_lot::Mutex::default());
-    let file = Hanging { begun: begin, go: gone, written: Arc::clone(&written) };
+    let file = Hanging { started: begin, go: gone, written: Arc::clone(&written) };
     let sink = Sink::new("/absent/audit".into(), Box::new(file));
     let audit =
         Arc::new(Audit::start(limits, Some(sink), |_| Ok(Some("somebody".to_owned()))).unwrap());
-    (audit, begun, go, written)
+    (audit, started, go, written)
 }
 
 fn guests(written: &[u8]) -> Vec<String> {
@@ -190,9 +190,9 @@ fn guests(written: &[u8]) -> Vec<String> {
 #[test]
 fn a_hanging_file_costs_records_and_no_call() {
     let limits = AuditConfig { queue: 2, ..AuditConfig::default() };
-    let (audit, begun, go, written) = hanging(&limits);
+    let (audit, started, go, written) = hanging(&limits);
     begin(&audit, &root(), "hangs").end(&Outcome::Ok);
-    begun.recv_timeout(PATIENCE).expect("the writer hangs");
+    started.recv_timeout(PATIENCE).expect("the writer hangs");
     // Each of these would wait forever.
     for guest in ["a", "b", "c", "d", "e"] {
         begin(&audit, &root(), guest).end(&Outcome::Ok);
@@ -243,13 +243,13 @@ fn reopen_follows_the_earlier_records() {
 #[test]
 fn a_reopen_is_not_lost_when_the_queue_is_full() {
     let limits = AuditConfig { queue: 1, ..AuditConfig::default() };
-    let ((begin_write, begun), (go, gone)) = (unbounded(), bounded(0));
-    let file = Hanging { begun: begin_write, go: gone, written: Arc::default() };
+    let ((begin_write, started), (go, gone)) = (unbounded(), bounded(0));
+    let file = Hanging { started: begin_write, go: gone, written: Arc::default() };
     let log = Log::new();
     let sink = Sink::new(log.0.clone(), Box::new(file));
     let audit = Arc::new(Audit::start(&limits, Some(sink), |_| Ok(None)).unwrap());
     begin(&audit, &root(), "hangs").end(&Outcome::Ok);
-    begun.recv_timeout(PATIENCE).expect("the writer hangs");
+    started.recv_timeout(PATIENCE).expect("the writer hangs");
     begin(&audit, &root(), "fills").end(&Outcome::Ok);
     audit.reopen();
     drop(go);

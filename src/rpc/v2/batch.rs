@@ -13,47 +13,47 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use super::call::Request;
+use super::call::MethodCall;
 use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
 use crate::ops::Error;
 use crate::pool::Permit;
-use crate::rpc::dispatch::Desk;
+use crate::rpc::dispatch::Dispatcher;
 use crate::rpc::table::Service;
 use crate::sorted::OrderBy;
 
 /// Runs the calls of a batch with this permit, counted from `began`; returns the answers in their order, if there
 /// are any.
 pub(super) fn carry_out(
-    desk: Desk<'_>,
+    dispatcher: Dispatcher<'_>,
     port: Service,
     members: &[Box<RawValue>],
     permit: Result<Option<Permit>, Error>,
     began: Instant,
 ) -> Option<Vec<u8>> {
-    let calls = members.iter().map(|member| Request::read(desk, port, member, began));
+    let calls = members.iter().map(|member| MethodCall::read(dispatcher, port, member, began));
     let calls: Vec<_> = calls.collect();
     let _permit = match permit {
         Ok(permit) => permit,
         Err(error) => {
             let (why, is_late) =
-                (error.to_string(), began.elapsed() >= desk.agent.deadlines().change);
-            let refuse = |call: Result<Request<'_>, _>| match call {
-                Ok(call) if is_late => call.refuse(desk, Kind::Deadline, why.clone(), began),
-                Ok(call) => call.refuse_busy(desk, &why, began),
+                (error.to_string(), began.elapsed() >= dispatcher.agent.deadlines().change);
+            let refuse = |call: Result<MethodCall<'_>, _>| match call {
+                Ok(call) if is_late => call.refuse(dispatcher, Kind::Deadline, why.clone(), began),
+                Ok(call) => call.refuse_busy(dispatcher, &why, began),
                 Err(answer) => answer,
             };
             return join(calls.into_iter().filter_map(refuse).collect());
         }
     };
     let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
-    let threads = desk.agent.pool().batches().begin(desk.by.caller.share(), helpers);
+    let threads = dispatcher.agent.pool().batches().begin(dispatcher.by.caller.share(), helpers);
     let batch = Batch {
-        desk,
+        dispatcher,
         calls: &calls,
         next: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
-        begin_until: began + desk.agent.deadlines().change,
+        begin_until: began + dispatcher.agent.deadlines().change,
     };
     let mut answers = thread::scope(|scope| {
         let helpers: Vec<_> = (0..threads.helpers)
@@ -90,9 +90,9 @@ fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
 
 /// A batch that runs.
 struct Batch<'a> {
-    desk: Desk<'a>,
+    dispatcher: Dispatcher<'a>,
     /// The calls; for an invalid one its answer, if it gets one.
-    calls: &'a [Result<Request<'a>, Option<Vec<u8>>>],
+    calls: &'a [Result<MethodCall<'a>, Option<Vec<u8>>>],
     next: AtomicUsize,
     /// The bytes of all answers so far.
     bytes: AtomicUsize,
@@ -114,25 +114,29 @@ impl Batch<'_> {
         }
     }
 
-    fn carry_out(&self, call: &Request<'_>) -> Option<Vec<u8>> {
+    fn carry_out(&self, call: &MethodCall<'_>) -> Option<Vec<u8>> {
         let began = Instant::now();
-        if self.desk.by.is_abandoned() {
+        if self.dispatcher.by.is_abandoned() {
             // Not started, and recorded as refused: the caller would not learn the outcome. Calls that have started
             // are finished.
-            return call.refuse_busy(self.desk, "not run: the caller has disconnected", began);
+            return call.refuse_busy(
+                self.dispatcher,
+                "not run: the caller has disconnected",
+                began,
+            );
         }
         if began >= self.begin_until {
             let why = "not run: the other calls of the batch took too long";
-            return call.refuse(self.desk, Kind::Deadline, why.to_owned(), began);
+            return call.refuse(self.dispatcher, Kind::Deadline, why.to_owned(), began);
         }
         // The other calls of the batch need room for their answers, too.
-        let answer = call.carry_out(self.desk, began)?;
+        let answer = call.carry_out(self.dispatcher, began)?;
         let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
         if before >= BATCH_ANSWER_BYTES {
             let why = format!("done, but the batch's answers exceed {BATCH_ANSWER_BYTES} bytes");
             return call.fail(&Failure::new(Kind::TooLarge, why));
         }
-        if !self.desk.by.reserve_answer(before + answer.len()) {
+        if !self.dispatcher.by.reserve_answer(before + answer.len()) {
             self.bytes.fetch_sub(answer.len(), Ordering::Relaxed);
             return call.without_room();
         }

@@ -11,15 +11,15 @@ use serde_json::value::RawValue;
 
 use super::discover;
 use super::errors::{Failure, Kind};
-use crate::rpc::as_job::{ASYNC, When};
-use crate::rpc::call::{Asked, Call};
-use crate::rpc::dispatch::Desk;
+use crate::rpc::as_job::{ASYNC, Execution};
+use crate::rpc::call::{Call, EncodedRequest};
+use crate::rpc::dispatch::Dispatcher;
 use crate::rpc::encoder::{self, Encoder};
 use crate::rpc::envelope::{Id, Lookup, Refusal, members, without_place};
 use crate::rpc::table::{Callee, Service};
 
 /// A request that names a method.
-pub(super) struct Request<'a> {
+pub(super) struct MethodCall<'a> {
     called: Called,
     params: Option<&'a RawValue>,
     /// A request without an id is a notification, which is never answered.
@@ -48,13 +48,13 @@ impl Called {
     }
 }
 
-impl<'a> Request<'a> {
+impl<'a> MethodCall<'a> {
     /// Reads a request that arrived at `began`.
     ///
     /// # Errors
     /// The answer, if it gets one, to a request that is invalid or names no method.
     pub(super) fn read(
-        desk: Desk<'_>,
+        dispatcher: Dispatcher<'_>,
         port: Service,
         message: &'a RawValue,
         began: Instant,
@@ -80,7 +80,7 @@ impl<'a> Request<'a> {
         let id = id.flatten();
         if let Some(why) = fault {
             if let Some(Called::Method(callee)) = called {
-                desk.refused(callee, why, began);
+                dispatcher.refused(callee, why, began);
             }
             return invalid(why, id.as_ref());
         }
@@ -101,14 +101,20 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// The answer, if it gets one, where the agent answers without a call or refuses the parameters.
-    pub(super) fn call(&self, desk: Desk<'_>, began: Instant) -> Result<Call, Option<Vec<u8>>> {
+    pub(super) fn call(
+        &self,
+        dispatcher: Dispatcher<'_>,
+        began: Instant,
+    ) -> Result<Call, Option<Vec<u8>>> {
         let outcome = match self.called {
             Called::Method(callee) => Call::read(self, callee, began).map(Ok),
             Called::Discover(port) => object(self.params)
                 .and_then(|params| self.check_names(params, &[]))
                 .map(|()| Err(self.encoder().success_of(discover::document(port)))),
         };
-        outcome.unwrap_or_else(|refusal| Err(self.refuse(desk, Kind::Params, refusal.text, began)))
+        outcome.unwrap_or_else(|refusal| {
+            Err(self.refuse(dispatcher, Kind::Params, refusal.text, began))
+        })
     }
 
     /// Returns the service on whose port `rpc.discover` was called; `None` for other methods, and for parameters that it
@@ -124,9 +130,9 @@ impl<'a> Request<'a> {
     ///
     /// # Blocking
     /// Up to the deadline of its method.
-    pub(super) fn carry_out(&self, desk: Desk<'_>, began: Instant) -> Option<Vec<u8>> {
-        let carry_out = || match self.call(desk, began) {
-            Ok(call) => desk.wait_and_carry_out(call),
+    pub(super) fn carry_out(&self, dispatcher: Dispatcher<'_>, began: Instant) -> Option<Vec<u8>> {
+        let carry_out = || match self.call(dispatcher, began) {
+            Ok(call) => dispatcher.wait_and_carry_out(call),
             Err(answer) => answer,
         };
         panic::catch_unwind(AssertUnwindSafe(carry_out)).unwrap_or_else(|_| {
@@ -138,21 +144,26 @@ impl<'a> Request<'a> {
     /// Answers without calling the method, and records the refusal.
     pub(super) fn refuse(
         &self,
-        desk: Desk<'_>,
+        dispatcher: Dispatcher<'_>,
         kind: Kind,
         why: String,
         began: Instant,
     ) -> Option<Vec<u8>> {
         if let Called::Method(callee) = self.called {
-            desk.refused(callee, &why, began);
+            dispatcher.refused(callee, &why, began);
         }
         self.fail(&Failure::new(kind, why))
     }
 
     /// Refuses the call for now: the method may be called later.
-    pub(super) fn refuse_busy(&self, desk: Desk<'_>, why: &str, began: Instant) -> Option<Vec<u8>> {
+    pub(super) fn refuse_busy(
+        &self,
+        dispatcher: Dispatcher<'_>,
+        why: &str,
+        began: Instant,
+    ) -> Option<Vec<u8>> {
         if let Called::Method(callee) = self.called {
-            desk.refused(callee, why, began);
+            dispatcher.refused(callee, why, began);
         }
         self.fail(&Failure::busy(why))
     }
@@ -194,7 +205,7 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Asked for Request<'_> {
+impl EncodedRequest for MethodCall<'_> {
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal> {
         let object = object(self.params)?;
         // The request of a job was checked when it was accepted, by the rules of its caller's path.
@@ -220,14 +231,14 @@ impl Asked for Request<'_> {
         Refusal { text: without_place(error) }
     }
 
-    fn when(&self) -> Result<When<'_>, Refusal> {
+    fn execution(&self) -> Result<Execution<'_>, Refusal> {
         if let Some(job) = self.job {
-            return Ok(When::ByJob(job));
+            return Ok(Execution::ByJob(job));
         }
         let members = object(self.params)?.map_or_else(|| Ok(BTreeMap::new()), members)?;
         match members.get(ASYNC).map(|wanted| wanted.get()) {
-            None | Some("false" | "null") => Ok(When::Now),
-            Some("true") => Ok(When::Later),
+            None | Some("false" | "null") => Ok(Execution::Now),
+            Some("true") => Ok(Execution::Later),
             Some(other) => refuse(format!("{ASYNC} must be true or false, not {other}")),
         }
     }

@@ -129,7 +129,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::events::{Event, Page, What};
+    use crate::events::{Event, EventKind, EventPage};
     use crate::guest::domain::VirDomain;
     use crate::guest::hardware::Hardware;
     use crate::guest::limits::{DISK, NIC};
@@ -221,7 +221,7 @@ mod tests {
     }
 
     /// Checks the schema of a type that is only written: `full` has every member.
-    fn tells<T: Default + Serialize>(name: &str, full: &T, seen: &mut BTreeSet<String>) {
+    fn covers<T: Default + Serialize>(name: &str, full: &T, seen: &mut BTreeSet<String>) {
         let schema = written::<T>(name, seen);
         let full = serde_json::to_value(full).unwrap();
         assert_eq!(keys(&schema["properties"]), keys(&full), "{name}");
@@ -235,7 +235,7 @@ mod tests {
         agrees::<CpuTopology>("CpuTopology", all);
         agrees_unseen::<CloudInit>("CloudInit", all);
         agrees::<Nic>("Nic", all);
-        agrees::<Disk>("Disk", all);
+        agrees::<GuestDisk>("Disk", all);
         agrees::<GuestRequest>("GuestRequest", all);
         agrees::<GuestResponse>("GuestResponse", all);
         agrees::<GuestMetricsRequest>("GuestMetricsRequest", all);
@@ -267,17 +267,17 @@ mod tests {
         let progress = Progress { steps: 1, step: "domain".to_owned() };
         let error = result.clone();
         let job = Job { started, ended, progress, result, error, ..Job::default() };
-        tells("Job", &job, all);
+        covers("Job", &job, all);
         let next = "1".to_owned();
-        tells("JobsPage", &jobs::Page { next, ..jobs::Page::default() }, all);
+        covers("JobsPage", &jobs::JobPage { next, ..jobs::JobPage::default() }, all);
         let next = "web-1".to_owned();
-        tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
+        covers("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
         let reason = "io-error".to_owned();
         let addresses = vec![Address::default()];
         let listed = ListedGuest { reason, addresses, ..ListedGuest::default() };
-        tells("ListedGuest", &ListedGuest { saved: true, ..listed }, all);
-        tells("LeftoversResponse", &LeftoversResponse::default(), all);
-        tells("Leftovers", &Leftovers::default(), all);
+        covers("ListedGuest", &ListedGuest { saved: true, ..listed }, all);
+        covers("LeftoversResponse", &LeftoversResponse::default(), all);
+        covers("Leftovers", &Leftovers::default(), all);
         let hardware = Hardware { tpm: true, ..Hardware::default() };
         let (reason, pending) = ("io-error".to_owned(), vec!["cpu".to_owned()]);
         let addresses = vec![Address::default()];
@@ -285,11 +285,11 @@ mod tests {
         let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..known };
         let (start_order, start_delay_s, stop_timeout_s) = (Some(1), Some(1), Some(1));
         let known = VirDomain { start_order, start_delay_s, stop_timeout_s, ..known };
-        tells("Domain", &VirDomain { autostart: true, memory_max_kib: 4, ..known }, all);
-        tells("AutostartResponse", &AutostartResponse::default(), all);
+        covers("Domain", &VirDomain { autostart: true, memory_max_kib: 4, ..known }, all);
+        covers("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();
-        tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);
-        tells("ConsoleResponse", &ConsoleResponse::default(), all);
+        covers("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);
+        covers("ConsoleResponse", &ConsoleResponse::default(), all);
         let info = GuestInfo {
             message: "-".to_owned(),
             hostname: "-".to_owned(),
@@ -299,10 +299,10 @@ mod tests {
             filesystems: vec![FileSystem::default()],
             ..GuestInfo::default()
         };
-        tells("GuestInfo", &info, all);
+        covers("GuestInfo", &info, all);
         let text = || "-".to_owned();
         let address = Address { prefix: 1, mac: text(), interface: text(), ..Address::default() };
-        tells("Address", &address, all);
+        covers("Address", &address, all);
         let os = OperatingSystem {
             id: text(),
             name: text(),
@@ -310,9 +310,9 @@ mod tests {
             kernel: text(),
             machine: text(),
         };
-        tells("OperatingSystem", &os, all);
-        tells("TimeZone", &TimeZone { name: text(), offset_s: 0 }, all);
-        tells("User", &User { name: text(), since_ms: 1 }, all);
+        covers("OperatingSystem", &os, all);
+        covers("TimeZone", &TimeZone { name: text(), offset_s: 0 }, all);
+        covers("User", &User { name: text(), since_ms: 1 }, all);
         let filesystem = FileSystem {
             device: text(),
             kind: text(),
@@ -321,14 +321,14 @@ mod tests {
             disks: vec![text()],
             ..FileSystem::default()
         };
-        tells("FileSystem", &filesystem, all);
-        tells("ScreenshotResponse", &ScreenshotResponse::default(), all);
-        tells("EventsPage", &Page::default(), all);
+        covers("FileSystem", &filesystem, all);
+        covers("ScreenshotResponse", &ScreenshotResponse::default(), all);
+        covers("EventsPage", &EventPage::default(), all);
         let plan = Plan { message: "nothing would be done".to_owned(), ..Plan::default() };
-        tells("Plan", &plan, all);
+        covers("Plan", &plan, all);
         let one = || vec![text()];
         let answer = PlanResponse { guest: None, plan: Some(plan), warnings: one() };
-        tells("PlanResponse", &answer, all);
+        covers("PlanResponse", &answer, all);
         let step = PlanStep {
             command: one(),
             xml: "<domain/>".to_owned(),
@@ -336,7 +336,7 @@ mod tests {
             with: one(),
             ..PlanStep::default()
         };
-        tells("PlanStep", &step, all);
+        covers("PlanStep", &step, all);
         let limits = read(SCHEMAS);
         let members = |name: &str| keys(&limits[name]["properties"]);
         assert_eq!(members("DiskLimits"), DISK.iter().map(|limit| limit.member).collect());
@@ -344,12 +344,17 @@ mod tests {
         all.extend(["Event", "DiskLimits", "NicLimits"].map(str::to_owned));
         let event = &read(SCHEMAS)["Event"];
         let kinds = [
-            What::Lifecycle { state: "started", detail: "booted" },
-            What::IoError { source: text(), device: text(), action: "none", reason: "r".into() },
-            What::Balloon { memory_kib: 1 },
-            What::Agent { state: "connected" },
-            What::Missed { count: 1 },
-            What::Job { job: text(), state: "done" },
+            EventKind::Lifecycle { state: "started", detail: "booted" },
+            EventKind::IoError {
+                source: text(),
+                device: text(),
+                action: "none",
+                reason: "r".into(),
+            },
+            EventKind::Balloon { memory_kib: 1 },
+            EventKind::Agent { state: "connected" },
+            EventKind::Missed { count: 1 },
+            EventKind::Job { job: text(), state: "done" },
         ];
         let kinds = kinds.map(|what| {
             let (time, guest) = (text(), "web-1".to_owned());
@@ -357,7 +362,7 @@ mod tests {
         });
         let members: BTreeSet<&str> = kinds.iter().flat_map(keys).collect();
         assert_eq!(keys(&event["properties"]), members);
-        tells("AllGuestMetrics", &AllGuestMetrics::default(), all);
+        covers("AllGuestMetrics", &AllGuestMetrics::default(), all);
         written::<BTreeMap<String, AllGuestMetrics>>("AllMetricsResponse", all);
         assert_eq!(
             read(SCHEMAS).as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(),

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::libvirt::{self, Code};
 use crate::ops::Error;
 use crate::rpc::envelope::Id;
-use crate::rpc::subject::Subject;
+use crate::rpc::target::Target;
 use crate::rpc::{json, texts};
 use crate::{jobs, journal, pool, storage};
 
@@ -264,7 +264,7 @@ impl Kind {
     fn of_jobs(error: &jobs::Error) -> Self {
         match error {
             jobs::Error::Unknown { .. } => Self::NotFound,
-            jobs::Error::Begun { .. } => Self::State,
+            jobs::Error::Started { .. } => Self::State,
             jobs::Error::Full { .. } | jobs::Error::GuestFull { .. } | jobs::Error::Closed => {
                 Self::Busy
             }
@@ -276,7 +276,7 @@ impl Kind {
     fn of_pool(error: &pool::Error) -> Self {
         match error {
             pool::Error::Busy { .. } | pool::Error::Stopping => Self::Busy,
-            pool::Error::KeyHeld { .. }
+            pool::Error::GuestLocked { .. }
             | pool::Error::Unrun { .. }
             | pool::Error::Overdue { .. } => Self::Deadline,
             pool::Error::Late { .. } => Self::Late,
@@ -331,18 +331,18 @@ impl Failure {
     }
 
     /// Makes a method's error, in plain words.
-    pub(in crate::rpc) fn of(error: &Error, subject: &Subject) -> Self {
+    pub(in crate::rpc) fn of(error: &Error, target: &Target) -> Self {
         let row = Kind::of(error).row();
         let libvirt = of_libvirt(error);
         let data = Data {
             libvirt_code: libvirt.map(|error| error.code.raw()),
             libvirt_domain: libvirt.map(|error| error.domain.raw()),
             retryable: row.retryable,
-            guest: subject.guest.clone(),
+            guest: target.guest.clone(),
         };
         let message = match error {
             // The original's text does not name its object.
-            Error::Refused(why) => match subject.name() {
+            Error::Refused(why) => match target.name() {
                 Some(name) => format!("cannot use {name}: {why}"),
                 None => format!("invalid argument: {why}"),
             },

@@ -23,10 +23,10 @@ use serde_json::value::RawValue;
 
 use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
-use crate::pool::Ration;
-use crate::rpc::audit::{Audit, Behalf, Inbound};
-use crate::rpc::call::{Asked, Call, share};
-use crate::rpc::dispatch::{Desk, dispatch, with_permit};
+use crate::pool::CallClass;
+use crate::rpc::audit::{Audit, CallContext, Inbound};
+use crate::rpc::call::{Call, EncodedRequest, share};
+use crate::rpc::dispatch::{Dispatcher, dispatch, with_permit};
 use crate::rpc::encoder::Encoder;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::table::Service;
@@ -35,7 +35,7 @@ use crate::rpc::{Answer, Answered};
 pub(crate) use call::fuzz::calls as fuzz_calls;
 pub(super) use job::{carry_out_job, failed};
 
-use call::Request;
+use call::MethodCall;
 use errors::{Failure, Kind};
 
 /// Runs the request or the batch in `body`, for methods of `service`, and passes the answer to `then`, at once or
@@ -59,9 +59,9 @@ pub fn answer<I: Inbound + 'static>(
         }
         then(inbound, answered);
     };
-    let by = Behalf { caller: inbound.caller(), audit, inbound: Some(&inbound) };
+    let by = CallContext { caller: inbound.caller(), audit, inbound: Some(&inbound) };
     let began = by.arrived();
-    let read = message(body, |message| read(Desk { agent, by }, service, message, began));
+    let read = message(body, |message| read(Dispatcher { agent, by }, service, message, began));
     match read.unwrap_or_else(|failure| Read::Answered(failure.into())) {
         Read::Answered(answered) => then(inbound, answered),
         Read::Call(call) => {
@@ -79,13 +79,16 @@ pub fn answer<I: Inbound + 'static>(
         }),
         Read::Batch(members) => {
             let user = inbound.caller().share();
-            let share = share(Ration::Batch, user, &format!("{user:?}"));
+            let share = share(CallClass::Batch, user, &format!("{user:?}"));
             let (batch_agent, audit) = (Arc::clone(agent), Arc::clone(audit));
             with_permit(agent, Some(share), (None, "a batch"), inbound, move |inbound, permit| {
-                let by =
-                    Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
-                let desk = Desk { agent: &batch_agent, by };
-                let answer = batch::carry_out(desk, service, &members, permit, began);
+                let by = CallContext {
+                    caller: inbound.caller(),
+                    audit: &audit,
+                    inbound: Some(&inbound),
+                };
+                let dispatcher = Dispatcher { agent: &batch_agent, by };
+                let answer = batch::carry_out(dispatcher, service, &members, permit, began);
                 then(inbound, Answered { method: None, answer: answer.into() });
             });
         }
@@ -118,16 +121,16 @@ enum Read {
     Batch(Vec<Box<RawValue>>),
 }
 
-fn read(desk: Desk<'_>, port: Service, message: &RawValue, began: Instant) -> Read {
+fn read(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue, began: Instant) -> Read {
     if !message.get().starts_with('[') {
-        let request = match Request::read(desk, port, message, began) {
+        let request = match MethodCall::read(dispatcher, port, message, began) {
             Ok(request) => request,
             Err(answer) => return Read::Answered(Answered { method: None, answer: answer.into() }),
         };
         if let Some(port) = request.discovers() {
             return Read::Document(port, request.encoder());
         }
-        return match request.call(desk, began) {
+        return match request.call(dispatcher, began) {
             Ok(call) => Read::Call(Box::new(call)),
             Err(answer) => {
                 let method = Some(request.name());

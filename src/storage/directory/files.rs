@@ -16,10 +16,10 @@ use crate::os::files::{is_link, straight};
 use crate::os::process;
 use crate::sorted::OrderBy;
 use crate::storage::copy::copy;
-use crate::storage::{Dataset, Error, Maker, Space, Volume};
+use crate::storage::{Dataset, Error, Maker, Space, StoredVolume};
 
-/// Folders may be passed through by guests' emulators and read by root alone.
-const FOLDER_MODE: u32 = 0o711;
+/// Directories may be passed through by guests' emulators and read by root alone.
+const DIRECTORY_MODE: u32 = 0o711;
 /// libvirt gives a guest's files to its emulator when that starts.
 const FILE_MODE: u32 = 0o600;
 /// The unit of [`MetadataExt::blocks`].
@@ -90,11 +90,11 @@ impl DirectoryStore {
 
     fn collect_below(
         &self,
-        folder: &Path,
+        directory: &Path,
         above: Option<&Dataset>,
         found: &mut Vec<Dataset>,
     ) -> Result<(), Error> {
-        for entry in names_in(folder)? {
+        for entry in names_in(directory)? {
             let relative = match above {
                 Some(above) => format!("{}/{entry}", above.relative()),
                 None => entry,
@@ -111,7 +111,7 @@ impl DirectoryStore {
     }
 
     /// The volume of a name; `None` where there is none, or something else.
-    pub(super) fn volume_at(&self, name: &Dataset) -> Result<Option<Volume>, Error> {
+    pub(super) fn volume_at(&self, name: &Dataset) -> Result<Option<StoredVolume>, Error> {
         let path = self.path(name)?;
         let Some(metadata) = look_at(&path)?.filter(fs::Metadata::is_file) else {
             return Ok(None);
@@ -127,7 +127,7 @@ impl DirectoryStore {
                 written_ns(&metadata) > written_ns(&beside)
             }
         };
-        Ok(Some(Volume {
+        Ok(Some(StoredVolume {
             name: name.clone(),
             size_bytes: metadata.len(),
             device: path,
@@ -162,18 +162,18 @@ impl DirectoryStore {
         Ok(sum)
     }
 
-    /// Makes a folder and those above it, where they are absent. The root and those above it may be links.
-    pub(super) fn make_folder(&self, path: &Path) -> Result<(), Error> {
+    /// Makes a directory and those above it, where they are absent. The root and those above it may be links.
+    pub(super) fn make_directory(&self, path: &Path) -> Result<(), Error> {
         let is_below = path.starts_with(&self.root) && path != self.root;
         if is_directory(path)? || (!is_below && path.is_dir()) {
             return Ok(());
         }
         if let Some(above) = path.parent() {
-            self.make_folder(above)?;
+            self.make_directory(above)?;
         }
         match fs::create_dir(path) {
             // Whatever the mask of the process is.
-            Ok(()) => fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)),
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_directory(path)?
             {
                 true => Ok(()),
@@ -184,46 +184,46 @@ impl DirectoryStore {
         .map_err(at("create", path))
     }
 
-    /// A new file in `folder`, which goes away unless it is put in its place.
-    pub(super) fn draft(&self, folder: &Path) -> Result<Draft, Error> {
+    /// A new file in `directory`, which goes away unless it is put in its place.
+    pub(super) fn draft(&self, directory: &Path) -> Result<Draft, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("%{}-{number}", process::identity()));
+        let path = directory.join(format!("%{}-{number}", process::identity()));
         remove_if_there(&path)?;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
         let file = file.map_err(at("create", &path))?;
-        Ok(Draft { path, file, kept: false })
+        Ok(Draft { path, file, supplied: false })
     }
 
-    /// Removes what a process that is gone left in a folder.
-    pub(super) fn sweep(&self, folder: &Path) -> Result<(), Error> {
-        for name in names_in(folder)? {
+    /// Removes what a process that is gone left in a directory.
+    pub(super) fn sweep(&self, directory: &Path) -> Result<(), Error> {
+        for name in names_in(directory)? {
             let maker = name.strip_prefix('%').and_then(|it| it.rsplit_once('-'));
             if maker.is_some_and(|(maker, _)| !is_running(maker)) {
-                remove_if_there(&folder.join(name))?;
+                remove_if_there(&directory.join(name))?;
             }
         }
         Ok(())
     }
 
-    /// Removes the properties and snapshots in a folder whose volume is not there: a crash can leave
-    /// them. Only for folders that the caller alone changes: properties come before their volume.
-    pub(super) fn remove_orphans(&self, folder: &Path) -> Result<(), Error> {
-        self.remove_lost(folder, &['#', '@'])
+    /// Removes the properties and snapshots in a directory whose volume is not there: a crash can leave
+    /// them. Only for directories that the caller alone changes: properties come before their volume.
+    pub(super) fn remove_orphans(&self, directory: &Path) -> Result<(), Error> {
+        self.remove_lost(directory, &['#', '@'])
     }
 
     /// The same of snapshots alone.
-    pub(super) fn remove_lost_snapshots(&self, folder: &Path) -> Result<(), Error> {
-        self.remove_lost(folder, &['@'])
+    pub(super) fn remove_lost_snapshots(&self, directory: &Path) -> Result<(), Error> {
+        self.remove_lost(directory, &['@'])
     }
 
-    fn remove_lost(&self, folder: &Path, marks: &[char]) -> Result<(), Error> {
-        for name in names_in(folder)? {
+    fn remove_lost(&self, directory: &Path, marks: &[char]) -> Result<(), Error> {
+        for name in names_in(directory)? {
             let Some((volume, _)) = name.split_once(marks) else { continue };
-            let path = folder.join(&name);
+            let path = directory.join(&name);
             let is_file = look_at(&path)?.is_some_and(|it| it.is_file());
-            if is_file && look_at(&folder.join(volume))?.is_none() {
+            if is_file && look_at(&directory.join(volume))?.is_none() {
                 info!("removing the rest of {volume}, which is gone; file={}", path.display());
                 remove_if_there(&path)?;
             }
@@ -247,7 +247,7 @@ fn is_running(maker: &str) -> bool {
 pub(super) struct Draft {
     pub(super) path: PathBuf,
     pub(super) file: File,
-    kept: bool,
+    supplied: bool,
 }
 
 impl Draft {
@@ -286,7 +286,7 @@ impl Draft {
     pub(super) fn place(self, path: &Path) -> Result<bool, Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         match fs::hard_link(&self.path, path) {
-            Ok(()) => match sync_folder(path) {
+            Ok(()) => match sync_directory(path) {
                 Ok(()) => Ok(true),
                 Err(error) => {
                     // Who hears this error is to find nothing there.
@@ -305,14 +305,14 @@ impl Draft {
     pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         fs::rename(&self.path, path).map_err(at("create", path))?;
-        self.kept = true;
-        sync_folder(path)
+        self.supplied = true;
+        sync_directory(path)
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.kept {
+        if self.supplied {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
@@ -327,20 +327,20 @@ pub(super) fn written_ns(metadata: &fs::Metadata) -> Option<u64> {
     u64::try_from(since_1970.as_nanos()).ok()
 }
 
-/// Has the names in the folder of `path` written to the disk.
-pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("write", folder))
+/// Has the names in the directory of `path` written to the disk.
+pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at("write", directory))
 }
 
-/// The names in a folder, without those that are no text; empty where there is no folder.
-pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
-    let entries = match fs::read_dir(folder) {
+/// The names in a directory, without those that are no text; empty where there is no directory.
+pub(super) fn names_in(directory: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if absent(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(at("list", folder)(error)),
+        Err(error) => return Err(at("list", directory)(error)),
     };
-    let names = entries.map(|entry| Ok(entry.map_err(at("list", folder))?.file_name()));
+    let names = entries.map(|entry| Ok(entry.map_err(at("list", directory))?.file_name()));
     let names: Result<Vec<_>, Error> = names.collect();
     Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use log::warn;
 
-use super::files::{at, look_at, names_in, remove_if_there, sync_folder};
+use super::files::{at, look_at, names_in, remove_if_there, sync_directory};
 use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::files::{is_link, lock, straight};
 use crate::storage::copy::copy;
 use crate::storage::holders::{holders, wait_closed};
-use crate::storage::{Dataset, Error, Id, Image, ImageSource, round_up};
+use crate::storage::{Dataset, Error, Id, ImageSource, StoredImage, round_up};
 
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
@@ -40,7 +40,7 @@ impl Drop for ImageLock {
 }
 
 impl DirectoryStore {
-    pub(super) fn list_images(&self) -> Result<Vec<Image>, Error> {
+    pub(super) fn list_images(&self) -> Result<Vec<StoredImage>, Error> {
         let images = self.pool.images();
         if look_at(&self.path(&images)?)?.is_none() {
             return Ok(Vec::new());
@@ -50,15 +50,15 @@ impl DirectoryStore {
         found.collect()
     }
 
-    pub(super) fn find_image(&self, id: &Id) -> Result<Image, Error> {
+    pub(super) fn find_image(&self, id: &Id) -> Result<StoredImage, Error> {
         let name = self.pool.image(id)?;
         self.image_at(&name)?.ok_or_else(|| not_found(name))
     }
 
-    fn image_at(&self, name: &Dataset) -> Result<Option<Image>, Error> {
+    fn image_at(&self, name: &Dataset) -> Result<Option<StoredImage>, Error> {
         let is_file = look_at(&self.path(name)?)?.is_some_and(|it| it.is_file());
         let (Ok(id), true) = (Id::parse(name.last()), is_file) else { return Ok(None) };
-        Ok(self.snapshots_of(name)?.pop().map(|newest| Image {
+        Ok(self.snapshots_of(name)?.pop().map(|newest| StoredImage {
             id,
             volume: name.clone(),
             snapshot: newest.snapshot.name,
@@ -82,7 +82,7 @@ impl DirectoryStore {
         id: &Id,
         source: ImageSource<'_>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Image, Error> {
+    ) -> Result<StoredImage, Error> {
         let name = self.pool.image(id)?;
         match source {
             ImageSource::ZfsStream(_) => {
@@ -118,7 +118,7 @@ impl DirectoryStore {
             return Err(Error::Exists { name: name.to_string() });
         }
         let images = self.directory_path(&self.pool.images())?;
-        self.make_folder(&images)?;
+        self.make_directory(&images)?;
         let _alone = self.lock_image(name)?;
         if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: name.to_string() });
@@ -135,7 +135,7 @@ impl DirectoryStore {
         // The image is there with its second name. An import that was cut off before it left a
         // snapshot of nothing, which the next import replaces.
         fs::hard_link(&snapshot, &path).map_err(at("create", &path))?;
-        sync_folder(&path)
+        sync_directory(&path)
     }
 
     /// Removes what imports and deletions left that were cut off: drafts, snapshots without their image, and the

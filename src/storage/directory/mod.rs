@@ -1,8 +1,8 @@
-//! The store in a folder, for hosts and tests without ZFS: sparse raw files in ZFS's layout.
+//! The store in a directory, for hosts and tests without ZFS: sparse raw files in ZFS's layout.
 //!
 //! ```text
-//! PATH/guests/web-1/disk-0         a volume; folders are the file systems
-//! PATH/guests/web-1/disk-0@monday  a snapshot of it; of a folder: an empty file
+//! PATH/guests/web-1/disk-0         a volume; directories are the file systems
+//! PATH/guests/web-1/disk-0@monday  a snapshot of it; of a directory: an empty file
 //! PATH/guests/web-1/disk-0#        what ZFS keeps as properties: owner, origin, space
 //! PATH/guests/web-1/%<process>-<n> not yet anything
 //! ```
@@ -36,21 +36,21 @@ use self::files::{BLOCK_BYTES, is_directory, open_file};
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::os::paths::resolved;
-use crate::os::resolve::{ResolveError, Trusted, check_below, resolve};
+use crate::os::resolve::{ResolveError, TrustedUsers, check_below, resolve};
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
-    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
-    Whose,
+    Action, CreatedVolume, Dataset, Error, Id, ImageSource, InUse, Maker, NewerSnapshots,
+    PlannedVolume, PoolName, Recursion, Removal, RemovalPlan, SnapshotName, StoredImage,
+    StoredSnapshot, StoredVolume, Usage, VolumePlans, VolumeSelection, VolumeSpec, Volumes,
 };
 
-/// The volumes in one folder.
+/// The volumes in one directory.
 #[derive(Debug)]
 pub struct DirectoryStore {
     pool: PoolName,
     root: PathBuf,
     limits: StorageLimits,
     /// Who may change the store's directories.
-    trusted: Trusted,
+    trusted: TrustedUsers,
     /// Held while space is counted and used, so that no two volumes get the same.
     making: Mutex<()>,
 }
@@ -58,11 +58,11 @@ pub struct DirectoryStore {
 impl DirectoryStore {
     /// The store in `root`, which need not be there yet. Names carry the pool's name, as with ZFS.
     pub fn new(pool: PoolName, root: PathBuf, limits: StorageLimits) -> Self {
-        Self { pool, root, limits, trusted: Trusted::own(), making: Mutex::new(()) }
+        Self { pool, root, limits, trusted: TrustedUsers::own(), making: Mutex::new(()) }
     }
 
     /// The same for a command of an operator, who may be another user than the agent's.
-    pub(super) fn trusting(self, trusted: Trusted) -> Self {
+    pub(super) fn trusting(self, trusted: TrustedUsers) -> Self {
         Self { trusted, ..self }
     }
 
@@ -121,8 +121,9 @@ impl DirectoryStore {
 
     fn free_bytes(&self) -> Result<u64, Error> {
         let asked = format!("read the free space of {}", self.root.display());
-        // A folder that is not there yet will be made where the one above it is.
-        let there = self.root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        // A directory that is not there yet will be made where the one above it is.
+        let there =
+            self.root.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let room = disk::room(there).map_err(|error| Error::io(asked, error))?;
         Ok(room.free_bytes.saturating_sub(self.promised_bytes()?))
     }
@@ -141,13 +142,13 @@ impl Volumes for DirectoryStore {
 
     fn drafts(&self) -> Result<Option<PathBuf>, Error> {
         let images = self.directory_path(&self.pool.images())?;
-        self.make_folder(&images)?;
+        self.make_directory(&images)?;
         Ok(Some(images))
     }
 
     fn prepare(&self, deadline: Instant) -> Result<(), Error> {
-        self.make_folder(&self.directory_path(&self.pool.images())?)?;
-        self.make_folder(&self.directory_path(&self.pool.guests())?)?;
+        self.make_directory(&self.directory_path(&self.pool.images())?)?;
+        self.make_directory(&self.directory_path(&self.pool.guests())?)?;
         self.sweep_images()?;
         // One directory of others below keeps nobody from the store.
         if let Err(error) = self.sweep_guests(deadline) {
@@ -156,15 +157,15 @@ impl Volumes for DirectoryStore {
         Ok(())
     }
 
-    fn plans(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Plans, Error> {
+    fn plans(&self, wanted: &[VolumeSpec], _deadline: Instant) -> Result<VolumePlans, Error> {
         self.plan_volumes(wanted)
     }
 
-    fn making(&self, planned: &Planned) -> Vec<Action> {
+    fn making(&self, planned: &PlannedVolume) -> Vec<Action> {
         self.making_volume(planned)
     }
 
-    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
+    fn make(&self, planned: &PlannedVolume, deadline: Instant) -> Result<StoredVolume, Error> {
         self.make_volume(planned, deadline)
     }
 
@@ -174,7 +175,7 @@ impl Volumes for DirectoryStore {
 
     fn take_back(
         &self,
-        made: &[Made],
+        made: &[CreatedVolume],
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -184,7 +185,7 @@ impl Volumes for DirectoryStore {
     fn destroy_guest(
         &self,
         guest: &Id,
-        whose: Whose,
+        whose: VolumeSelection,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -196,21 +197,30 @@ impl Volumes for DirectoryStore {
         guest: &Id,
         in_use: &InUse,
         _deadline: Instant,
-    ) -> Result<Removing, Error> {
+    ) -> Result<RemovalPlan, Error> {
         self.removing_guest(guest, in_use)
     }
 
-    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
+    fn grow(
+        &self,
+        volume: &Dataset,
+        size_mib: u64,
+        deadline: Instant,
+    ) -> Result<StoredVolume, Error> {
         self.grow_volume(volume, size_mib, deadline)
     }
 
-    fn volumes(&self, under: Option<&Dataset>, _deadline: Instant) -> Result<Vec<Volume>, Error> {
+    fn volumes(
+        &self,
+        under: Option<&Dataset>,
+        _deadline: Instant,
+    ) -> Result<Vec<StoredVolume>, Error> {
         let names = self.datasets(under)?;
         let volumes = names.iter().filter_map(|name| self.volume_at(name).transpose());
         volumes.collect()
     }
 
-    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error> {
+    fn filled(&self, deadline: Instant) -> Result<Vec<(StoredVolume, u64)>, Error> {
         let volumes = self.volumes(Some(&self.pool.guests()), deadline)?.into_iter();
         let filled = volumes.filter_map(|volume| {
             // Gone meanwhile.
@@ -220,7 +230,7 @@ impl Volumes for DirectoryStore {
         Ok(filled.collect())
     }
 
-    fn volume(&self, name: &Dataset, _deadline: Instant) -> Result<Volume, Error> {
+    fn volume(&self, name: &Dataset, _deadline: Instant) -> Result<StoredVolume, Error> {
         self.volume_at(name)?.ok_or_else(|| not_found(name))
     }
 
@@ -232,39 +242,39 @@ impl Volumes for DirectoryStore {
     fn delete(
         &self,
         name: &Dataset,
-        reach: Reach,
+        recursion: Recursion,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        self.delete_dataset(name, reach, in_use, deadline)
+        self.delete_dataset(name, recursion, in_use, deadline)
     }
 
     fn create_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
-        self.make_snapshots(name, reach, maker, deadline)
+    ) -> Result<Vec<StoredSnapshot>, Error> {
+        self.make_snapshots(name, recursion, maker, deadline)
     }
 
     fn take_back_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         since: SystemTime,
         _deadline: Instant,
     ) -> Result<Removal, Error> {
-        self.undo_snapshots(name, reach, maker, since)
+        self.undo_snapshots(name, recursion, maker, since)
     }
 
     fn snapshots(
         &self,
         under: Option<&Dataset>,
         _deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
+    ) -> Result<Vec<StoredSnapshot>, Error> {
         let mut found = Vec::new();
         for name in self.datasets(under)? {
             found.extend(self.snapshots_of(&name)?.into_iter().map(|seen| seen.snapshot));
@@ -272,7 +282,7 @@ impl Volumes for DirectoryStore {
         Ok(found)
     }
 
-    fn snapshot(&self, name: &SnapshotName, _deadline: Instant) -> Result<Snapshot, Error> {
+    fn snapshot(&self, name: &SnapshotName, _deadline: Instant) -> Result<StoredSnapshot, Error> {
         let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
         found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
     }
@@ -280,13 +290,18 @@ impl Volumes for DirectoryStore {
     fn delete_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         _deadline: Instant,
     ) -> Result<(), Error> {
-        self.remove_snapshots(name, reach)
+        self.remove_snapshots(name, recursion)
     }
 
-    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error> {
+    fn rollback(
+        &self,
+        name: &SnapshotName,
+        newer: NewerSnapshots,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         self.roll_back(name, newer, deadline)
     }
 
@@ -298,11 +313,11 @@ impl Volumes for DirectoryStore {
         Ok(Box::new(open_file(&self.snapshot_path(name)?)?))
     }
 
-    fn images(&self, _deadline: Instant) -> Result<Vec<Image>, Error> {
+    fn images(&self, _deadline: Instant) -> Result<Vec<StoredImage>, Error> {
         self.list_images()
     }
 
-    fn image(&self, id: &Id, _deadline: Instant) -> Result<Image, Error> {
+    fn image(&self, id: &Id, _deadline: Instant) -> Result<StoredImage, Error> {
         self.find_image(id)
     }
 
@@ -311,7 +326,7 @@ impl Volumes for DirectoryStore {
         id: &Id,
         source: ImageSource<'_>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Image, Error> {
+    ) -> Result<StoredImage, Error> {
         self.bring_in(id, source, progress)
     }
 

@@ -1,4 +1,4 @@
-//! Snapshots as copies: of a volume its content, of a folder an empty file.
+//! Snapshots as copies: of a volume its content, of a directory an empty file.
 
 use std::ffi::CStr;
 use std::fs::Metadata;
@@ -13,7 +13,9 @@ use crate::os::disk;
 use crate::sorted::OrderBy;
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
-use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName};
+use crate::storage::{
+    Dataset, Error, Maker, NewerSnapshots, Recursion, Removal, SnapshotName, StoredSnapshot,
+};
 
 /// The attribute of a snapshot that says what made it, where the file system has attributes.
 const MAKER: &CStr = c"user.mistify.maker";
@@ -23,7 +25,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// A snapshot that is there.
 #[derive(Debug)]
 pub(super) struct Seen {
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: StoredSnapshot,
     /// The size of the volume that it is of.
     pub(super) size_bytes: u64,
     taken: SystemTime,
@@ -44,7 +46,7 @@ impl DirectoryStore {
             let Some(metadata) = look_at(&path)?.filter(Metadata::is_file) else { continue };
             let written_bytes = metadata.blocks().saturating_mul(BLOCK_BYTES);
             found.push(Seen {
-                snapshot: Snapshot { name, written_bytes },
+                snapshot: StoredSnapshot { name, written_bytes },
                 size_bytes: metadata.len(),
                 taken: metadata.modified().map_err(at("stat", &path))?,
             });
@@ -56,12 +58,12 @@ impl DirectoryStore {
     pub(super) fn make_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
-        let datasets = match reach {
-            Reach::Itself => {
+    ) -> Result<Vec<StoredSnapshot>, Error> {
+        let datasets = match recursion {
+            Recursion::Itself => {
                 let path = self.path(name.dataset())?;
                 match look_at(&path)? {
                     None => return Err(not_found(name.dataset())),
@@ -69,7 +71,7 @@ impl DirectoryStore {
                     Some(_) => vec![name.dataset().clone()],
                 }
             }
-            Reach::Below => self.datasets(Some(name.dataset()))?,
+            Recursion::Below => self.datasets(Some(name.dataset()))?,
         };
         let _making = self.lock(deadline)?;
         let mut drafts = Vec::new();
@@ -96,12 +98,12 @@ impl DirectoryStore {
     pub(super) fn undo_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         since: SystemTime,
     ) -> Result<Removal, Error> {
-        let datasets = match reach {
-            Reach::Below if look_at(&self.path(name.dataset())?)?.is_some() => {
+        let datasets = match recursion {
+            Recursion::Below if look_at(&self.path(name.dataset())?)?.is_some() => {
                 self.datasets(Some(name.dataset()))?
             }
             _ => vec![name.dataset().clone()],
@@ -143,16 +145,20 @@ impl DirectoryStore {
         Ok(draft)
     }
 
-    fn snapshot_at(&self, name: &SnapshotName) -> Result<Snapshot, Error> {
+    fn snapshot_at(&self, name: &SnapshotName) -> Result<StoredSnapshot, Error> {
         let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
         found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
     }
 
-    pub(super) fn remove_snapshots(&self, name: &SnapshotName, reach: Reach) -> Result<(), Error> {
+    pub(super) fn remove_snapshots(
+        &self,
+        name: &SnapshotName,
+        recursion: Recursion,
+    ) -> Result<(), Error> {
         in_guests(name.dataset(), &self.pool)?;
-        let datasets = match reach {
-            Reach::Itself => vec![name.dataset().clone()],
-            Reach::Below => self.datasets(Some(name.dataset()))?,
+        let datasets = match recursion {
+            Recursion::Itself => vec![name.dataset().clone()],
+            Recursion::Below => self.datasets(Some(name.dataset()))?,
         };
         let mut removed = false;
         for dataset in datasets {
@@ -168,14 +174,14 @@ impl DirectoryStore {
     pub(super) fn roll_back(
         &self,
         name: &SnapshotName,
-        newer: Newer,
+        newer: NewerSnapshots,
         deadline: Instant,
     ) -> Result<(), Error> {
         in_guests(name.dataset(), &self.pool)?;
         let mut found = self.snapshots_of(name.dataset())?;
         let at = found.iter().position(|seen| seen.snapshot.name == *name);
         let going = found.split_off(at.ok_or_else(|| not_found(name))? + 1);
-        if newer == Newer::Keep && !going.is_empty() {
+        if newer == NewerSnapshots::Keep && !going.is_empty() {
             return Err(Error::HasNewer { name: name.to_string() });
         }
         let path = self.path(name.dataset())?;

@@ -15,22 +15,23 @@ use crate::storage::rules::{
 };
 use crate::storage::types::check_space;
 use crate::storage::{
-    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
-    Removing, Space, Volume, Wanted, Whose, Why,
+    Action, CloneOrigin, CreatedVolume, Dataset, Error, Id, InUse, LeftoverVolume, Maker,
+    PlannedVolume, Recursion, Removal, RemovalPlan, RetentionCause, Space, StoredVolume,
+    VolumePlans, VolumeSelection, VolumeSpec,
 };
 
 impl DirectoryStore {
-    pub(super) fn plan_volumes(&self, wanted: &[Wanted]) -> Result<Plans, Error> {
+    pub(super) fn plan_volumes(&self, wanted: &[VolumeSpec]) -> Result<VolumePlans, Error> {
         let each = wanted.iter().map(|wanted| self.plan_one(wanted)).collect();
-        Ok(Plans { each, free_bytes: self.free_bytes()? })
+        Ok(VolumePlans { each, free_bytes: self.free_bytes()? })
     }
 
-    fn plan_one(&self, wanted: &Wanted) -> Result<Planned, Error> {
+    fn plan_one(&self, wanted: &VolumeSpec) -> Result<PlannedVolume, Error> {
         let origin = wanted.image.as_ref().map(|id| self.origin(id)).transpose()?;
         let size_bytes = size_bytes(wanted, origin.as_ref(), 0)?;
         let volume = &wanted.volume;
         let mut found = self.volume_at(volume)?;
-        if let Some(found) = found.as_mut().filter(|found| wanted.adopts.only_unwritten(found)) {
+        if let Some(found) = found.as_mut().filter(|found| wanted.adoption.only_unwritten(found)) {
             found.is_written |= !self.snapshots_of(volume)?.is_empty();
         }
         match &found {
@@ -46,7 +47,7 @@ impl DirectoryStore {
             Some(above) => is_directory(&self.path(&above)?)?,
             None => true,
         };
-        Ok(Planned {
+        Ok(PlannedVolume {
             wanted: wanted.clone(),
             size_bytes,
             origin,
@@ -57,19 +58,19 @@ impl DirectoryStore {
         })
     }
 
-    fn origin(&self, id: &Id) -> Result<Origin, Error> {
+    fn origin(&self, id: &Id) -> Result<CloneOrigin, Error> {
         let image = self.find_image(id)?;
-        Ok(Origin { snapshot: image.snapshot, size_bytes: image.size_bytes })
+        Ok(CloneOrigin { snapshot: image.snapshot, size_bytes: image.size_bytes })
     }
 
     /// What [`DirectoryStore::make_volume`] would do.
-    pub(super) fn making_volume(&self, planned: &Planned) -> Vec<Action> {
+    pub(super) fn making_volume(&self, planned: &PlannedVolume) -> Vec<Action> {
         if planned.found.is_some() {
             return Vec::new();
         }
         let (path, bytes) = (planned.device.display(), planned.size_bytes);
         let detail = match &planned.origin {
-            Some(Origin { snapshot, .. }) => {
+            Some(CloneOrigin { snapshot, .. }) => {
                 let relative = format!("{}@{}", snapshot.dataset().relative(), snapshot.name());
                 let from = self.root.join(relative);
                 format!("{path}, a copy of {} of {bytes} bytes", from.display())
@@ -82,9 +83,9 @@ impl DirectoryStore {
 
     pub(super) fn make_volume(
         &self,
-        planned: &Planned,
+        planned: &PlannedVolume,
         deadline: Instant,
-    ) -> Result<Volume, Error> {
+    ) -> Result<StoredVolume, Error> {
         let volume = &planned.wanted.volume;
         if planned.found.is_none() {
             let _making = self.lock(deadline)?;
@@ -99,13 +100,13 @@ impl DirectoryStore {
     }
 
     /// Makes the file, and its properties before it: a file without them would be nobody's.
-    fn write_volume(&self, planned: &Planned, deadline: Instant) -> Result<(), Error> {
-        let Planned { wanted, origin, size_bytes, .. } = planned;
+    fn write_volume(&self, planned: &PlannedVolume, deadline: Instant) -> Result<(), Error> {
+        let PlannedVolume { wanted, origin, size_bytes, .. } = planned;
         let path = self.path(&wanted.volume)?;
-        let folder = path.parent().unwrap_or(&self.root);
-        self.make_folder(folder)?;
-        self.sweep(folder)?;
-        let draft = self.draft(folder)?;
+        let directory = path.parent().unwrap_or(&self.root);
+        self.make_directory(directory)?;
+        self.sweep(directory)?;
+        let draft = self.draft(directory)?;
         if let Some(origin) = origin {
             let from = self.snapshot_path(&origin.snapshot)?;
             if !look_at(&from)?.is_some_and(|it| it.is_file()) {
@@ -161,7 +162,7 @@ impl DirectoryStore {
         volume: &Dataset,
         size_mib: u64,
         deadline: Instant,
-    ) -> Result<Volume, Error> {
+    ) -> Result<StoredVolume, Error> {
         no_image(volume, &self.pool)?;
         let _making = self.lock(deadline)?;
         let mut grown = self.volume_at(volume)?.ok_or_else(|| not_found(volume))?;
@@ -191,36 +192,36 @@ impl DirectoryStore {
     pub(super) fn remove_guest(
         &self,
         guest: &Id,
-        whose: Whose,
+        whose: VolumeSelection,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
-        let meant = |volume: &Volume| {
+        let meant = |volume: &StoredVolume| {
             is_meant(volume, guest, &root, &whose) && !in_use.keeps(&volume.device)
         };
         self.clear(&root, meant, in_use, deadline)
     }
 
     /// What [`DirectoryStore::remove_guest`] does with what is marked, where nobody has that open.
-    pub(super) fn removing_guest(&self, guest: &Id, in_use: &InUse) -> Result<Removing, Error> {
+    pub(super) fn removing_guest(&self, guest: &Id, in_use: &InUse) -> Result<RemovalPlan, Error> {
         let root = self.pool.guest(guest)?;
-        let mut removing = Removing::default();
+        let mut removing = RemovalPlan::default();
         if look_at(&self.path(&root)?)?.is_none() {
             return Ok(removing);
         }
         for name in self.datasets(Some(&root))? {
             let Some(volume) = self.volume_at(&name)? else { continue };
-            let is_meant = is_meant(&volume, guest, &root, &Whose::Marked);
+            let is_meant = is_meant(&volume, guest, &root, &VolumeSelection::Marked);
             if !is_meant || in_use.keeps(&volume.device) {
                 match overlay(&volume, &root, in_use) {
-                    Some(why) => removing.left.push(Left { name: name.to_string(), why }),
+                    Some(why) => removing.left.push(LeftoverVolume { name: name.to_string(), why }),
                     None => removing.foreign.push(name.to_string()),
                 }
                 continue;
             }
             if let Some(why) = used_by(&volume, in_use) {
-                removing.left.push(Left { name: name.to_string(), why });
+                removing.left.push(LeftoverVolume { name: name.to_string(), why });
                 continue;
             }
             let with = self.snapshots_of(&name)?;
@@ -237,21 +238,21 @@ impl DirectoryStore {
 
     pub(super) fn take_volumes_back(
         &self,
-        made: &[Made],
+        made: &[CreatedVolume],
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
-        for Made { volume, owner, maker, with_parent } in made {
-            let ours = |it: &Volume| {
+        for CreatedVolume { volume, owner, maker, with_parent } in made {
+            let ours = |it: &StoredVolume| {
                 it.owner.as_deref() == owner.as_ref().map(Id::as_str) && it.maker == *maker
             };
             removal.merge(self.clear(volume, ours, in_use, deadline)?);
             // A crash can leave a draft, or properties without their volume. Those of other volumes may be
             // another call's, which makes its volume after them.
             let path = self.path(volume)?;
-            if let Some(folder) = path.parent() {
-                self.sweep(folder)?;
+            if let Some(directory) = path.parent() {
+                self.sweep(directory)?;
             }
             let beside = self.beside(volume, "#")?;
             let is_file = look_at(&beside)?.is_some_and(|it| it.is_file());
@@ -268,23 +269,23 @@ impl DirectoryStore {
     pub(super) fn delete_dataset(
         &self,
         name: &Dataset,
-        reach: Reach,
+        recursion: Recursion,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         below_guests(name, &self.pool)?;
         let below = self.datasets(Some(name))?.len() > 1 || !self.snapshots_of(name)?.is_empty();
-        if below && reach == Reach::Itself {
+        if below && recursion == Recursion::Itself {
             return Err(Error::Invalid(format!("{name} has snapshots or datasets below it")));
         }
         self.clear(name, |_| true, in_use, deadline)
     }
 
-    /// Removes the chosen volumes at and below `root`, and the folders that are empty then.
+    /// Removes the chosen volumes at and below `root`, and the directories that are empty then.
     fn clear(
         &self,
         root: &Dataset,
-        chosen: impl Fn(&Volume) -> bool,
+        chosen: impl Fn(&StoredVolume) -> bool,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -292,10 +293,10 @@ impl DirectoryStore {
         if look_at(&self.path(root)?)?.is_none() {
             return Ok(removal);
         }
-        let (mut folders, mut open) = (Vec::new(), Vec::new());
+        let (mut directories, mut open) = (Vec::new(), Vec::new());
         for name in self.datasets(Some(root))? {
             match self.volume_at(&name)? {
-                None => folders.push(name),
+                None => directories.push(name),
                 Some(volume) if !chosen(&volume) => match overlay(&volume, root, in_use) {
                     Some(why) => removal.note(name.as_str(), Err(why)),
                     None => removal.foreign.push(name.to_string()),
@@ -311,12 +312,12 @@ impl DirectoryStore {
         for name in open {
             let outcome = match wait_closed(&self.path(&name)?, patience) {
                 Ok(()) => self.try_remove(&name),
-                Err(who) => Err(Why::Open(who)),
+                Err(who) => Err(RetentionCause::Open(who)),
             };
             removal.note(name.as_str(), outcome);
         }
         // From below. One that is not empty has something of other people's in it.
-        for name in folders.iter().rev() {
+        for name in directories.iter().rev() {
             let path = self.directory_path(name)?;
             self.sweep(&path)?;
             self.remove_orphans(&path)?;
@@ -331,8 +332,8 @@ impl DirectoryStore {
     }
 
     /// The same for a removal that goes on with others.
-    fn try_remove(&self, name: &Dataset) -> Result<(), Why> {
-        self.remove_volume(name).map_err(|error| Why::Failed(error.to_string()))
+    fn try_remove(&self, name: &Dataset) -> Result<(), RetentionCause> {
+        self.remove_volume(name).map_err(|error| RetentionCause::Failed(error.to_string()))
     }
 
     /// The snapshots go first: those that a crash left without their volume would be the next volume's of its
@@ -347,9 +348,9 @@ impl DirectoryStore {
     pub(super) fn sweep_guests(&self, deadline: Instant) -> Result<(), Error> {
         // No volume and no snapshot is made meanwhile.
         let _making = self.lock(deadline)?;
-        for folder in self.datasets(Some(&self.pool.guests()))? {
-            if is_directory(&self.path(&folder)?)? {
-                self.remove_lost_snapshots(&self.directory_path(&folder)?)?;
+        for directory in self.datasets(Some(&self.pool.guests()))? {
+            if is_directory(&self.path(&directory)?)? {
+                self.remove_lost_snapshots(&self.directory_path(&directory)?)?;
             }
         }
         Ok(())
@@ -362,7 +363,7 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// Removes the folder above a volume if nothing is in it.
+    /// Removes the directory above a volume if nothing is in it.
     fn remove_empty_parent(&self, volume: &Dataset) {
         if let Some(Ok(path)) = volume.parent().map(|parent| self.path(&parent)) {
             // Fails where it is not empty, as it should, or gone.
@@ -381,19 +382,20 @@ impl DirectoryStore {
 }
 
 /// Who uses a volume: by its path, or because it was made by another domain.
-fn used_by(volume: &Volume, in_use: &InUse) -> Option<Why> {
-    in_use.keeper_of(&volume.device, volume.maker.as_ref())
+fn used_by(volume: &StoredVolume, in_use: &InUse) -> Option<RetentionCause> {
+    in_use.user_of(&volume.device, volume.maker.as_ref())
 }
 
 /// Why a volume that is not meant stays though it has the guest's data.
-fn overlay(volume: &Volume, root: &Dataset, in_use: &InUse) -> Option<Why> {
+fn overlay(volume: &StoredVolume, root: &Dataset, in_use: &InUse) -> Option<RetentionCause> {
     let is_overlay = is_overlay_of(volume.name.as_str(), root) && !in_use.keeps(&volume.device);
-    is_overlay.then_some(Why::Overlay)
+    is_overlay.then_some(RetentionCause::Overlay)
 }
 
 /// Whether a volume below a guest's root goes with the guest.
-fn is_meant(volume: &Volume, guest: &Id, root: &Dataset, whose: &Whose) -> bool {
+fn is_meant(volume: &StoredVolume, guest: &Id, root: &Dataset, whose: &VolumeSelection) -> bool {
     let is_marked =
         volume.owner.as_deref() == Some(guest.as_str()) && is_disk_of(volume.name.as_str(), root);
-    *whose == Whose::Anyones || (is_marked && whose.means(volume.maker.as_ref().map(Maker::as_str)))
+    *whose == VolumeSelection::Anyones
+        || (is_marked && whose.means(volume.maker.as_ref().map(Maker::as_str)))
 }

@@ -19,11 +19,11 @@ use parking_lot::Mutex;
 
 use crate::config::StorageLimits;
 use crate::os::poll::{Interest, PollSet};
-use crate::storage::zfs::former::Former;
+use crate::storage::zfs::former::FormerCommands;
 use crate::storage::{Action, Error};
 
 /// Where distributions put the command.
-const FOLDERS: [&str; 6] =
+const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/run/current-system/sw/bin"];
 /// How often the deadline is looked at, and an end that the pipes do not show: that of a command
 /// whose outputs somebody else keeps open.
@@ -44,7 +44,7 @@ pub(super) struct Zfs {
     /// Killed and not ended.
     hung: Arc<Mutex<Vec<Child>>>,
     /// Those of an agent that was killed.
-    former: Former,
+    former: FormerCommands,
 }
 
 /// What a command left that ended by itself.
@@ -65,13 +65,17 @@ impl Output {
 }
 
 impl Zfs {
-    pub(super) fn new(program: Option<PathBuf>, limits: StorageLimits, former: Former) -> Self {
+    pub(super) fn new(
+        program: Option<PathBuf>,
+        limits: StorageLimits,
+        former: FormerCommands,
+    ) -> Self {
         Self { program, is_none: false, limits, hung: Arc::default(), former }
     }
 
     /// Runs nothing: every command fails with [`Error::NoStore`].
     pub(super) fn none(limits: StorageLimits) -> Self {
-        Self { is_none: true, ..Self::new(None, limits, Former::none()) }
+        Self { is_none: true, ..Self::new(None, limits, FormerCommands::none()) }
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -115,7 +119,7 @@ impl Zfs {
         let command = running.command.clone();
         debug!("{command}: {status}, {} us", begin.elapsed().as_micros());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&running.stdout.kept), text(&running.stderr.kept));
+        let (stdout, stderr) = (text(&running.stdout.supplied), text(&running.stderr.supplied));
         if running.stdout.over {
             return Err(Error::Garbled { command, line: shorten(&stdout) });
         }
@@ -149,7 +153,7 @@ impl Zfs {
     }
 
     /// Starts a command; it is killed when it is dropped before its end.
-    pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<Running, Error> {
+    pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<RunningCommand, Error> {
         if self.is_none {
             return Err(Error::NoStore);
         }
@@ -176,7 +180,7 @@ impl Zfs {
             })?;
         let stdout = child.stdout.take().map(OwnedFd::from);
         let stderr = child.stderr.take().map(OwnedFd::from);
-        Ok(Running {
+        Ok(RunningCommand {
             command,
             stdout: Pipe::new(stdout, self.limits.output_bytes),
             stderr: Pipe::new(stderr, self.limits.error_bytes),
@@ -196,7 +200,7 @@ pub(super) fn action<W: AsRef<str>>(what: &'static str, name: &str, words: &[W])
 }
 
 fn find() -> Option<PathBuf> {
-    FOLDERS.iter().map(|folder| Path::new(folder).join("zfs")).find(|path| path.is_file())
+    DIRECTORIES.iter().map(|directory| Path::new(directory).join("zfs")).find(|path| path.is_file())
 }
 
 /// The beginning of a text, for errors.
@@ -206,7 +210,7 @@ pub(super) fn shorten(text: &str) -> String {
 
 /// A command that was started.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningCommand {
     /// What was run, for errors.
     pub(super) command: String,
     pub(super) stdout: Pipe,
@@ -218,7 +222,7 @@ pub(super) struct Running {
     grace: Duration,
 }
 
-impl Running {
+impl RunningCommand {
     /// Takes what it prints for a short while; its status once it has ended.
     fn step(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.stdout.file.is_none() && self.stderr.file.is_none() {
@@ -270,7 +274,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
         // Fails only when it has ended meanwhile.
@@ -295,7 +299,7 @@ pub(super) struct Pipe {
     /// `None` at its end.
     pub(super) file: Option<File>,
     /// The first bytes of it, as many as are kept.
-    pub(super) kept: Vec<u8>,
+    pub(super) supplied: Vec<u8>,
     max: usize,
     /// Whether there were more.
     over: bool,
@@ -303,7 +307,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     fn new(fd: Option<OwnedFd>, max: usize) -> Self {
-        Self { file: fd.map(File::from), kept: Vec::new(), max, over: false }
+        Self { file: fd.map(File::from), supplied: Vec::new(), max, over: false }
     }
 
     /// Its index in the set.
@@ -321,9 +325,9 @@ impl Pipe {
         if count == 0 {
             self.file = None;
         }
-        let kept = count.min(self.max - self.kept.len());
-        self.kept.extend_from_slice(&chunk[..kept]);
-        self.over |= kept < count;
+        let supplied = count.min(self.max - self.supplied.len());
+        self.supplied.extend_from_slice(&chunk[..supplied]);
+        self.over |= supplied < count;
         Ok(())
     }
 }
@@ -335,7 +339,7 @@ mod tests {
     #[test]
     fn unkillable_commands_are_counted_and_block_new_ones() {
         let limits = StorageLimits { hung: 2, ..StorageLimits::default() };
-        let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits, Former::none());
+        let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits, FormerCommands::none());
         let soon = Instant::now() + Duration::from_secs(20);
         // Children that run on stand for those that SIGKILL does not end.
         let sleeper = || Command::new("/bin/sleep").arg("1000").spawn().unwrap();

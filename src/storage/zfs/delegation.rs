@@ -33,7 +33,7 @@ const BELOW: &str = "Local+Descendent permissions:";
 
 /// Whom a pool lets do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who<'a> {
+pub enum Grantee<'a> {
     /// A user, as the database of users names it.
     User(&'a str),
     /// The members of a group.
@@ -52,7 +52,7 @@ impl ZfsStore {
     /// As long as one `zfs allow`.
     pub fn permissions_lacking(
         &self,
-        is_meant: impl Fn(Who<'_>) -> bool,
+        is_meant: impl Fn(Grantee<'_>) -> bool,
         deadline: Instant,
     ) -> Result<Vec<&'static str>, Error> {
         let text = self.zfs.succeed(&["allow", self.pool.as_str()], deadline)?;
@@ -66,7 +66,7 @@ impl ZfsStore {
 pub(super) fn granted<'t>(
     text: &'t str,
     pool: &str,
-    is_meant: impl Fn(Who<'_>) -> bool,
+    is_meant: impl Fn(Grantee<'_>) -> bool,
 ) -> BTreeSet<&'t str> {
     let (mut title, mut sets, mut granted) = ("", BTreeMap::new(), BTreeSet::new());
     let mut is_above = false;
@@ -87,9 +87,9 @@ pub(super) fn granted<'t>(
                 sets.insert(set, name);
                 continue;
             }
-            (BELOW, "everyone") => (Who::Everyone, name),
-            (BELOW, "user") => (Who::User(name), words.next().unwrap_or_default()),
-            (BELOW, "group") => (Who::Group(name), words.next().unwrap_or_default()),
+            (BELOW, "everyone") => (Grantee::Everyone, name),
+            (BELOW, "user") => (Grantee::User(name), words.next().unwrap_or_default()),
+            (BELOW, "group") => (Grantee::Group(name), words.next().unwrap_or_default()),
             _ => continue,
         };
         if is_meant(who) {
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn rights_here_and_below_include_sets_and_groups() {
         let of = |user: &'static str, group: &'static str| {
-            let is_meant = move |who: Who<'_>| {
-                [Who::Everyone, Who::User(user), Who::Group(group)].contains(&who)
+            let is_meant = move |who: Grantee<'_>| {
+                [Grantee::Everyone, Grantee::User(user), Grantee::Group(group)].contains(&who)
             };
             granted(TEXT, "tank", is_meant)
                 .into_iter()
@@ -138,7 +138,7 @@ mod tests {
         let own = "---- Permissions on tank/sub -----\nDescendent permissions:\n\tuser nobody send\n\
                    Local permissions:\n\tuser nobody hold\n";
         let text = format!("{own}{TEXT}");
-        let is_meant = |who: Who<'_>| who == Who::User("nobody");
+        let is_meant = |who: Grantee<'_>| who == Grantee::User("nobody");
         let all = granted(&text, "tank/sub", is_meant);
         assert!(all.contains("readonly") && all.contains("create"), "{all:?}");
         assert!(!all.contains("promote"), "tank alone: {all:?}");

@@ -46,10 +46,10 @@ pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<
         if let Some(bytes) = look() {
             return Ok(bytes);
         }
-        for folder in path.ancestors().skip(1).take_while(|it| it.starts_with(DEVICES)) {
-            // A folder that is not there yet shows in the one above it, and what cannot be watched
+        for directory in path.ancestors().skip(1).take_while(|it| it.starts_with(DEVICES)) {
+            // A directory that is not there yet shows in the one above it, and what cannot be watched
             // is looked at all the same.
-            let _ = watch.add(folder, Event::Entries);
+            let _ = watch.add(directory, Event::Entries);
         }
         // Once more, for what came before the watch.
         if let Some(bytes) = look() {

@@ -17,13 +17,13 @@ const LOOK: Duration = Duration::from_millis(50);
 /// lock (`flock(2)`). The command keeps that lock after the agent's end. So the file can be locked exclusively
 /// only when no command of another agent runs.
 #[derive(Debug)]
-pub(super) struct Former {
+pub(super) struct FormerCommands {
     /// None for a program without a state directory.
     file: Option<File>,
     have_ended: AtomicBool,
 }
 
-impl Former {
+impl FormerCommands {
     /// The commands of former agents, which hold locks on this file.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ mod tests {
     fn a_command_of_a_killed_agent_is_waited_for() {
         let path = env::temp_dir().join(format!("mistify-former-{}", process::id()));
         fs::write(&path, "").unwrap();
-        let open = || Former::new(File::open(&path).unwrap()).unwrap();
+        let open = || FormerCommands::new(File::open(&path).unwrap()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(60);
         let killed = open();
         let mut command = Command::new("sleep").arg("600").stdin(killed.stdin()).spawn().unwrap();
@@ -99,6 +99,6 @@ mod tests {
 
     #[test]
     fn without_a_state_directory_nothing_is_awaited() {
-        assert!(Former::none().have_ended(Instant::now()).unwrap());
+        assert!(FormerCommands::none().have_ended(Instant::now()).unwrap());
     }
 }

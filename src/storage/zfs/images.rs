@@ -17,7 +17,7 @@ use crate::os::disk::open_device;
 use crate::os::files::{CHECKSUM_START, checksum, lock_byte};
 use crate::os::process;
 use crate::storage::copy::copy;
-use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
+use crate::storage::{Dataset, Error, Id, ImageSource, LeftoverVolume, StoredImage, round_up};
 
 /// The mark of a volume that an import made, before the importing process's identity; no guest's id has
 /// an `@`. Older versions wrote it without an identity.
@@ -33,14 +33,14 @@ const LOCK_LOOK: Duration = Duration::from_millis(50);
 const BLOCK_BYTES: u64 = 128 * 1024;
 
 impl ZfsStore {
-    pub(super) fn list_images(&self, deadline: Instant) -> Result<Vec<Image>, Error> {
+    pub(super) fn list_images(&self, deadline: Instant) -> Result<Vec<StoredImage>, Error> {
         let images = self.pool.images();
         let entries = self.look(Depth::Two, ALL, &[images.as_str()], deadline)?;
         let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
         Ok(volumes.filter_map(|volume| self.image_of(volume, &entries)).collect())
     }
 
-    pub(super) fn find_image(&self, id: &Id, deadline: Instant) -> Result<Image, Error> {
+    pub(super) fn find_image(&self, id: &Id, deadline: Instant) -> Result<StoredImage, Error> {
         let name = self.pool.image(id)?;
         let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
         let volume = entries.iter().find(|entry| entry.kind == Kind::Volume);
@@ -65,7 +65,7 @@ impl ZfsStore {
         id: &Id,
         source: ImageSource<'_>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Image, Error> {
+    ) -> Result<StoredImage, Error> {
         let name = self.pool.image(id)?;
         let _alone = self.lock_image(&name, self.patience(self.soon()))?;
         self.make_way(&name)?;
@@ -279,7 +279,7 @@ impl ZfsStore {
         }
     }
 
-    /// Whether an incomplete image of this name is what this process has begun. A received one has no
+    /// Whether an incomplete image of this name is what this process has started. A received one has no
     /// mark: zfs itself allows one receive into a name, and takes back a part of one.
     fn is_our_import(&self, name: &Dataset) -> bool {
         let found = self.look_at(name.as_str(), self.soon());
@@ -290,13 +290,13 @@ impl ZfsStore {
     fn destroy_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
         let patience = self.patience(deadline);
         let destroyed = self.destroy(name.as_str(), true, patience, deadline)?;
-        destroyed.map_err(|why| Error::Left(vec![Left { name: name.to_string(), why }]))
+        destroyed.map_err(|why| Error::Left(vec![LeftoverVolume { name: name.to_string(), why }]))
     }
 
-    fn image_of(&self, volume: &Entry, entries: &[Entry]) -> Option<Image> {
+    fn image_of(&self, volume: &Entry, entries: &[Entry]) -> Option<StoredImage> {
         let newest = newest_snapshot(entries, &volume.name)?;
         let name = self.pool.full_dataset(&volume.name).ok()?;
-        Some(Image {
+        Some(StoredImage {
             id: Id::parse(name.last()).ok()?,
             snapshot: self.pool.full_snapshot(&newest.name).ok()?,
             volume: name,

@@ -8,7 +8,9 @@ use super::listing::{Entry, FRESH, MAKER, OWNER};
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::os::disk::open_device;
 use crate::storage::rules::{growth, no_image};
-use crate::storage::{Action, Content, Dataset, Error, InUse, Maker, Planned, Space, Volume};
+use crate::storage::{
+    Action, Content, Dataset, Error, InUse, Maker, PlannedVolume, Space, StoredVolume,
+};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
@@ -26,9 +28,9 @@ impl ZfsStore {
 
     pub(super) fn make_volume(
         &self,
-        planned: &Planned,
+        planned: &PlannedVolume,
         deadline: Instant,
-    ) -> Result<Volume, Error> {
+    ) -> Result<StoredVolume, Error> {
         if let Some(found) = &planned.found {
             device::wait(&found.name, found.size_bytes, self.device_limit(deadline))?;
             return Ok(found.clone());
@@ -61,7 +63,7 @@ impl ZfsStore {
             false => Ok(size_bytes),
         });
         match made {
-            Ok(size_bytes) => Ok(Volume {
+            Ok(size_bytes) => Ok(StoredVolume {
                 name: volume.clone(),
                 size_bytes,
                 device: planned.device.clone(),
@@ -76,7 +78,7 @@ impl ZfsStore {
     }
 
     /// The commands of [`ZfsStore::make_volume`].
-    pub(super) fn making_volume(planned: &Planned) -> Vec<Action> {
+    pub(super) fn making_volume(planned: &PlannedVolume) -> Vec<Action> {
         if planned.found.is_some() {
             return Vec::new();
         }
@@ -89,7 +91,7 @@ impl ZfsStore {
     }
 
     /// Why a volume could not be made, by a second look.
-    fn refused(&self, planned: &Planned, output: Output, deadline: Instant) -> Error {
+    fn refused(&self, planned: &PlannedVolume, output: Output, deadline: Instant) -> Error {
         let volume = planned.wanted.volume.as_str();
         let origin = planned.origin.as_ref().map(|origin| origin.snapshot.as_str());
         let mut names = vec![self.pool.as_str(), volume];
@@ -121,7 +123,7 @@ impl ZfsStore {
     }
 
     /// Takes back what one [`ZfsStore::make_volume`] made before it failed.
-    fn undone(&self, planned: &Planned, cause: Error, deadline: Instant) -> Error {
+    fn undone(&self, planned: &PlannedVolume, cause: Error, deadline: Instant) -> Error {
         let Some(made) = planned.to_make() else { return cause };
         let made = std::slice::from_ref(&made);
         let left =
@@ -160,7 +162,7 @@ impl ZfsStore {
         volume: &Dataset,
         size_mib: u64,
         deadline: Instant,
-    ) -> Result<Volume, Error> {
+    ) -> Result<StoredVolume, Error> {
         no_image(volume, &self.pool)?;
         let above = volume.parent();
         let names = [self.scope(above.as_ref()), volume.as_str()];
@@ -202,7 +204,7 @@ fn file_system_words(name: &Dataset) -> [&str; 5] {
 }
 
 /// The command that makes a planned volume.
-fn words(planned: &Planned) -> Vec<String> {
+fn words(planned: &PlannedVolume) -> Vec<String> {
     let wanted = &planned.wanted;
     let mut words = vec![if planned.origin.is_some() { "clone" } else { "create" }.to_owned()];
     // With -p a volume that somebody made meanwhile would be taken for done, so only where needed.
@@ -237,7 +239,7 @@ fn words(planned: &Planned) -> Vec<String> {
 }
 
 /// Writes what a new volume begins with.
-fn write(content: &Content, planned: &Planned) -> Result<(), Error> {
+fn write(content: &Content, planned: &PlannedVolume) -> Result<(), Error> {
     let device = &planned.device;
     let written =
         open_device(File::options().write(true), device).and_then(|it| content.write(&it));
@@ -249,25 +251,25 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::storage::{Adopts, Id, Origin, PoolName, Wanted};
+    use crate::storage::{AdoptionRule, CloneOrigin, Id, PoolName, VolumeSpec};
 
-    fn planned(origin_bytes: Option<u64>, size_bytes: u64, space: Space) -> Planned {
+    fn planned(origin_bytes: Option<u64>, size_bytes: u64, space: Space) -> PlannedVolume {
         let pool = PoolName::parse("tank").unwrap();
         let snapshot = pool.snapshot("images/i@s").unwrap();
-        Planned {
-            wanted: Wanted {
+        PlannedVolume {
+            wanted: VolumeSpec {
                 volume: pool.dataset("guests/a/disk-0").unwrap(),
                 image: None,
                 size_mib: 0,
                 space,
                 owner: Id::parse("a").ok(),
                 maker: Some(Maker::domain("u")),
-                adopts: Adopts::Any,
+                adoption: AdoptionRule::Any,
                 unmarked: false,
                 content: None,
             },
             size_bytes,
-            origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),
+            origin: origin_bytes.map(|size_bytes| CloneOrigin { snapshot, size_bytes }),
             found: None,
             device: PathBuf::new(),
             parent_found: false,
@@ -295,7 +297,7 @@ mod tests {
         ] {
             assert_eq!(words(&plan).join(" "), command);
         }
-        let beside = Planned { parent_found: true, ..planned(None, 9, Space::Reserved) };
+        let beside = PlannedVolume { parent_found: true, ..planned(None, 9, Space::Reserved) };
         assert!(!words(&beside).contains(&"-p".to_owned()), "else a volume there is a success");
     }
 }

@@ -24,19 +24,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use self::delegation::{PERMISSIONS, Who};
+pub use self::delegation::{Grantee, PERMISSIONS};
 
 use self::command::{Output, Zfs};
-use self::former::Former;
+use self::former::FormerCommands;
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::os::paths::resolved;
 use crate::sorted::OrderBy;
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
-    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
-    Whose,
+    Action, CreatedVolume, Dataset, Error, Id, ImageSource, InUse, Maker, NewerSnapshots,
+    PlannedVolume, PoolName, Recursion, Removal, RemovalPlan, SnapshotName, StoredImage,
+    StoredSnapshot, StoredVolume, Usage, VolumePlans, VolumeSelection, VolumeSpec, Volumes,
 };
 
 /// The volumes of one ZFS pool.
@@ -64,7 +64,7 @@ enum Depth {
 impl ZfsStore {
     /// The store of this pool. Neither the pool nor the `zfs` command has to be there yet.
     pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
-        Self::of(pool, Zfs::new(None, limits, Former::none()))
+        Self::of(pool, Zfs::new(None, limits, FormerCommands::none()))
     }
 
     /// The store of an agent: its commands, and those of a killed agent before it, hold a lock on this file.
@@ -76,7 +76,7 @@ impl ZfsStore {
         limits: StorageLimits,
         commands: File,
     ) -> io::Result<Self> {
-        Ok(Self::of(pool, Zfs::new(None, limits, Former::new(commands)?)))
+        Ok(Self::of(pool, Zfs::new(None, limits, FormerCommands::new(commands)?)))
     }
 
     /// The store of a host that has none: every method says so. Names are made with `pool`.
@@ -86,7 +86,7 @@ impl ZfsStore {
 
     /// The same with a `zfs` program that is not looked for.
     pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
-        Self::of(pool, Zfs::new(Some(program), limits, Former::none()))
+        Self::of(pool, Zfs::new(Some(program), limits, FormerCommands::none()))
     }
 
     fn of(pool: PoolName, zfs: Zfs) -> Self {
@@ -151,9 +151,9 @@ impl ZfsStore {
         }
     }
 
-    fn volume_of(&self, entry: &Entry) -> Option<Volume> {
+    fn volume_of(&self, entry: &Entry) -> Option<StoredVolume> {
         let name = self.pool.full_dataset(&entry.name).ok()?;
-        Some(Volume {
+        Some(StoredVolume {
             device: device::path(&name),
             name,
             size_bytes: entry.volsize,
@@ -225,15 +225,15 @@ impl Volumes for ZfsStore {
         self.sweep_images(deadline)
     }
 
-    fn plans(&self, wanted: &[Wanted], deadline: Instant) -> Result<Plans, Error> {
+    fn plans(&self, wanted: &[VolumeSpec], deadline: Instant) -> Result<VolumePlans, Error> {
         self.plan_volumes(wanted, deadline)
     }
 
-    fn making(&self, planned: &Planned) -> Vec<Action> {
+    fn making(&self, planned: &PlannedVolume) -> Vec<Action> {
         Self::making_volume(planned)
     }
 
-    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
+    fn make(&self, planned: &PlannedVolume, deadline: Instant) -> Result<StoredVolume, Error> {
         self.make_volume(planned, deadline)
     }
 
@@ -243,7 +243,7 @@ impl Volumes for ZfsStore {
 
     fn take_back(
         &self,
-        made: &[Made],
+        made: &[CreatedVolume],
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -253,7 +253,7 @@ impl Volumes for ZfsStore {
     fn destroy_guest(
         &self,
         guest: &Id,
-        whose: Whose,
+        whose: VolumeSelection,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -265,15 +265,24 @@ impl Volumes for ZfsStore {
         guest: &Id,
         in_use: &InUse,
         deadline: Instant,
-    ) -> Result<Removing, Error> {
+    ) -> Result<RemovalPlan, Error> {
         self.removing_guest(guest, in_use, deadline)
     }
 
-    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
+    fn grow(
+        &self,
+        volume: &Dataset,
+        size_mib: u64,
+        deadline: Instant,
+    ) -> Result<StoredVolume, Error> {
         self.grow_volume(volume, size_mib, deadline)
     }
 
-    fn volumes(&self, under: Option<&Dataset>, deadline: Instant) -> Result<Vec<Volume>, Error> {
+    fn volumes(
+        &self,
+        under: Option<&Dataset>,
+        deadline: Instant,
+    ) -> Result<Vec<StoredVolume>, Error> {
         let entries = self.look(Depth::All, DATASETS, &[self.scope(under)], deadline)?;
         if entries.is_empty() {
             return Err(not_found(self.scope(under)));
@@ -283,13 +292,13 @@ impl Volumes for ZfsStore {
         Ok(volumes.filter_map(|entry| self.volume_of(entry)).collect())
     }
 
-    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error> {
+    fn filled(&self, deadline: Instant) -> Result<Vec<(StoredVolume, u64)>, Error> {
         let entries = self.look(Depth::All, DATASETS, &[self.pool.guests().as_str()], deadline)?;
         let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
         Ok(volumes.filter_map(|entry| Some((self.volume_of(entry)?, entry.logical))).collect())
     }
 
-    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error> {
+    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<StoredVolume, Error> {
         let entry = self.look_at(name.as_str(), deadline)?;
         let entry = entry.filter(|entry| entry.kind == Kind::Volume);
         entry.and_then(|entry| self.volume_of(&entry)).ok_or_else(|| not_found(name))
@@ -310,57 +319,62 @@ impl Volumes for ZfsStore {
     fn delete(
         &self,
         name: &Dataset,
-        reach: Reach,
+        recursion: Recursion,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        self.delete_dataset(name, reach, in_use, deadline)
+        self.delete_dataset(name, recursion, in_use, deadline)
     }
 
     fn create_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
-        self.make_snapshot(name, reach, maker, deadline)
+    ) -> Result<Vec<StoredSnapshot>, Error> {
+        self.make_snapshot(name, recursion, maker, deadline)
     }
 
     fn take_back_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         _since: SystemTime,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        self.undo_snapshots(name, reach, maker, deadline)
+        self.undo_snapshots(name, recursion, maker, deadline)
     }
 
     fn snapshots(
         &self,
         under: Option<&Dataset>,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
+    ) -> Result<Vec<StoredSnapshot>, Error> {
         self.list_snapshots(under, deadline)
     }
 
-    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<Snapshot, Error> {
+    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<StoredSnapshot, Error> {
         let entry = self.look_at(name.as_str(), deadline)?.ok_or_else(|| not_found(name))?;
-        Ok(Snapshot { name: name.clone(), written_bytes: entry.written })
+        Ok(StoredSnapshot { name: name.clone(), written_bytes: entry.written })
     }
 
     fn delete_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.remove_snapshot(name, reach, deadline)
+        self.remove_snapshot(name, recursion, deadline)
     }
 
-    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error> {
+    fn rollback(
+        &self,
+        name: &SnapshotName,
+        newer: NewerSnapshots,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         self.roll_back(name, newer, deadline)
     }
 
@@ -368,11 +382,11 @@ impl Volumes for ZfsStore {
         self.send_snapshot(name, deadline)
     }
 
-    fn images(&self, deadline: Instant) -> Result<Vec<Image>, Error> {
+    fn images(&self, deadline: Instant) -> Result<Vec<StoredImage>, Error> {
         self.list_images(deadline)
     }
 
-    fn image(&self, id: &Id, deadline: Instant) -> Result<Image, Error> {
+    fn image(&self, id: &Id, deadline: Instant) -> Result<StoredImage, Error> {
         self.find_image(id, deadline)
     }
 
@@ -381,7 +395,7 @@ impl Volumes for ZfsStore {
         id: &Id,
         source: ImageSource<'_>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Image, Error> {
+    ) -> Result<StoredImage, Error> {
         self.bring_in(id, source, progress)
     }
 

@@ -8,14 +8,14 @@ use super::listing::{Entry, Kind};
 use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::sorted::IntoSorted;
 use crate::storage::rules::{adopt, size_bytes};
-use crate::storage::{Dataset, Error, Id, Origin, Planned, Plans, Wanted};
+use crate::storage::{CloneOrigin, Dataset, Error, Id, PlannedVolume, VolumePlans, VolumeSpec};
 
 impl ZfsStore {
     pub(super) fn plan_volumes(
         &self,
-        wanted: &[Wanted],
+        wanted: &[VolumeSpec],
         deadline: Instant,
-    ) -> Result<Plans, Error> {
+    ) -> Result<VolumePlans, Error> {
         let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
         let seen = self.look(Depth::One, ALL, &names, deadline)?;
         let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen, deadline)).collect();
@@ -23,14 +23,14 @@ impl ZfsStore {
         let mut above = wanted.first().into_iter().flat_map(|first| above(&first.volume));
         let bound = above.find_map(|it| find(&seen, it.as_str()));
         let bound = bound.or_else(|| find(&seen, self.pool.as_str()));
-        Ok(Plans { each, free_bytes: bound.map_or(0, |bound| bound.available) })
+        Ok(VolumePlans { each, free_bytes: bound.map_or(0, |bound| bound.available) })
     }
 
     /// What to list, one level deep, to know all that plans need. Not `guests` itself, for it may
     /// have many children; it is a child of the pool.
-    fn names_for(&self, wanted: &[Wanted]) -> Result<BTreeSet<String>, Error> {
+    fn names_for(&self, wanted: &[VolumeSpec]) -> Result<BTreeSet<String>, Error> {
         let mut names = iter::once(self.pool.as_str().to_owned()).into_set();
-        for Wanted { volume, image, .. } in wanted {
+        for VolumeSpec { volume, image, .. } in wanted {
             let above: Vec<Dataset> = above(volume).filter(|it| it.parent().is_some()).collect();
             if above.is_empty() {
                 names.insert(volume.as_str().to_owned());
@@ -45,10 +45,10 @@ impl ZfsStore {
 
     fn plan_one(
         &self,
-        wanted: &Wanted,
+        wanted: &VolumeSpec,
         seen: &[Entry],
         deadline: Instant,
-    ) -> Result<Planned, Error> {
+    ) -> Result<PlannedVolume, Error> {
         let image = wanted.image.as_ref().map(|id| self.origin(id, seen)).transpose()?;
         let (origin, mut unit) = image.unzip();
         let found = find(seen, wanted.volume.as_str());
@@ -65,7 +65,7 @@ impl ZfsStore {
             }
             Some(entry) => {
                 let mut volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
-                if !volume.is_written && wanted.adopts.only_unwritten(&volume) {
+                if !volume.is_written && wanted.adoption.only_unwritten(&volume) {
                     volume.is_written = self.is_written_by_now(entry, deadline)?;
                 }
                 adopt(&volume, wanted, origin.as_ref(), size_bytes)?;
@@ -74,7 +74,7 @@ impl ZfsStore {
         };
         let absent = above(&wanted.volume).take_while(|it| find(seen, it.as_str()).is_none());
         let absent: Vec<Dataset> = absent.collect();
-        Ok(Planned {
+        Ok(PlannedVolume {
             wanted: wanted.clone(),
             size_bytes,
             origin,
@@ -108,13 +108,13 @@ impl ZfsStore {
     }
 
     /// The image's only or newest snapshot, and the block size of clones of it.
-    fn origin(&self, id: &Id, seen: &[Entry]) -> Result<(Origin, u64), Error> {
+    fn origin(&self, id: &Id, seen: &[Entry]) -> Result<(CloneOrigin, u64), Error> {
         let name = self.pool.image(id)?;
         let volume = find(seen, name.as_str()).filter(|entry| entry.kind == Kind::Volume);
         let newest = newest_snapshot(seen, name.as_str());
         let (Some(volume), Some(newest)) = (volume, newest) else { return Err(not_found(name)) };
         let snapshot = self.pool.full_snapshot(&newest.name)?;
-        Ok((Origin { snapshot, size_bytes: newest.volsize }, volume.volblocksize))
+        Ok((CloneOrigin { snapshot, size_bytes: newest.volsize }, volume.volblocksize))
     }
 }
 

@@ -10,21 +10,22 @@ use crate::sorted::OrderBy;
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
 use crate::storage::{
-    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Reach, Removal, Removing, Whose, Why,
+    Action, CreatedVolume, Dataset, Error, Id, InUse, LeftoverVolume, Maker, Recursion, Removal,
+    RemovalPlan, RetentionCause, VolumeSelection,
 };
 
 impl ZfsStore {
     pub(super) fn remove_guest(
         &self,
         guest: &Id,
-        whose: Whose,
+        whose: VolumeSelection,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
         let meant = |entry: &Entry| {
-            is_meant(entry, guest, &root, &whose) && !self.is_kept(&entry.name, in_use)
+            is_meant(entry, guest, &root, &whose) && !self.is_protected(&entry.name, in_use)
         };
         self.clear(&root, &entries, meant, in_use, deadline)
     }
@@ -35,14 +36,15 @@ impl ZfsStore {
         guest: &Id,
         in_use: &InUse,
         deadline: Instant,
-    ) -> Result<Removing, Error> {
+    ) -> Result<RemovalPlan, Error> {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
         if entries.is_empty() {
-            return Ok(Removing::default());
+            return Ok(RemovalPlan::default());
         }
         let marked = |entry: &Entry| {
-            is_meant(entry, guest, &root, &Whose::Marked) && !self.is_kept(&entry.name, in_use)
+            is_meant(entry, guest, &root, &VolumeSelection::Marked)
+                && !self.is_protected(&entry.name, in_use)
         };
         let survey =
             Survey::of(root.as_str(), &entries, marked, |entry| self.user_of(entry, in_use));
@@ -60,12 +62,12 @@ impl ZfsStore {
             Action { with, ..action("destroy", name, &words) }
         });
         let actions = actions.collect();
-        Ok(Removing { actions, left: survey.left, foreign: survey.foreign })
+        Ok(RemovalPlan { actions, left: survey.left, foreign: survey.foreign })
     }
 
     pub(super) fn take_volumes_back(
         &self,
-        made: &[Made],
+        made: &[CreatedVolume],
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -92,7 +94,7 @@ impl ZfsStore {
     pub(super) fn delete_dataset(
         &self,
         name: &Dataset,
-        reach: Reach,
+        recursion: Recursion,
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
@@ -100,7 +102,7 @@ impl ZfsStore {
         let entries = self.look(Depth::All, ALL, &[name.as_str()], deadline)?;
         match entries.len() {
             0 => Err(not_found(name)),
-            2.. if reach == Reach::Itself => {
+            2.. if recursion == Recursion::Itself => {
                 Err(Error::Invalid(format!("{name} has snapshots or datasets below it")))
             }
             _ => self.clear(name, &entries, |_| true, in_use, deadline),
@@ -142,29 +144,29 @@ impl ZfsStore {
         for name in open {
             let outcome = match self.wait_closed(name, patience)? {
                 Ok(()) => destroy(name, true)?,
-                Err(who) => Err(Why::Open(who)),
+                Err(who) => Err(RetentionCause::Open(who)),
             };
             removal.note(name, outcome);
         }
         if whole && removal.left.is_empty() {
             // Of a root that is a volume nothing is left here, which is a success.
             if let Err(why) = destroy(root.as_str(), true)? {
-                removal.left.push(Left { name: root.to_string(), why });
+                removal.left.push(LeftoverVolume { name: root.to_string(), why });
             }
         }
         Ok(removal)
     }
 
     /// Whether a caller has handed in the volume of this full name.
-    fn is_kept(&self, name: &str, in_use: &InUse) -> bool {
+    fn is_protected(&self, name: &str, in_use: &InUse) -> bool {
         self.pool.full_dataset(name).is_ok_and(|name| in_use.keeps(&device::path(&name)))
     }
 
     /// Who uses a volume: by its path, or because it was made by another domain.
-    fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<Why> {
+    fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<RetentionCause> {
         let device = device::path(&self.pool.full_dataset(&entry.name).ok()?);
         let maker = entry.maker.as_deref().map(Maker::stored);
-        in_use.keeper_of(&device, maker.as_ref())
+        in_use.user_of(&device, maker.as_ref())
     }
 
     /// Destroys a dataset, waiting for who has it open. One that is gone is a success.
@@ -174,7 +176,7 @@ impl ZfsStore {
         recursive: bool,
         patience: Instant,
         deadline: Instant,
-    ) -> Result<Result<(), Why>, Error> {
+    ) -> Result<Result<(), RetentionCause>, Error> {
         let words = destroy_words(name, recursive);
         loop {
             let output = self.zfs.run(&words, deadline)?;
@@ -191,8 +193,8 @@ impl ZfsStore {
                 return Ok(Ok(()));
             }
             return Ok(Err(match (busy, self.pool.full_dataset(name)) {
-                (true, Ok(dataset)) => Why::Open(holders(&device::path(&dataset))),
-                _ => Why::Failed(output.failed().to_string()),
+                (true, Ok(dataset)) => RetentionCause::Open(holders(&device::path(&dataset))),
+                _ => RetentionCause::Failed(output.failed().to_string()),
             }));
         }
     }
@@ -223,25 +225,25 @@ fn destroy_words(name: &str, recursive: bool) -> Vec<&str> {
 }
 
 /// Whether an entry below a guest's root goes with the guest.
-fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &Whose) -> bool {
+fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &VolumeSelection) -> bool {
     let is_marked = entry.kind == Kind::Volume
         && is_disk_of(&entry.name, root)
         && entry.owner.as_deref() == Some(guest.as_str());
-    *whose == Whose::Anyones || (is_marked && whose.means(entry.maker.as_deref()))
+    *whose == VolumeSelection::Anyones || (is_marked && whose.means(entry.maker.as_deref()))
 }
 
 /// Where the removal of a volume begins: above it, if that was made with it and is the guest's alone.
-fn root_of(made: &Made) -> Dataset {
+fn root_of(made: &CreatedVolume) -> Dataset {
     let parent = made.volume.parent().filter(|_| made.with_parent && made.owner.is_some());
     parent.unwrap_or_else(|| made.volume.clone())
 }
 
 /// The parent that was made with a volume of no guest: other calls may make volumes below it meanwhile.
-fn shared_parent_of(made: &Made) -> Option<Dataset> {
+fn shared_parent_of(made: &CreatedVolume) -> Option<Dataset> {
     made.volume.parent().filter(|_| made.with_parent && made.owner.is_none())
 }
 
-fn is_of(entry: &Entry, made: &Made) -> bool {
+fn is_of(entry: &Entry, made: &CreatedVolume) -> bool {
     let owner = made.owner.as_ref().map(Id::as_str);
     let maker = made.maker.as_ref().map(Maker::as_str);
     entry.name == made.volume.as_str()

@@ -9,20 +9,23 @@ use super::stream::Stream;
 use super::{ALL, Depth, SNAPSHOTS, ZfsStore, not_found, says_no_space};
 use crate::sorted::OrderBy;
 use crate::storage::rules::in_guests;
-use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName, Why};
+use crate::storage::{
+    Dataset, Error, Maker, NewerSnapshots, Recursion, Removal, RetentionCause, SnapshotName,
+    StoredSnapshot,
+};
 
 impl ZfsStore {
     pub(super) fn make_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
+    ) -> Result<Vec<StoredSnapshot>, Error> {
         let mark = format!("{MAKER}={maker}");
-        let words = match reach {
-            Reach::Itself => &["snapshot", "-o", &mark, "--", name.as_str()][..],
-            Reach::Below => &["snapshot", "-r", "-o", &mark, "--", name.as_str()],
+        let words = match recursion {
+            Recursion::Itself => &["snapshot", "-o", &mark, "--", name.as_str()][..],
+            Recursion::Below => &["snapshot", "-r", "-o", &mark, "--", name.as_str()],
         };
         let output = self.zfs.run(words, deadline)?;
         let dataset = name.dataset();
@@ -33,7 +36,7 @@ impl ZfsStore {
                 return Err(Error::NoSpace { needed_bytes: 0, free_bytes: there.available });
             }
         }
-        let made = self.named(name, reach, deadline)?;
+        let made = self.named(name, recursion, deadline)?;
         match made.first() {
             _ if output.status.success() => Ok(self.snapshots_of(made)),
             Some(_) => Err(Error::Exists { name: name.to_string() }),
@@ -45,22 +48,22 @@ impl ZfsStore {
     pub(super) fn undo_snapshots(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         maker: &Maker,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         // One that hangs may yet take what does not exist now.
         self.zfs.none_hangs()?;
         let (mut removal, patience) = (Removal::default(), self.patience(deadline));
-        for entry in self.named(name, reach, deadline)? {
+        for entry in self.named(name, recursion, deadline)? {
             // A snapshot without a maker of its own shows that of its dataset.
             if entry.maker.as_deref() != Some(maker.as_str()) {
                 continue;
             }
             let outcome = match (entry.clones.is_empty(), entry.holds) {
-                (false, _) => Err(Why::Clones(entry.clones.clone())),
+                (false, _) => Err(RetentionCause::Clones(entry.clones.clone())),
                 (true, 0) => self.destroy(&entry.name, false, patience, deadline)?,
-                _ => Err(Why::Held(entry.name.clone())),
+                _ => Err(RetentionCause::Held(entry.name.clone())),
             };
             removal.note(&entry.name, outcome);
         }
@@ -71,7 +74,7 @@ impl ZfsStore {
         &self,
         under: Option<&Dataset>,
         deadline: Instant,
-    ) -> Result<Vec<Snapshot>, Error> {
+    ) -> Result<Vec<StoredSnapshot>, Error> {
         let scope = self.scope(under);
         let entries = self.look(Depth::All, SNAPSHOTS, &[scope], deadline)?;
         if entries.is_empty() && self.look_at(scope, deadline)?.is_none() {
@@ -83,18 +86,18 @@ impl ZfsStore {
     pub(super) fn remove_snapshot(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         deadline: Instant,
     ) -> Result<(), Error> {
         in_guests(name.dataset(), &self.pool)?;
-        let going = self.named(name, reach, deadline)?;
+        let going = self.named(name, recursion, deadline)?;
         if going.is_empty() {
             return Err(not_found(name));
         }
         check_free(going.iter())?;
-        let words = match reach {
-            Reach::Itself => &["destroy", "--", name.as_str()][..],
-            Reach::Below => &["destroy", "-r", "--", name.as_str()],
+        let words = match recursion {
+            Recursion::Itself => &["destroy", "--", name.as_str()][..],
+            Recursion::Below => &["destroy", "-r", "--", name.as_str()],
         };
         self.zfs.succeed(words, deadline).map(drop)
     }
@@ -102,7 +105,7 @@ impl ZfsStore {
     pub(super) fn roll_back(
         &self,
         name: &SnapshotName,
-        newer: Newer,
+        newer: NewerSnapshots,
         deadline: Instant,
     ) -> Result<(), Error> {
         in_guests(name.dataset(), &self.pool)?;
@@ -116,7 +119,7 @@ impl ZfsStore {
                 && entry.createtxg > target.createtxg
         };
         let going: Vec<&Entry> = entries.iter().filter(is_newer).collect();
-        if newer == Newer::Keep && !going.is_empty() {
+        if newer == NewerSnapshots::Keep && !going.is_empty() {
             return Err(Error::HasNewer { name: name.to_string() });
         }
         check_free(going.into_iter())?;
@@ -126,8 +129,8 @@ impl ZfsStore {
                 .map_err(|holders| Error::Busy { name: dataset.to_owned(), holders })?;
         }
         let words = match newer {
-            Newer::Keep => &["rollback", "--", name.as_str()][..],
-            Newer::Destroy => &["rollback", "-r", "--", name.as_str()],
+            NewerSnapshots::Keep => &["rollback", "--", name.as_str()][..],
+            NewerSnapshots::Destroy => &["rollback", "-r", "--", name.as_str()],
         };
         self.zfs.succeed(words, deadline).map(drop)
     }
@@ -146,12 +149,12 @@ impl ZfsStore {
     fn named(
         &self,
         name: &SnapshotName,
-        reach: Reach,
+        recursion: Recursion,
         deadline: Instant,
     ) -> Result<Vec<Entry>, Error> {
-        match reach {
-            Reach::Itself => Ok(self.look_at(name.as_str(), deadline)?.into_iter().collect()),
-            Reach::Below => {
+        match recursion {
+            Recursion::Itself => Ok(self.look_at(name.as_str(), deadline)?.into_iter().collect()),
+            Recursion::Below => {
                 let below = [name.dataset().as_str()];
                 let mut entries = self.look(Depth::All, SNAPSHOTS, &below, deadline)?;
                 let end = format!("@{}", name.name());
@@ -163,11 +166,11 @@ impl ZfsStore {
 
     /// As the trait gives them: by dataset, oldest first; names that the agent could not have made
     /// are left out.
-    fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<Snapshot> {
+    fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<StoredSnapshot> {
         entries.order_by(&|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
         let snapshot = |entry: &Entry| {
             let name = self.pool.full_snapshot(&entry.name).ok()?;
-            Some(Snapshot { name, written_bytes: entry.written })
+            Some(StoredSnapshot { name, written_bytes: entry.written })
         };
         entries.iter().filter_map(snapshot).collect()
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use super::command::Running;
+use super::command::RunningCommand;
 use crate::os::poll::PollSet;
 
 /// Bytes of standard error that are read at once.
@@ -13,13 +13,13 @@ const ERROR_CHUNK_BYTES: usize = 4096;
 /// when the command failed. Dropping it kills the command.
 #[derive(Debug)]
 pub(super) struct Stream {
-    running: Running,
+    running: RunningCommand,
     progress: Duration,
     succeeded: bool,
 }
 
 impl Stream {
-    pub(super) fn new(running: Running, progress: Duration) -> Self {
+    pub(super) fn new(running: RunningCommand, progress: Duration) -> Self {
         Self { running, progress, succeeded: false }
     }
 
@@ -58,7 +58,7 @@ impl Stream {
                 Some(status) if status.success() => self.succeeded = true,
                 Some(status) => {
                     self.running.stderr.read_on(&mut [0; ERROR_CHUNK_BYTES])?;
-                    let stderr = String::from_utf8_lossy(&self.running.stderr.kept);
+                    let stderr = String::from_utf8_lossy(&self.running.stderr.supplied);
                     let (command, stderr) = (&self.running.command, stderr.trim());
                     let why = format!("{command} failed: {status}: {stderr}");
                     return Err(io::Error::other(why));

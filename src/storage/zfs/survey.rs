@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::listing::{Entry, Kind};
 use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
-use crate::storage::{Left, Why};
+use crate::storage::{LeftoverVolume, RetentionCause};
 
 /// What is below a dataset and what is to become of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) struct Survey {
     /// Those of them that have snapshots, which a failed `destroy -r` would cost.
     pub(super) with_snapshots: BTreeSet<String>,
     /// What was chosen and has to stay.
-    pub(super) left: Vec<Left>,
+    pub(super) left: Vec<LeftoverVolume>,
     /// Full names of file systems and volumes that were not chosen.
     pub(super) foreign: Vec<String>,
 }
@@ -28,7 +28,7 @@ impl Survey {
         root: &str,
         entries: &[Entry],
         chosen: impl Fn(&Entry) -> bool,
-        user: impl Fn(&Entry) -> Option<Why>,
+        user: impl Fn(&Entry) -> Option<RetentionCause>,
     ) -> Self {
         let is_of_root = |entry: &&Entry| {
             let rest = entry.dataset().strip_prefix(root);
@@ -50,7 +50,7 @@ impl Survey {
         let of_volume = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
         let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).into_set();
         let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
-        let mut staying: BTreeMap<&str, Why> =
+        let mut staying: BTreeMap<&str, RetentionCause> =
             used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).into_map();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
@@ -69,9 +69,9 @@ impl Survey {
                 let clones: Vec<String> =
                     snapshot.clones.iter().filter(|it| !gone(it)).cloned().collect();
                 if !clones.is_empty() {
-                    staying.insert(dataset, Why::Clones(clones));
+                    staying.insert(dataset, RetentionCause::Clones(clones));
                 } else if snapshot.holds > 0 {
-                    staying.insert(dataset, Why::Held(snapshot.name.clone()));
+                    staying.insert(dataset, RetentionCause::Held(snapshot.name.clone()));
                 }
             }
             if staying.len() == before {
@@ -86,7 +86,8 @@ impl Survey {
         }
         let with_snapshots = snapshots.iter().map(|it| it.dataset().to_owned());
         survey.with_snapshots = with_snapshots.into_set();
-        let left = staying.into_iter().map(|(name, why)| Left { name: name.to_owned(), why });
+        let left =
+            staying.into_iter().map(|(name, why)| LeftoverVolume { name: name.to_owned(), why });
         survey.left = left.collect();
         survey
     }
@@ -140,8 +141,8 @@ mod tests {
         Survey::of("p/g", &entries, |entry| entry.name != "p/g/c", |_| None)
     }
 
-    fn left(name: &str, why: Why) -> Left {
-        Left { name: name.to_owned(), why }
+    fn left(name: &str, why: RetentionCause) -> LeftoverVolume {
+        LeftoverVolume { name: name.to_owned(), why }
     }
 
     #[test]
@@ -174,7 +175,7 @@ mod tests {
     fn clone_elsewhere_keeps_its_origin_and_nothing_else() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/x/y", "p/g/b"])]);
         assert_eq!(survey.doomed, ["p/g/b"]);
-        assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/x/y".into()]))]);
+        assert_eq!(survey.left, [left("p/g/a", RetentionCause::Clones(vec!["p/x/y".into()]))]);
     }
 
     #[test]
@@ -186,7 +187,7 @@ mod tests {
     fn file_system_clone_keeps_its_volume() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/g"])]);
         assert_eq!(survey.doomed, ["p/g/b"]);
-        assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/g".into()]))]);
+        assert_eq!(survey.left, [left("p/g/a", RetentionCause::Clones(vec!["p/g".into()]))]);
     }
 
     #[test]
@@ -194,7 +195,7 @@ mod tests {
         let survey =
             survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"]), snapshot("p/g/b@s", 0, &["p/g/c"])]);
         assert_eq!(survey.doomed, [""; 0]);
-        let clones = |clone: &str| Why::Clones(vec![clone.to_owned()]);
+        let clones = |clone: &str| RetentionCause::Clones(vec![clone.to_owned()]);
         assert_eq!(survey.left, [left("p/g/a", clones("p/g/b")), left("p/g/b", clones("p/g/c"))]);
     }
 
@@ -202,7 +203,7 @@ mod tests {
     fn a_hold_keeps_its_volume_or_file_system() {
         let survey = survey(vec![snapshot("p/g/a@s", 1, &[]), snapshot("p/g@s", 2, &[])]);
         assert_eq!(survey.doomed, ["p/g/b"]);
-        let held = |name: &str| Why::Held(name.to_owned());
+        let held = |name: &str| RetentionCause::Held(name.to_owned());
         assert_eq!(survey.left, [left("p/g", held("p/g@s")), left("p/g/a", held("p/g/a@s"))]);
     }
 }

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// An agent with a store, and all that it may write to.
 struct Host {
     bed: Bed,
-    folder: Scratch,
+    directory: Scratch,
     pool: Option<String>,
     /// What a step may be called, as `rpc.discover` has it.
     known: Vec<Value>,
@@ -36,9 +36,9 @@ struct Host {
 
 impl Host {
     fn new(pool: Option<Pool>) -> Self {
-        let folder = Scratch::new();
+        let directory = Scratch::new();
         let name = pool.as_ref().map(|pool| pool.name.clone());
-        let at = |name: &str| folder.path().join(name).display().to_string();
+        let at = |name: &str| directory.path().join(name).display().to_string();
         let (state, disks, audit) = (at("state"), at("disks"), at("audit"));
         fs::create_dir(&disks).expect("scratch is writable");
         let flags = ["--state-dir", &state, "--allow-disk-path", &disks, "--audit-log", &audit];
@@ -47,7 +47,7 @@ impl Host {
         let document = jsonrpc::result(&bed.agent, "rpc.discover", &json!({}));
         let what = &document["components"]["schemas"]["PlanStep"]["properties"]["what"]["enum"];
         let known = what.as_array().expect("the words").clone();
-        Self { bed, folder, pool: name, known }
+        Self { bed, directory, pool: name, known }
     }
 
     fn agent(&self) -> &Agent {
@@ -56,16 +56,16 @@ impl Host {
 
     /// A file where disks may lie.
     fn file(&self, name: &str) -> String {
-        self.folder.path().join("disks").join(name).display().to_string()
+        self.directory.path().join("disks").join(name).display().to_string()
     }
 
     /// Journal, audit and store, each file with its time: an entry that came and went shows in its
-    /// folder's.
+    /// directory's.
     fn state(&self) -> Vec<String> {
         self.agent().wait_for_writers();
         let mut found = Vec::new();
-        stamps(&self.folder.path().join("state"), &mut found);
-        stamps(&self.folder.path().join("audit"), &mut found);
+        stamps(&self.directory.path().join("state"), &mut found);
+        stamps(&self.directory.path().join("audit"), &mut found);
         match &self.pool {
             Some(pool) => found.extend(history(pool)),
             None => stamps(&self.bed.path(""), &mut found),
@@ -224,7 +224,7 @@ fn a_plan_is_what_is_done_then(host: &Host) {
 
 /// What a request has, and how the problems begin that a plan has for it, in order.
 fn every_check_that_fails_is_named(host: &Host) {
-    let outside = host.folder.path().join("audit").display().to_string();
+    let outside = host.directory.path().join("audit").display().to_string();
     let inside = host.file("there");
     fs::write(&inside, "disk").expect("scratch is writable");
     let taken = nic("02:00:00:00:92:01");
@@ -281,7 +281,7 @@ fn every_check_that_fails_is_named(host: &Host) {
         assert_eq!(is_defined, are_known, "{planned}");
     }
 
-    // Members that are wrong: nothing would be begun, and the rest is looked at all the same.
+    // Members that are wrong: nothing would be started, and the rest is looked at all the same.
     let mut asked =
         guest("p-bad", &json!([{ "image": "absent", "volume": "a\nb" }, { "size": 1 }]));
     asked["vnc"] = json!(-2);
@@ -398,8 +398,8 @@ mod zpool {
 #[test]
 fn failed_query_is_a_problem_and_the_rest_is_planned() {
     // There is no zfs where this runs without the lab, and no such pool there.
-    let folder = Scratch::new();
-    let audit = folder.path().join("audit").display().to_string();
+    let directory = Scratch::new();
+    let audit = directory.path().join("audit").display().to_string();
     let agent = Agent::start(&[
         "--libvirt-uri",
         "qemu:///system?socket=/nonexistent",
@@ -478,21 +478,21 @@ fn dry_run_is_logged_but_not_audited_as_a_change() {
     let asked = guest("p-audit", &json!([]));
     host.plan("CreateGuest", &asked);
     host.agent().wait_for_writers();
-    assert_eq!(fs::read_to_string(host.folder.path().join("audit")).expect("it is there"), "");
+    assert_eq!(fs::read_to_string(host.directory.path().join("audit")).expect("it is there"), "");
     let log = host.agent().log();
     let line = log.lines().find(|line| line.contains("Libvirt.CreateGuest")).expect("a line");
     assert!(line.contains("guest=\"p-audit\"") && line.contains("dry_run=true"), "{line}");
     host.agent().ok("CreateGuest", &asked);
     host.agent().wait_for_writers();
-    let audit = fs::read_to_string(host.folder.path().join("audit")).expect("it is there");
+    let audit = fs::read_to_string(host.directory.path().join("audit")).expect("it is there");
     assert_eq!(audit.lines().count(), 1, "{audit}");
 }
 
 #[test]
 fn plan_waits_for_no_other_verb_nor_past_its_deadline() {
     let mut config = InProcess::config();
-    let folder = Scratch::new();
-    config.host.store = mistify_libvirt::config::Store::Directory(folder.path().join("store"));
+    let directory = Scratch::new();
+    config.host.store = mistify_libvirt::config::Store::Directory(directory.path().join("store"));
     let host = InProcess::start(&config);
     let ask = |guest: &Value, seconds: &str| {
         let args = json!({ "mistify.timeout": seconds, DRY: "true" });
@@ -501,10 +501,11 @@ fn plan_waits_for_no_other_verb_nor_past_its_deadline() {
         host.agent.plan_create_guest(request)
     };
     let asked = guest("p-held", &json!([{ "size": 1 }]));
-    let hold = host.agent.pool().hold("p-held", Instant::now() + PATIENCE).expect("it is free");
-    let forecast = ask(&asked, "300").expect("a plan");
-    assert_eq!((forecast.plan.steps.len(), forecast.problems.len()), (2, 0), "{forecast:?}");
-    drop(hold);
+    let lock =
+        host.agent.pool().lock_guest("p-held", Instant::now() + PATIENCE).expect("it is free");
+    let operation = ask(&asked, "300").expect("a plan");
+    assert_eq!((operation.plan.steps.len(), operation.problems.len()), (2, 0), "{operation:?}");
+    drop(lock);
     let busy = host.occupy(Lane::Storage);
     let begin = Instant::now();
     let late = ask(&asked, "1").expect_err("storage is busy").to_string();
@@ -517,8 +518,8 @@ fn plan_waits_for_no_other_verb_nor_past_its_deadline() {
 #[test]
 fn the_xml_of_a_plan_is_what_libvirt_gets() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let at = |name: &str| folder.path().join(name).display().to_string();
+    let directory = Scratch::new();
+    let at = |name: &str| directory.path().join(name).display().to_string();
     let store = format!("directory:{}", at("store"));
     let agent = Agent::start(&[
         "--libvirt-uri",

@@ -24,21 +24,21 @@ fn wait(agent: &Agent, params: &Value) -> Value {
 }
 
 /// All events after `after`, from one call to the next, until each of these is among them.
-fn hear(agent: &Agent, mut after: u64, awaited: &[&dyn Fn(&Value) -> bool]) -> Vec<Value> {
-    let (mut heard, began) = (Vec::new(), Instant::now());
-    while !awaited.iter().all(|it| heard.iter().any(it)) {
-        assert!(began.elapsed() < SOON, "{heard:?}\n{}", agent.log());
+fn await_events(agent: &Agent, mut after: u64, awaited: &[&dyn Fn(&Value) -> bool]) -> Vec<Value> {
+    let (mut received, began) = (Vec::new(), Instant::now());
+    while !awaited.iter().all(|it| received.iter().any(it)) {
+        assert!(began.elapsed() < SOON, "{received:?}\n{}", agent.log());
         let page = wait(agent, &json!({ "after": after, "timeout": 10 }));
-        heard.extend(page["events"].as_array().expect("events").iter().cloned());
+        received.extend(page["events"].as_array().expect("events").iter().cloned());
         after = page["next"].as_u64().expect("a number");
     }
-    heard
+    received
 }
 
 /// An agent that hears libvirt, and the number of its first event.
 fn agent_at(uri: &str) -> (Agent, u64) {
     let agent = Agent::start(&["--libvirt-uri", uri]);
-    let first = agent.hears_libvirt();
+    let first = agent.receives_events();
     (agent, first)
 }
 
@@ -108,7 +108,7 @@ fn guest_events_are_ordered_and_filtered_by_guest() {
     // What the agent and libvirt tell are two sources, each in its own order.
     let is_deleted = |event: &Value| event["event"] == "deleted";
     let is_undefined = |event: &Value| is(event, "heard", "lifecycle", "undefined");
-    let all = hear(&agent, first, &[&is_deleted, &is_undefined]);
+    let all = await_events(&agent, first, &[&is_deleted, &is_undefined]);
     let numbers: Vec<_> = all.iter().map(|event| event["seq"].as_u64().expect("one")).collect();
     let following: Vec<_> = (first + 1..).take(numbers.len()).collect();
     assert_eq!(numbers, following, "without a gap");
@@ -171,8 +171,8 @@ fn wait_ends_at_once_and_invalid_wait_is_refused() {
         }
         let page = waiter.join().expect("it answers");
         assert!(page["events"].as_array().is_some_and(|events| !events.is_empty()), "{page}");
-        let heard = listener.until(|event| event["guest"] == "late");
-        assert!(heard["seq"].as_u64() > Some(first), "without `after`, what comes: {heard}");
+        let received = listener.until(|event| event["guest"] == "late");
+        assert!(received["seq"].as_u64() > Some(first), "without `after`, what comes: {received}");
     });
     let gap = wait(&agent, &json!({ "after": 1, "timeout": 50 }));
     assert_eq!((&gap["gap"], &gap["events"][0]["seq"]), (&json!(true), &json!(first)));
@@ -237,23 +237,23 @@ fn fifty_listeners_see_a_libvirtd_stop_and_return() {
     let mut listeners: Vec<_> =
         (0..50).map(|_| Listener::start(&agent, "/events?after=0", "")).collect();
     let silent = listeners.split_off(40);
-    let all_hear = |listeners: &mut [Listener], what: &dyn Fn(&Value) -> bool| {
+    let all_receive = |listeners: &mut [Listener], what: &dyn Fn(&Value) -> bool| {
         listeners.iter_mut().for_each(|listener| drop(listener.until(what)));
     };
-    all_hear(&mut listeners, &|event| is(event, "seen", "lifecycle", "defined"));
+    all_receive(&mut listeners, &|event| is(event, "seen", "lifecycle", "defined"));
     stack.virsh_ok(&["start", "seen"]);
-    all_hear(&mut listeners, &|event| is(event, "seen", "lifecycle", "started"));
+    all_receive(&mut listeners, &|event| is(event, "seen", "lifecycle", "started"));
     stack.virsh_ok(&["suspend", "seen"]);
-    all_hear(&mut listeners, &|event| is(event, "seen", "lifecycle", "suspended"));
+    all_receive(&mut listeners, &|event| is(event, "seen", "lifecycle", "suspended"));
 
     stack.signal_libvirtd("KILL");
-    all_hear(&mut listeners, &|event| event["event"] == "disconnected");
+    all_receive(&mut listeners, &|event| event["event"] == "disconnected");
     stack.start_libvirtd();
-    all_hear(&mut listeners, &|event| event["event"] == "connected");
+    all_receive(&mut listeners, &|event| event["event"] == "connected");
     stack.virsh_ok(&["resume", "seen"]);
-    all_hear(&mut listeners, &|event| is(event, "seen", "lifecycle", "resumed"));
+    all_receive(&mut listeners, &|event| is(event, "seen", "lifecycle", "resumed"));
     stack.virsh_ok(&["destroy", "seen"]);
-    all_hear(&mut listeners, &|event| is(event, "seen", "lifecycle", "stopped"));
+    all_receive(&mut listeners, &|event| is(event, "seen", "lifecycle", "stopped"));
     assert_eq!(agent.state("seen"), "shutoff");
     // The agent ends in time though ten of them have not read a byte.
     assert_eq!(silent.len(), 10);
@@ -278,11 +278,11 @@ fn hung_guest_is_reported_and_so_is_its_recovery() {
                 agent.request("GET", "/metrics", &[], b"");
             }
         });
-        let told = |what: &'static str| {
+        let reported = |what: &'static str| {
             move |event: &Value| event["guest"] == "hung" && event["event"] == what
         };
-        hear(&agent, first, &[&told("stuck")]);
+        await_events(&agent, first, &[&reported("stuck")]);
         signal(stack.qemu_pid("hung").expect("it runs"), "CONT");
-        hear(&agent, first, &[&told("unstuck")]);
+        await_events(&agent, first, &[&reported("unstuck")]);
     });
 }

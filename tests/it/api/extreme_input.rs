@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(60);
 const GROWTH_KIB: u64 = 2048;
 /// What the agent keeps of events, and how many there are of a guest that is made, run, stopped and
 /// deleted, at least.
-const EVENTS_KEPT: usize = 4096;
+const EVENTS_STORED: usize = 4096;
 const EVENTS_A_LIFE: usize = 5;
 
 /// Where strings stand in a guest, as JSON pointers; the metadata's are members of their own.
@@ -199,7 +199,7 @@ fn memory_is_as_before_after_odd_input() {
     // Before the first look every thread has worked, on all of this too, so that what the allocator
     // keeps for a thread is there; and the ring of events is full, with events of usual guests.
     odd_input();
-    for _ in 0..EVENTS_KEPT / EVENTS_A_LIFE {
+    for _ in 0..EVENTS_STORED / EVENTS_A_LIFE {
         for verb in ["CreateGuest", "Run", "Status", "DiskMetrics", "Poweroff", "Delete"] {
             agent.ok(verb, &ordinary());
         }

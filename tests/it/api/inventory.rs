@@ -107,17 +107,21 @@ fn description_is_the_owner_model_with_memory_in_kib() {
         "disks": [{ "source": "/dev/zvol/mistify/told" }],
     });
     agent.ok("CreateGuest", &guest);
-    let told = agent.ok("Describe", &json!({ "id": "told" }));
-    assert_eq!((&told["name"], &told["memory"]), (&json!("told"), &json!(64 * 1024)), "{told}");
-    assert_eq!((&told["vcpu"], &told["state"]), (&json!(3), &json!("shutoff")));
-    let disk = &told["devices"]["disks"][0];
+    let reported = agent.ok("Describe", &json!({ "id": "told" }));
+    assert_eq!(
+        (&reported["name"], &reported["memory"]),
+        (&json!("told"), &json!(64 * 1024)),
+        "{reported}"
+    );
+    assert_eq!((&reported["vcpu"], &reported["state"]), (&json!(3), &json!("shutoff")));
+    let disk = &reported["devices"]["disks"][0];
     assert_eq!(disk["source"]["device"], "/dev/zvol/mistify/told");
-    assert_eq!(told["devices"]["interfaces"][0]["mac"]["address"], "02:00:00:00:51:01");
-    assert_eq!(told["Metadata"]["UserMetadata"]["Parameters"][0]["Value"], "alice");
+    assert_eq!(reported["devices"]["interfaces"][0]["mac"]["address"], "02:00:00:00:51:01");
+    assert_eq!(reported["Metadata"]["UserMetadata"]["Parameters"][0]["Value"], "alice");
     agent.ok("Run", &guest);
-    let told = agent.ok("Describe", &json!({ "id": "told" }));
-    assert_eq!(told["state"], "running");
-    assert_eq!(told["devices"]["interfaces"][0]["target"]["device"], "testnet0");
+    let reported = agent.ok("Describe", &json!({ "id": "told" }));
+    assert_eq!(reported["state"], "running");
+    assert_eq!(reported["devices"]["interfaces"][0]["target"]["device"], "testnet0");
     assert!(agent.error("Describe", &json!({ "id": "nobody" })).starts_with("[Code-42] "));
     assert_eq!(agent.error("Describe", &json!({})), "invalid argument");
     agent.end();
@@ -137,7 +141,7 @@ fn hung_guest_is_listed_and_described_like_others() {
         { "id": "off", "state": "shutoff", "memory": 32, "cpu": 1 },
     ]});
     assert_eq!(list(&agent, &json!({})), expected);
-    let told = agent.ok("Describe", &json!({ "id": "hangs" }));
-    assert_eq!((&told["state"], &told["memory"]), (&json!("running"), &json!(32 * 1024)));
+    let reported = agent.ok("Describe", &json!({ "id": "hangs" }));
+    assert_eq!((&reported["state"], &reported["memory"]), (&json!("running"), &json!(32 * 1024)));
     agent.ok("Poweroff", &json!({ "id": "hangs" }));
 }

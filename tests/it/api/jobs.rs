@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::JobLimits;
 use mistify_libvirt::os::peer::Share;
-use mistify_libvirt::pool::{CallShare, Lane, Ration};
+use mistify_libvirt::pool::{CallClass, CallShare, Lane};
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM, Reply};
@@ -102,8 +102,8 @@ fn lines(path: &std::path::Path) -> Vec<Value> {
 #[test]
 fn create_as_a_job_has_the_result_of_the_call() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let at = |name: &str| folder.path().join(name).display().to_string();
+    let directory = Scratch::new();
+    let at = |name: &str| directory.path().join(name).display().to_string();
     let (store, audit) = (format!("directory:{}", at("store")), at("audit"));
     let agent = Agent::start(&[
         "--libvirt-uri",
@@ -154,7 +154,7 @@ fn create_as_a_job_has_the_result_of_the_call() {
     agent.end();
 
     // A line for each job when it has ended, with its id and whose it was.
-    let lines = lines(folder.path().join("audit").as_path());
+    let lines = lines(directory.path().join("audit").as_path());
     let line = |of: &str| {
         let found = lines.iter().filter(|line| line["job"] == of).collect::<Vec<_>>();
         assert_eq!(found.len(), 1, "{lines:?}");
@@ -184,9 +184,9 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
     assert_eq!(job[member], direct[member], "{job}");
     // Job.Get shows the end of a job before the event is sent.
     let ends = wait_for("the job's end is told", SOON, || {
-        let told = agent.agent.events().wait(0, Some("test"), 100, Instant::now());
-        let told = serde_json::to_value(&told.events).expect("JSON");
-        let mut ends = told.as_array().expect("events").clone();
+        let reported = agent.agent.events().wait(0, Some("test"), 100, Instant::now());
+        let reported = serde_json::to_value(&reported.events).expect("JSON");
+        let mut ends = reported.as_array().expect("events").clone();
         ends.retain(|event| event["event"] == "job");
         (!ends.is_empty()).then_some(ends)
     });
@@ -314,8 +314,8 @@ fn guest_jobs_are_ordered_bounded_and_cancellable() {
         assert!(before["ended"].as_str() <= after["started"].as_str(), "{order:?}");
     }
     let described = rpc(address, "Libvirt.Describe", &json!({ "guest": { "id": "job-order" } }));
-    let kept = &described["Metadata"]["UserMetadata"]["Parameters"][0]["Value"];
-    assert_eq!(kept, "fourth", "the last one counts");
+    let stored = &described["Metadata"]["UserMetadata"]["Parameters"][0]["Value"];
+    assert_eq!(stored, "fourth", "the last one counts");
     assert_eq!(ended(address, &one_more)["error"]["code"], -32001);
     assert_eq!(error(address, "Job.Cancel", &json!({ "id": first }))["code"], -32003);
     rpc(address, "Libvirt.Delete", &json!({ "guest": guest }));
@@ -329,7 +329,7 @@ fn jobs_wait_for_their_turn_instead_of_busy() {
     config.pool.changes = 2;
     let agent = InProcess::start(&config);
     let share = |guest: &str| CallShare {
-        ration: Ration::Change,
+        class: CallClass::Change,
         user: Share::User(0),
         guest: guest.into(),
     };
@@ -355,7 +355,7 @@ fn deadline_counts_from_the_start_of_the_job() {
     config.jobs.at_once = 1;
     let agent = InProcess::start(&config);
     let address = agent.address;
-    let hold = agent.agent.pool().hold("test", Instant::now() + SOON).expect("nobody has it");
+    let lock = agent.agent.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
     let slow = |guest: &str, seconds: &str| {
         let args = json!({ "mistify.timeout": seconds });
         let params = json!({ "guest": { "id": guest }, "async": true, "args": args });
@@ -367,14 +367,14 @@ fn deadline_counts_from_the_start_of_the_job() {
     assert_eq!(job["error"]["code"], -32006, "it never ran: {job}");
     // Its 5 s would have passed while it waited for the first.
     assert_eq!(ended(address, &second)["error"]["code"], -32001);
-    drop(hold);
+    drop(lock);
     agent.end();
 }
 
 #[test]
 fn outcomes_survive_a_restart_and_are_shown() {
-    let folder = Scratch::new();
-    let state_dir = folder.path().join("state").display().to_string();
+    let directory = Scratch::new();
+    let state_dir = directory.path().join("state").display().to_string();
     let flags = ["--libvirt-uri", "test:///default", "--state-dir", &state_dir];
     let agent = Agent::start(&flags);
     let id = start(agent.address(), "Libvirt.SetMetadata", &test_guest("alice"));
@@ -405,7 +405,7 @@ fn outcomes_survive_a_restart_and_are_shown() {
 /// A guest whose emulator hangs, so that a job stays at it, and another that waits for that one.
 struct Hung {
     stack: Stack,
-    folder: Scratch,
+    directory: Scratch,
     _disk: BlockDevice,
 }
 
@@ -414,11 +414,11 @@ impl Hung {
         let stack = require("qemu", Stack::start())?;
         let disk = require("qemu", BlockDevice::bootable(1 << 20))?;
         stack.boot("qemu", "hung", &disk);
-        Some(Self { stack, folder: Scratch::new(), _disk: disk })
+        Some(Self { stack, directory: Scratch::new(), _disk: disk })
     }
 
     fn agent(&self) -> Agent {
-        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let at = |name: &str| self.directory.path().join(name).display().to_string();
         Agent::start(&[
             "--libvirt-uri",
             &self.stack.uri(),
@@ -468,7 +468,7 @@ fn kill_loses_the_running_job_and_keeps_the_queued() {
     let job = ended(agent.address(), &waits);
     assert_eq!(job["result"]["guest"]["state"], "running", "{job}");
     agent.end();
-    let lines = lines(hung.folder.path().join("audit").as_path());
+    let lines = lines(hung.directory.path().join("audit").as_path());
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((&line["job"], &line["uid"]), (&json!(waits), &json!(0)), "whose it was");
 }
@@ -492,8 +492,8 @@ fn stop_completes_the_job_and_next_start_runs_queued() {
 
 #[test]
 fn random_kills_break_no_start_and_forget_no_job() {
-    let folder = Scratch::new();
-    let state_dir = folder.path().join("state").display().to_string();
+    let directory = Scratch::new();
+    let state_dir = directory.path().join("state").display().to_string();
     let flags = ["--libvirt-uri", "test:///default", "--state-dir", &state_dir];
     let mut left: Vec<String> = Vec::new();
     let (mut lost, mut done) = (0, 0);
@@ -536,7 +536,7 @@ fn random_kills_break_no_start_and_forget_no_job() {
     }
     println!("of those before the last kill {done} are done and {lost} lost");
     assert!(done > 0);
-    let aside = fs::read_dir(folder.path().join("state/set-aside")).expect("a folder");
+    let aside = fs::read_dir(directory.path().join("state/set-aside")).expect("a folder");
     assert_eq!(aside.count(), 0);
     agent.end();
 }
@@ -544,11 +544,11 @@ fn random_kills_break_no_start_and_forget_no_job() {
 #[test]
 fn a_job_that_waits_for_its_guests_key_says_so() {
     let agent = InProcess::start(&InProcess::config());
-    let hold = agent.agent.pool().hold("test", Instant::now() + SOON).expect("nobody has it");
+    let lock = agent.agent.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
     let id = start(agent.address, "Libvirt.SetMetadata", &test_guest("alice"));
     let step = json!({ "steps": 0, "step": "wait for other calls to the guest" });
     wait_until("it waits for the key", SOON, || get(agent.address, &id)["progress"] == step);
-    drop(hold);
+    drop(lock);
     assert_eq!(ended(agent.address, &id)["state"], "done");
     agent.end();
 }

@@ -29,8 +29,8 @@ fn levels(output: &Output) -> BTreeMap<String, String> {
 
 #[test]
 fn suitable_host_passes_with_status_0() {
-    let folder = Scratch::new();
-    let (store, state) = (folder.path().join("store"), folder.path().join("state"));
+    let directory = Scratch::new();
+    let (store, state) = (directory.path().join("store"), directory.path().join("state"));
     fs::create_dir(&store).expect("a folder can be made");
     let storage = format!("directory:{}", store.display());
     let state = state.display().to_string();
@@ -53,8 +53,8 @@ fn suitable_host_passes_with_status_0() {
 
 #[test]
 fn a_unit_that_is_not_started_shuts_nothing_down() {
-    let folder = Scratch::new();
-    let systemctl = folder.path().join("systemctl");
+    let directory = Scratch::new();
+    let systemctl = directory.path().join("systemctl");
     for (state, level) in [("inactive", "warn"), ("active", "ok")] {
         let script = format!(
             "#!/bin/sh
@@ -65,7 +65,7 @@ fn a_unit_that_is_not_started_shuts_nothing_down() {
         fs::set_permissions(&systemctl, Permissions::from_mode(0o755)).expect("it is ours");
         let mut command = Command::new(PROGRAM);
         command.args(["check", "--config", "/dev/null", "--libvirt-uri", "test:///default"]);
-        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let path = format!("{}:/usr/bin:/bin", directory.path().display());
         let output = command.env("PATH", path).stdin(Stdio::null()).output().expect("it starts");
         assert_eq!(levels(&output)["stop"], level, "{output:?}");
     }
@@ -73,11 +73,11 @@ fn a_unit_that_is_not_started_shuts_nothing_down() {
 
 #[test]
 fn missing_requirement_is_a_failure_with_status_1() {
-    let folder = Scratch::new();
-    let state = folder.path().join("state");
+    let directory = Scratch::new();
+    let state = directory.path().join("state");
     fs::write(&state, "").expect("a file can be written");
     let state = state.display().to_string();
-    let uri = format!("qemu:///system?socket={}", folder.path().join("absent").display());
+    let uri = format!("qemu:///system?socket={}", directory.path().join("absent").display());
     let words = [
         ["--libvirt-uri", &uri],
         ["--storage", "directory:/nonexistent/store"],
@@ -111,8 +111,8 @@ fn a_read_only_libvirt_is_a_failure() {
 
 #[test]
 fn store_others_can_change_fails_and_prevents_start() {
-    let folder = Scratch::new();
-    let (above, state) = (folder.path().join("above"), folder.path().join("state"));
+    let directory = Scratch::new();
+    let (above, state) = (directory.path().join("above"), directory.path().join("state"));
     let store = above.join("store");
     fs::create_dir_all(&store).expect("a directory can be made");
     let (storage, state) = (format!("directory:{}", store.display()), state.display().to_string());
@@ -155,9 +155,9 @@ fn store_others_can_change_fails_and_prevents_start() {
 
 #[test]
 fn token_others_can_read_fails_with_the_remedy() {
-    let folder = Scratch::new();
-    let file = folder.path().join("token");
-    let storage = format!("directory:{}", folder.path().display());
+    let directory = Scratch::new();
+    let file = directory.path().join("token");
+    let storage = format!("directory:{}", directory.path().display());
     let name = file.display().to_string();
     let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--token-file", &name];
     let look = || {

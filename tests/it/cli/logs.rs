@@ -152,7 +152,7 @@ fn both_paths_log_alike_and_a_batch_logs_each_call() {
         is_of_logrus(&line, "info");
         assert_eq!((&line["method"], &line["url"]), (&json!(method), &json!("/rpc")), "{line}");
         assert_eq!((&line["status"], &line["size"]), (&json!(200), &json!(reply.body.len())));
-        let told = wait_for_lines(&agent, "Libvirt.Status", calls);
-        assert!(told.iter().all(|line| line["guest"] == "test"), "{told:?}");
+        let reported = wait_for_lines(&agent, "Libvirt.Status", calls);
+        assert!(reported.iter().all(|line| line["guest"] == "test"), "{reported:?}");
     }
 }

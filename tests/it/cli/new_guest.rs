@@ -40,9 +40,9 @@ struct Bed {
 impl Bed {
     fn new() -> Option<Self> {
         require("qemu", qemu_img())?;
-        let folder = Scratch::new();
-        let store = format!("directory:{}", folder.path().join("store").display());
-        let raw = folder.path().join("small.raw");
+        let directory = Scratch::new();
+        let store = format!("directory:{}", directory.path().join("store").display());
+        let raw = directory.path().join("small.raw");
         fs::write(&raw, vec![0; 1 << 20]).expect("a file can be written");
         let import = Command::new(PROGRAM)
             .args(["--config", "/dev/null", "--storage", &store, "image", "import"])
@@ -51,20 +51,20 @@ impl Bed {
             .output()
             .expect("the program starts");
         assert!(import.status.success(), "{import:?}");
-        fs::write(folder.path().join("key.pub"), format!("# mine\n\n{KEY}\n")).expect("a file");
-        fs::write(folder.path().join("user-data"), "#!/bin/sh\nexit\n").expect("a file");
-        let shell = Shell::with(folder, &["--storage", &store, "--bridge-type", "linux"]);
+        fs::write(directory.path().join("key.pub"), format!("# mine\n\n{KEY}\n")).expect("a file");
+        fs::write(directory.path().join("user-data"), "#!/bin/sh\nexit\n").expect("a file");
+        let shell = Shell::with(directory, &["--storage", &store, "--bridge-type", "linux"]);
         Some(Self { shell, store })
     }
 
     fn file(&self, name: &str) -> String {
-        self.shell.folder.path().join(name).display().to_string()
+        self.shell.directory.path().join(name).display().to_string()
     }
 
     /// The documents of the seed of web-1.
     fn seed(&self) -> String {
-        let folder = self.store.strip_prefix("directory:").expect("a directory");
-        let seed = fs::read(format!("{folder}/guests/web-1/seed")).expect("a seed");
+        let directory = self.store.strip_prefix("directory:").expect("a directory");
+        let seed = fs::read(format!("{directory}/guests/web-1/seed")).expect("a seed");
         String::from_utf8_lossy(&seed).into_owned()
     }
 
@@ -202,12 +202,12 @@ fn dry_run_of_options_is_a_readable_plan() {
     let words = [&GUEST[..], &["--ssh-key", &key, "--dry-run", "--run", "--wait", "ssh"]].concat();
     let plan = bed.shell.ask(&words);
     assert_eq!(plan["plan"]["problems"], json!([]), "{plan}");
-    let told = bed.shell.left_on_terminal(&words.join(" "));
+    let reported = bed.shell.left_on_terminal(&words.join(" "));
     for step in ["\nstep: define network 02:", "\nstep: define domain web-1\n", "guests/web-1/seed"]
     {
-        assert!(told.contains(step), "{step:?}: {told}");
+        assert!(reported.contains(step), "{step:?}: {reported}");
     }
-    assert!(!told.contains("ssh-ed25519"), "{told}");
+    assert!(!reported.contains("ssh-ed25519"), "{reported}");
     assert_eq!(bed.ids(), ["test"]);
     // What would fail fails.
     let output = bed.shell.feed(&[&words[..], &["--network", "br1,mac=7"]].concat(), "");
@@ -224,8 +224,8 @@ fn create_runs_the_guest_and_waits_within_bounds() {
     let running = bed.shell.ask(&[&GUEST[..], &["--run"]].concat());
     assert_eq!(running["guest"]["state"], "running", "{running}");
     assert_eq!(running["guest"]["memory"], 64, "it is CreateGuest's answer: {running}");
-    let told = bed.shell.left_on_terminal(&[&GUEST[..], &["--run"]].concat().join(" "));
-    assert_eq!(told, "web-1 created\nweb-1 running\n");
+    let reported = bed.shell.left_on_terminal(&[&GUEST[..], &["--run"]].concat().join(" "));
+    assert_eq!(reported, "web-1 created\nweb-1 running\n");
     // No guest of the test driver has an SSH server.
     let began = Instant::now();
     let said = bed.fail_created(&[&GUEST[..], &["--run", "--wait=ssh", "--timeout=1"]].concat());

@@ -131,8 +131,8 @@ fn the_manual_page_has_a_valid_configuration() {
     let settings = examples.lines().filter(|line| line.contains(" = "));
     let settings: Vec<String> = settings.map(|line| line.replace('\\', "")).collect();
     assert!(settings.len() >= 3, "{settings:?}");
-    let folder = Scratch::new();
-    let file = folder.path().join("conf");
+    let directory = Scratch::new();
+    let file = directory.path().join("conf");
     for (ending, status) in [("", 0), ("storag = x", 1)] {
         fs::write(&file, format!("{}\n{ending}\n", settings.join("\n"))).expect("it is ours");
         let output = run(&["--check-config", "--config", file.to_str().expect("UTF-8")]);

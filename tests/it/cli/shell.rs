@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 fn a_guests_life_is_a_command_a_step() {
     let shell = Shell::new();
     let guest = json!({ "id": "web-1", "type": "test", "memory": 64, "cpu": 1 });
-    let file = shell.folder.path().join("web-1.json");
+    let file = shell.directory.path().join("web-1.json");
     fs::write(&file, guest.to_string()).expect("a file can be written");
     let file = file.display().to_string();
 
@@ -50,7 +50,7 @@ fn a_guests_life_is_a_command_a_step() {
 fn any_method_takes_arguments_a_file_or_stdin() {
     let shell = Shell::new();
     let params = r#"{"guest":{"id":"test"}}"#;
-    let file = shell.folder.path().join("params");
+    let file = shell.directory.path().join("params");
     fs::write(&file, params).expect("a file can be written");
     let from_file = format!("@{}", file.display());
     let expected = json!({ "guest": { "id": "test", "state": "running" } });
@@ -96,7 +96,7 @@ fn exit_status_tells_caller_from_agent_errors() {
 #[test]
 fn configured_unix_socket_is_preferred_to_the_port() {
     let shell = Shell::new();
-    let socket = shell.folder.path().join("s").display().to_string();
+    let socket = shell.directory.path().join("s").display().to_string();
     // Were it the port, nobody would be there.
     let words = ["--port", "1", "--socket", &socket, "status", "test"];
     assert_eq!(shell.ask(&words)["guest"]["state"], "running");
@@ -127,11 +127,12 @@ fn progress_is_shown_each_second_only_on_a_terminal() {
     // take on a machine that is not loaded.
     let words = |timeout: u8| format!(r#"{{"timeout": {timeout}, "guest": "nobody"}}"#);
     let said = shell.on_terminal(&format!("call WaitEvents '{}' --json", words(5)));
-    let (told, answer) = said.split_once(CLEARED).expect(&said);
-    let seconds =
-        |told: &str| told.strip_prefix("Libvirt.WaitEvents: ")?.strip_suffix(" s")?.parse().ok();
-    let told: Vec<u64> = told.split('\r').filter_map(seconds).collect();
-    assert!(told.len() >= 2 && told[0] >= 1 && told.is_sorted(), "{said:?}");
+    let (reported, answer) = said.split_once(CLEARED).expect(&said);
+    let seconds = |reported: &str| {
+        reported.strip_prefix("Libvirt.WaitEvents: ")?.strip_suffix(" s")?.parse().ok()
+    };
+    let reported: Vec<u64> = reported.split('\r').filter_map(seconds).collect();
+    assert!(reported.len() >= 2 && reported[0] >= 1 && reported.is_sorted(), "{said:?}");
     let answer: Value = serde_json::from_str(answer).expect("JSON alone is left");
     assert_eq!(answer["events"], json!([]));
     // And what is not slow, or not in front of a person, has none of it.
@@ -145,7 +146,7 @@ fn progress_is_shown_each_second_only_on_a_terminal() {
 fn bash_completes_commands_flags_methods_and_guests() {
     let shell = Shell::new();
     let script = shell.feed(&["completions", "bash"], "").stdout;
-    let file = shell.folder.path().join("completions");
+    let file = shell.directory.path().join("completions");
     fs::write(&file, script).expect("a file can be written");
     // What bash asks for once a person has written these words and presses the key.
     let complete = |words: &str| {

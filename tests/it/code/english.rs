@@ -82,7 +82,7 @@ fn files() -> Vec<String> {
     let mut paths = Vec::new();
     ["dist", "man", "src/http/page", "src/rpc/v2"]
         .iter()
-        .for_each(|folder| files_below(Path::new(folder), &mut paths));
+        .for_each(|directory| files_below(Path::new(directory), &mut paths));
     paths.retain(|path| {
         let is_text = !path.ends_with(".rs") && !path.ends_with(".css");
         is_text && Path::new(path).is_file()

@@ -9,7 +9,7 @@ use crate::code::rust_source::{absolute, module_of, named, tokens};
 use crate::documents::commands::{documents, read};
 
 /// Layers of modules from top to bottom: a module may name itself and modules of layers below.
-const ORDER: [&[&str]; 11] = [
+pub(super) const ORDER: [&[&str]; 11] = [
     &["main", "lib", "go_names", "fuzz"],
     &["cli"],
     &["client", "check"],
@@ -65,11 +65,11 @@ fn faults(path: &str, text: &str) -> Vec<String> {
 #[test]
 fn the_house_is_in_order() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    let (mut directories, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
-                folders.push(path);
+                directories.push(path);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
                 found.extend(faults(name, &fs::read_to_string(&path).unwrap()));

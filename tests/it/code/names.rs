@@ -1,51 +1,152 @@
-//! A test's name is a claim of at most 50 characters.
+//! Guards names: two public types of one layer have different names, and no identifier has a word that the
+//! field has another term for.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::gates::all_tests;
-use super::rust_source::{past_brackets, tokens};
+use super::house::ORDER;
+use crate::code::rust_source::tokens;
 use crate::harness::support::files_below;
 
-const CHARACTERS_MAX: usize = 50;
+/// Each module may have one of these: its users import the module and write `pool::Error`.
+const BY_MODULE: [&str; 1] = ["Error"];
 
-/// The names of the functions of a source that have the attribute `test`.
-fn tests_of(text: &str) -> Vec<String> {
-    let tokens = tokens(text);
-    let begins = |at: &usize| tokens[*at..].starts_with(&["#", "[", "test", "]"]);
-    let name = |at: usize| {
-        let mut at = at;
-        while tokens.get(at) == Some(&"#") {
-            at = past_brackets(&tokens, at + 1);
-        }
-        let function = tokens[at..].iter().position(|token| *token == "fn")?;
-        tokens.get(at + function + 1).map(ToString::to_string)
-    };
-    (0..tokens.len()).filter(begins).filter_map(name).collect()
-}
+/// Words that are no part of an identifier, each with its standard term.
+const INVENTED: [(&str, &str); 28] = [
+    ("asker", "query thread"),
+    ("behalf", "call context"),
+    ("begun", "started"),
+    ("desk", "dispatcher"),
+    ("ear", "event sink"),
+    ("ears", "event sinks"),
+    ("folder", "directory"),
+    ("folders", "directories"),
+    ("forecast", "plan"),
+    ("heard", "received"),
+    ("hears", "receives"),
+    ("hushed", "without secrets"),
+    ("keeper", "reconciler"),
+    ("knock", "probe"),
+    ("newcomer", "new connection"),
+    ("newcomers", "backlog"),
+    ("nudge", "wake"),
+    ("nudged", "woken"),
+    ("ration", "class"),
+    ("rations", "classes"),
+    ("seat", "guard, slot"),
+    ("seats", "guards, slots"),
+    ("settled", "complete, recovered"),
+    ("settles", "recovers"),
+    ("tallies", "statistics"),
+    ("teller", "reporter"),
+    ("tellers", "reporters"),
+    ("told", "reported, sent"),
+];
 
-#[test]
-fn test_names_have_at_most_50_characters() {
+/// An identifier of so many words is a sentence.
+const CLAIM_WORDS: usize = 5;
+
+/// The Rust sources below a directory, with their paths.
+fn sources(root: &str) -> Vec<(String, String)> {
     let mut paths = Vec::new();
-    for directory in ["src", "tests", "benches", "fuzz/src"] {
-        files_below(Path::new(directory), &mut paths);
+    files_below(Path::new(root), &mut paths);
+    paths.retain(|path| path.ends_with(".rs"));
+    let read = |path: String| {
+        let text = fs::read_to_string(&path).expect("a source");
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The names of the types that a source makes visible outside its module.
+fn public_types<'t>(tokens: &[&'t str]) -> Vec<&'t str> {
+    let mut found = Vec::new();
+    for (at, _) in tokens.iter().enumerate().filter(|(_, token)| **token == "pub") {
+        let scope = tokens.get(at + 1) == Some(&"(");
+        let end = tokens[at..].iter().position(|token| *token == ")").filter(|_| scope);
+        let rest = &tokens[at + end.unwrap_or_default() + 1..];
+        let rest = if rest.first() == Some(&"unsafe") { &rest[1..] } else { rest };
+        if let [kind, name, ..] = rest {
+            if ["struct", "enum", "trait", "type", "union"].contains(kind) {
+                found.push(*name);
+            }
+        }
     }
-    let sources = paths.iter().filter(|path| path.ends_with(".rs"));
-    let mut names: Vec<String> = sources
-        .flat_map(|path| tests_of(&fs::read_to_string(path).expect("it is there")))
-        .collect();
-    // Also those that macros make.
-    names.extend(all_tests().iter().filter_map(|path| path.rsplit("::").next().map(str::to_owned)));
-    assert!(names.len() >= 2000, "{}", names.len());
-    names.retain(|name| name.len() > CHARACTERS_MAX);
-    names.sort();
-    names.dedup();
-    assert!(names.is_empty(), "{}", names.join("\n"));
+    found
+}
+
+/// The words of an identifier, in lower case: those between underscores, and those that begin with a capital.
+fn words(identifier: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut previous = '_';
+    for (at, letter) in identifier.char_indices() {
+        let next_is_lower = identifier[at + letter.len_utf8()..].starts_with(char::is_lowercase);
+        let begins = letter.is_uppercase() && (!previous.is_uppercase() || next_is_lower);
+        if letter == '_' || begins {
+            words.push(String::new());
+        }
+        if letter != '_' {
+            words.last_mut().expect("one").extend(letter.to_lowercase());
+        }
+        previous = letter;
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The term that a word of this identifier has instead. One of many words is a claim: the name of a test.
+fn better(identifier: &str) -> Option<&'static (&'static str, &'static str)> {
+    let words = words(identifier);
+    if words.len() >= CLAIM_WORDS {
+        return None;
+    }
+    INVENTED.iter().find(|(word, _)| words.iter().any(|it| it == word))
 }
 
 #[test]
-fn names_behind_attributes_and_visibility_are_found() {
-    let text = "#[test]\nfn one() { fn no() {} }\n#[test]\n#[ignore = \"x\"]\npub(crate) unsafe fn two() {}\n\
-                fn three() {} // #[test]\n";
-    assert_eq!(tests_of(text), ["one", "two"]);
+fn public_types_of_a_layer_have_different_names() {
+    let mut paths: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
+    for (path, text) in sources("src") {
+        let below = path.trim_start_matches("src/");
+        let module = below.split(['/', '.']).next().unwrap_or_default();
+        let layer = ORDER.iter().position(|layer| layer.contains(&module));
+        let Some(layer) = layer else { continue };
+        let tokens = tokens(&text);
+        for name in public_types(&tokens).into_iter().filter(|name| !BY_MODULE.contains(name)) {
+            paths.entry((layer, name.to_owned())).or_default().push(path.clone());
+        }
+    }
+    assert!(paths.len() >= 300, "{}", paths.len());
+    paths.retain(|_, paths| paths.len() > 1);
+    assert!(paths.is_empty(), "types of one name in one layer: {paths:#?}");
+}
+
+#[test]
+fn no_identifier_has_an_invented_word() {
+    let roots = ["src", "tests", "benches"];
+    let mut found = Vec::new();
+    for (path, text) in roots.into_iter().flat_map(sources) {
+        for name in tokens(&text) {
+            if let Some((word, term)) = better(name) {
+                found.push(format!("{path}: {name}: {word:?}, better {term:?}"));
+            }
+        }
+    }
+    found.dedup();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn an_invented_word_is_found_in_every_kind_of_name() {
+    for name in ["Ear", "EARS", "an_ear", "EarPlug", "HTTPEar", "RATION_MAX"] {
+        assert!(better(name).is_some(), "{name}");
+    }
+    for name in ["clear", "Bear", "linear_search", "EARLY", "duration", "a_caller_is_told_at_once"]
+    {
+        assert_eq!(better(name), None, "{name}");
+    }
+    let text =
+        "pub struct A; pub(super) enum B {} pub(in crate::a) type C = D; struct E; pub fn f() {}";
+    assert_eq!(public_types(&tokens(text)), ["A", "B", "C"]);
 }

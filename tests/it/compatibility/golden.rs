@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mistify_libvirt::guest::domain::VirDomain;
-use mistify_libvirt::guest::network::Network;
+use mistify_libvirt::guest::network::NetworkDefinition;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -56,7 +56,7 @@ fn libvirt_accepts_and_returns_every_network() {
         let recorded = std::fs::read_to_string(golden(&format!("{file}.dump.xml"))).unwrap();
         let model = |text: &str| {
             let xml = &text[text.find("<network").unwrap()..];
-            Network { uuid: String::new(), ..Network::from_xml(xml).unwrap() }
+            NetworkDefinition { uuid: String::new(), ..NetworkDefinition::from_xml(xml).unwrap() }
         };
         assert_eq!(model(&dump), model(&recorded));
     }

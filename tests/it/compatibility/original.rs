@@ -1,7 +1,7 @@
 //! Guests and networks that the original agent made, by its exact XML, under every verb.
 
 use mistify_libvirt::guest::domain::VirDomain;
-use mistify_libvirt::guest::network::Network;
+use mistify_libvirt::guest::network::NetworkDefinition;
 use mistify_libvirt::libvirt::XmlKind;
 use serde_json::{Value, json};
 
@@ -150,7 +150,7 @@ fn caller_metadata_and_request_are_kept_in_libvirt() {
 
 /// The original's guest on a stack without Open vSwitch: its network is a plain bridge's.
 fn on_a_plain_bridge(stack: &Stack, id: &str, mac: &str, disk: &str) -> Value {
-    let mut network = Network::from_xml(NETWORK).expect("XML");
+    let mut network = NetworkDefinition::from_xml(NETWORK).expect("XML");
     network.name = mac.to_owned();
     network.openvswitch = false;
     network.vlans.clear();

@@ -247,7 +247,7 @@ fn tools(names: &[&str]) -> Result<(), Skip> {
     lacks.map_or(Ok(()), |name| Err(Skip(format!("{name} is not installed"))))
 }
 
-/// A folder for the world, where root can make one.
+/// A directory for the world, where root can make one.
 fn world() -> Result<Scratch, Skip> {
     tools(&["unshare", "ip", "make", "openssl", "curl", "stunnel"])?;
     let can = Command::new("unshare").args(["-m", "-n", "true"]).status();
@@ -257,7 +257,7 @@ fn world() -> Result<Scratch, Skip> {
     }
 }
 
-/// Writes a script into the folder that runs these pages, each after `begin_page`, which `setup` has, with
+/// Writes a script into the directory that runs these pages, each after `begin_page`, which `setup` has, with
 /// the tests' program where cargo puts it and guests of this type.
 fn write_script(world: &Path, setup: &str, kind: &str, pages: Vec<(String, Vec<Shown>)>) {
     let release = world.join("target/release");
@@ -481,11 +481,11 @@ fn every_link_of_the_documents_leads_somewhere() {
     let mut count = 0;
     for name in documents() {
         let text = read(&name);
-        let folder = Path::new(&name).parent().expect("it has a name");
+        let directory = Path::new(&name).parent().expect("it has a name");
         for link in links(&text).into_iter().filter(|link| !link.starts_with("http")) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target =
-                if path.is_empty() { Path::new(&name).to_owned() } else { folder.join(path) };
+                if path.is_empty() { Path::new(&name).to_owned() } else { directory.join(path) };
             assert!(target.exists(), "{name}: {link}");
             let known = || anchors(&read(target.to_str().expect("UTF-8")));
             assert!(anchor.is_empty() || known().iter().any(|it| it == anchor), "{name}: {link}");

@@ -147,16 +147,16 @@ fn rows() -> Vec<Vec<String>> {
         fixed::SPARE_CONNECTIONS, fixed::LAST_ARRIVALS, fixed::FIRST_REQUEST,
         fixed::LATE_READS, fixed::LOG_INTERVAL, fixed::LOG_LINES, fixed::LOG_BYTES,
         fixed::LAST_LINES, fixed::LAST_EVENTS,
-        fixed::LOCK_PAUSE, fixed::SETTINGS_BYTES,
+        fixed::LOCK_PAUSE, fixed::CONFIG_FILE_BYTES,
         fixed::TOKEN_BYTES, fixed::TOKEN_CHARS_MIN, fixed::CHECK_LOOK, fixed::CLIENT_CONNECT,
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
         fixed::CLIENT_PARAMS_BYTES, fixed::WAIT_INTERVAL, fixed::WAIT_LIMIT, fixed::SSH_ANSWER, fixed::SSH_AGAIN, fixed::SSH_LOOK, fixed::SSH_GREETING_BYTES, fixed::SSH_ADDRESSES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
         fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES, fixed::AGENT_ANSWER, fixed::AGENT_COMMAND, fixed::SHUTDOWN_WAIT_MAX, fixed::SHUTDOWN_AGAIN, fixed::SHUTDOWN_ASK, fixed::SHUTDOWN_LOOK, fixed::SHUTDOWN_PAUSE, fixed::SHUTDOWN_AGENTS, fixed::SHUTDOWN_FORCE, fixed::START_ORDER_MAX, fixed::START_DELAY_MAX, fixed::STOP_TIMEOUT, fixed::STOP_AT_ONCE, fixed::HOST_STOP, fixed::HOST_STOP_LEAST, fixed::HOST_STOP_ROUNDS, fixed::STOP_NEWS, fixed::START_LIBVIRT, fixed::WAIT_LIBVIRT, fixed::FREEZE_TIME, fixed::FROZEN_GUESTS, fixed::THAW_PAUSE, fixed::THAW_PAUSE_MAX, fixed::THAW_REFUSALS, fixed::THAW_STOP, fixed::AGENT_CLOCKS, fixed::AGENT_CLOCK_TRIES, fixed::AGENT_CLOCK_TIME, fixed::AGENT_LATE, fixed::AGENT_PAUSE,
         fixed::AGENT_REFRESH, fixed::AGENT_REFRESH_SOON, fixed::AGENT_REFRESH_SOON_TRIES, fixed::AGENT_REFRESH_SILENT,
         fixed::AGENT_REFRESH_GAP, fixed::HOST_ADDRESSES, fixed::LEASE_NETWORKS, fixed::NEIGHBOURS_BYTES,
-        fixed::GUEST_ADDRESSES, fixed::LIST_ADDRESSES, fixed::GUEST_FILESYSTEMS, fixed::MOUNTPOINT_CHARS, fixed::FILESYSTEMS_KEPT, fixed::ADDRESS_EVENTS, fixed::AGENT_GUESTS,
+        fixed::GUEST_ADDRESSES, fixed::LIST_ADDRESSES, fixed::GUEST_FILESYSTEMS, fixed::MOUNTPOINT_CHARS, fixed::FILESYSTEMS_AGE, fixed::ADDRESS_EVENTS, fixed::AGENT_GUESTS,
         fixed::AGENT_LIST, fixed::AGENT_TEXT_CHARS,
-        fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR, fixed::USES_CHANGED_MAX, fixed::USES_KEPT_FOR, fixed::OPEN_FILES, fixed::WAKE, fixed::WAKE_LOOK,
+        fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::CACHED_DOMAINS_MAX, fixed::CACHED_DOMAIN_AGE, fixed::USES_CHANGED_MAX, fixed::PATH_USES_AGE, fixed::OPEN_FILES, fixed::WAKE, fixed::WAKE_LOOK,
         fixed::IMPORT_TIME_BASE, fixed::IMPORT_RATE_BYTES, fixed::IMPORT_TIME_MAX,
         fixed::IMPORT_MEMORY_BYTES,
         fixed::FETCH_THREADS, fixed::FETCH_QUEUE, fixed::FETCH_FAILURES, fixed::FETCH_RETRY,
@@ -258,7 +258,7 @@ fn rows() -> Vec<Vec<String>> {
         rows!(
             "events",
             events,
-            EventLimits { kept, backlog, pause, wait, waiting, page, heartbeat }
+            EventLimits { stored, backlog, pause, wait, waiting, page, heartbeat }
         ),
         rows!(
             "jobs",
@@ -268,8 +268,8 @@ fn rows() -> Vec<Vec<String>> {
                 queued,
                 queued_per_guest,
                 request_bytes,
-                kept,
-                kept_for,
+                stored,
+                retention,
                 file_bytes,
                 pause
             }
@@ -294,9 +294,9 @@ fn the_configuration_page_has_every_limit() {
 
 #[test]
 fn every_file_of_limits_is_looked_at() {
-    let folder = fs::read_dir("src/config").expect("it is there");
+    let directory = fs::read_dir("src/config").expect("it is there");
     // And src/config.rs.
-    assert_eq!(folder.count() + 1, SOURCES.len());
+    assert_eq!(directory.count() + 1, SOURCES.len());
     assert!(SOURCES.iter().all(|source| source.contains("//!")));
     // Constants stand in these two alone.
     let with_constants = SOURCES.iter().filter(|source| !constants_of(source).is_empty());

@@ -59,12 +59,12 @@ impl Bed {
             .stdin(Stdio::null())
             .spawn()
             .expect("dnsmasq starts");
-        let folder = files.path().display().to_string();
-        let store = format!("directory:{folder}/store");
-        let socket = format!("{folder}/socket");
+        let directory = files.path().display().to_string();
+        let store = format!("directory:{directory}/store");
+        let socket = format!("{directory}/socket");
         let flags =
             ["--libvirt-uri", "qemu:///system", "--bridge-type", "linux", "--socket", &socket];
-        let flags = [&flags[..], &["--allow-disk-path", &folder, "--storage", &store]].concat();
+        let flags = [&flags[..], &["--allow-disk-path", &directory, "--storage", &store]].concat();
         // Where libvirt's logs of consoles are.
         let inside = Inside::start(&stack, &flags);
         let key = image.with_file_name("id_ed25519");
@@ -73,10 +73,10 @@ impl Bed {
 
     /// What a command of the program writes, run where guests have addresses, with this on its standard input.
     fn shell(&self, words: &[&str], input: &str) -> Output {
-        let folder = self.files.path().display();
+        let directory = self.files.path().display();
         let mut command = self.stack.command(PROGRAM);
-        command.args(["--config", "/dev/null", "--socket", &format!("{folder}/socket")]);
-        command.args(["--storage", &format!("directory:{folder}/store")]).args(words);
+        command.args(["--config", "/dev/null", "--socket", &format!("{directory}/socket")]);
+        command.args(["--storage", &format!("directory:{directory}/store")]).args(words);
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().expect("it starts");
         let mut stdin = child.stdin.take().expect("stdin was piped");

@@ -142,9 +142,9 @@ fn create_takes_another_port_too() {
 #[test]
 fn start_failing_otherwise_keeps_the_definition() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let disk = folder.path().join("disk");
-    let allowed = folder.path().to_str().expect("UTF-8");
+    let directory = Scratch::new();
+    let disk = directory.path().join("disk");
+    let allowed = directory.path().to_str().expect("UTF-8");
     let uri = stack.uri();
     let agent =
         Agent::start(&["--libvirt-uri", &uri, "--vnc", "tcp", "--allow-disk-path", allowed]);

@@ -45,16 +45,19 @@ fn guest_agent_answers_until_it_hangs() {
     assert_eq!((&listed["source"], &listed["interface"]), (&json!("agent"), &json!("eth0")));
     let described = bed.agent.ok("Describe", &json!({ "id": "informer" }));
     assert_eq!(described["addresses"][0]["address"], "192.0.2.77", "{described}");
-    let told = wait_for("the guest agent answers", SOON, || {
-        Some(info(&bed, "informer")).filter(|told| told["agent"] == true)
+    let reported = wait_for("the guest agent answers", SOON, || {
+        Some(info(&bed, "informer")).filter(|reported| reported["agent"] == true)
     });
-    assert_eq!(told["hostname"], "small", "{told}");
+    assert_eq!(reported["hostname"], "small", "{reported}");
     let address = json!({
         "address": "192.0.2.77", "prefix": 24, "mac": MAC, "interface": "eth0", "source": "agent",
         "age_s": 0,
     });
-    assert_eq!(told["addresses"][0], address, "{told}");
-    assert!(told["os"]["kernel"].is_string() && told["timezone"]["offset_s"] == 0, "{told}");
+    assert_eq!(reported["addresses"][0], address, "{reported}");
+    assert!(
+        reported["os"]["kernel"].is_string() && reported["timezone"]["offset_s"] == 0,
+        "{reported}"
+    );
 
     let connected = "mistify_guest_agent_connected{domain=\"informer\"}";
     let has = |value: f64| scrape(&bed.agent).get(connected) == Some(value);
@@ -260,8 +263,8 @@ fn a_guest_agent_that_trims_is_asked_nothing_else() {
             bed.agent.health().1["pool"]["lanes"]["control"]["running"] == 1
                 || trimming.is_finished()
         });
-        let told = info(&bed, "trims");
-        assert_eq!(told["message"], "the guest agent is busy with Trim", "{told}");
+        let reported = info(&bed, "trims");
+        assert_eq!(reported["message"], "the guest agent is busy with Trim", "{reported}");
         let params = json!({ "guest": { "id": "trims" }, "user": "root", "password": PASSWORD });
         let refused = bed.agent.call_with("SetPassword", &params)["error"].take();
         assert_eq!(refused, "the guest agent is busy with Trim");
@@ -336,8 +339,15 @@ fn a_guest_without_an_agent_is_no_error() {
     let guest = bed.guest("uninformed", &json!({ "guest_agent": false }));
     bed.agent.ok("CreateGuest", &guest);
     bed.agent.ok("Run", &guest);
-    let told = info(&bed, "uninformed");
-    assert_eq!((&told["agent"], &told["addresses"]), (&json!(false), &json!([])), "{told}");
-    assert!(told["message"].as_str().is_some_and(|it| it.contains("not configured")), "{told}");
+    let reported = info(&bed, "uninformed");
+    assert_eq!(
+        (&reported["agent"], &reported["addresses"]),
+        (&json!(false), &json!([])),
+        "{reported}"
+    );
+    assert!(
+        reported["message"].as_str().is_some_and(|it| it.contains("not configured")),
+        "{reported}"
+    );
     bed.agent.ok("Delete", &guest);
 }

@@ -101,8 +101,8 @@ fn memory_is_reported(bed: &Bed, id: &str) {
     let began = now();
     wait_until("a report that is younger than this test", SOON, || {
         let found = scrape(&bed.agent);
-        let told = found.get(&series("last_update_timestamp_seconds"));
-        told.is_some_and(|told| told >= began.floor() && told <= now() + 1.0)
+        let reported = found.get(&series("last_update_timestamp_seconds"));
+        reported.is_some_and(|reported| reported >= began.floor() && reported <= now() + 1.0)
             && found.get(&series("usable_bytes")).is_some_and(|bytes| bytes > 0.0)
     });
 }
@@ -187,13 +187,13 @@ fn a_guest_runs_where_it_is_placed() {
 #[test]
 fn a_guest_without_space_is_paused_with_a_reason() {
     let Some(bed) = Bed::new(&[]) else { return };
-    let folder = bed.files.path().join("small");
-    let data = folder.join("data.raw");
-    fs::create_dir(&folder).expect("a folder");
+    let directory = bed.files.path().join("small");
+    let data = directory.join("data.raw");
+    fs::create_dir(&directory).expect("a folder");
     File::create(&data).and_then(|file| file.set_len(64 << 20)).expect("a disk");
     // libvirt sees another file system there.
     let script = "mount -t tmpfs -o size=8m tmpfs \"$1\" && truncate -s 64M \"$1/data.raw\"";
-    let made = bed.stack.command("sh").args(["-ec", script, "sh", &text(&folder)]).output();
+    let made = bed.stack.command("sh").args(["-ec", script, "sh", &text(&directory)]).output();
     assert!(made.as_ref().is_ok_and(|it| it.status.success()), "{made:?}");
     let disks = json!([{ "source": bed.disk }, { "source": data, "cache": "writeback" }]);
     let guest = bed.guest("full", &json!({ "disks": disks }));
@@ -206,13 +206,13 @@ fn a_guest_without_space_is_paused_with_a_reason() {
     let full = listed.find(|it| it["id"] == "full").expect("it is listed");
     assert_eq!(full["reason"], "io-error");
     wait_until("an event tells the disk", SOON, || {
-        let told = events(&bed, "full", "io-error");
-        told.iter().any(|event| event["device"] == "vdb" && event["reason"] == "enospc")
+        let reported = events(&bed, "full", "io-error");
+        reported.iter().any(|event| event["device"] == "vdb" && event["reason"] == "enospc")
     });
     let reason = "mistify_guest_state_reason{domain=\"full\",reason=\"io-error\"}";
     wait_until("a scrape tells it", SOON, || scrape(&bed.agent).get(reason) == Some(1.0));
     bed.agent.ok("Delete", &guest);
-    let unmounted = bed.stack.command("umount").args(["-l", &text(&folder)]).status();
+    let unmounted = bed.stack.command("umount").args(["-l", &text(&directory)]).status();
     assert!(unmounted.is_ok_and(|status| status.success()), "umount");
 }
 

@@ -49,8 +49,8 @@ fn a_guest_starts_from_an_iso_and_media_are_changed() {
     let files = Scratch::new();
     let other = files.path().join("plain.iso");
     fs::copy(plain, &other).expect("a copy");
-    let folder = files.path().to_str().expect("UTF-8").to_owned();
-    let bed = Bed::with_flags(&stack.uri(), None, &["--allow-disk-path", &folder]);
+    let directory = files.path().to_str().expect("UTF-8").to_owned();
+    let bed = Bed::with_flags(&stack.uri(), None, &["--allow-disk-path", &directory]);
     if !bed.import("installer", &fs::read(hybrid).expect("an ISO"), 40) {
         return;
     }
@@ -99,8 +99,8 @@ fn a_plain_iso_starts_a_guest_of_the_profile_classic() {
     let files = Scratch::new();
     let copy = files.path().join("plain.iso");
     fs::copy(plain, &copy).expect("a copy");
-    let folder = files.path().to_str().expect("UTF-8").to_owned();
-    let flags = ["--allow-disk-path", &folder, "--guest-profile", "classic"];
+    let directory = files.path().to_str().expect("UTF-8").to_owned();
+    let flags = ["--allow-disk-path", &directory, "--guest-profile", "classic"];
     let bed = Bed::with_flags(&stack.uri(), None, &flags);
     let guest = guest("plain", &json!([{ "kind": "cdrom", "source": copy, "boot_order": 1 }]));
     let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
@@ -114,10 +114,10 @@ fn a_plain_iso_starts_a_guest_of_the_profile_classic() {
 #[test]
 fn media_of_an_off_guest_are_attached_at_its_start() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let path = folder.path().to_str().expect("UTF-8").to_owned();
+    let directory = Scratch::new();
+    let path = directory.path().to_str().expect("UTF-8").to_owned();
     let bed = Bed::with_flags(&stack.uri(), None, &["--allow-disk-path", &path]);
-    let iso = folder.path().join("a.iso");
+    let iso = directory.path().join("a.iso");
     fs::write(&iso, vec![0; 1 << 20]).expect("an ISO");
     let guest = guest("off", &json!([{ "kind": "cdrom" }]));
     let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
@@ -140,8 +140,8 @@ fn media_of_an_off_guest_are_attached_at_its_start() {
 #[test]
 fn a_medium_that_cannot_be_is_refused() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let path = folder.path().to_str().expect("UTF-8").to_owned();
+    let directory = Scratch::new();
+    let path = directory.path().to_str().expect("UTF-8").to_owned();
     let bed = Bed::with_flags(&stack.uri(), None, &["--allow-disk-path", &path]);
     if !bed.import("image", b"bytes", 1) {
         return;
@@ -149,7 +149,7 @@ fn a_medium_that_cannot_be_is_refused() {
     let drive = guest("drive", &json!([{ "size": 1 }, { "kind": "cdrom" }]));
     bed.agent.ok("CreateGuest", &drive);
     let volume = bed.path("guests/drive/disk-0");
-    let absent = folder.path().join("absent.iso");
+    let absent = directory.path().join("absent.iso");
     for (disk, begins) in [
         (json!({}), "invalid argument: disk must have an image or a source"),
         (json!({ "image": "absent" }), "disk.image: there is no image absent"),
@@ -174,8 +174,8 @@ fn a_medium_that_cannot_be_is_refused() {
         let mut other = drive.clone();
         other["id"] = json!("other");
         other["disks"] = json!([disk]);
-        let told = bed.agent.error("CreateGuest", &other);
-        assert!(told.contains(why), "{disk}: {told}");
+        let reported = bed.agent.error("CreateGuest", &other);
+        assert!(reported.contains(why), "{disk}: {reported}");
         let plan = json!({ "guest": other, "dry_run": true });
         let plan = bed.agent.call_with("CreateGuest", &plan)["result"]["plan"].take();
         assert!(plan["problems"].to_string().contains(&why.replace('"', "\\\"")), "{disk}: {plan}");
@@ -189,19 +189,21 @@ fn a_source_is_qcow2_where_the_request_says_so() {
     if require("qemu", crate::harness::image_store::qemu_img()).is_none() {
         return;
     }
-    let folder = Scratch::new();
-    let path = folder.path().to_str().expect("UTF-8").to_owned();
+    let directory = Scratch::new();
+    let path = directory.path().to_str().expect("UTF-8").to_owned();
     let bed = Bed::with_flags(DRIVER, None, &["--allow-disk-path", &path]);
     let make = |words: &[&str]| {
-        let made =
-            std::process::Command::new("qemu-img").args(words).current_dir(folder.path()).output();
+        let made = std::process::Command::new("qemu-img")
+            .args(words)
+            .current_dir(directory.path())
+            .output();
         assert!(made.as_ref().is_ok_and(|it| it.status.success()), "{made:?}");
     };
     make(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
     make(&["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "over.qcow2"]);
     make(&["create", "-q", "-f", "raw", "disk.raw", "1M"]);
     let with = |name: &str, format: &str| {
-        let source = folder.path().join(name);
+        let source = directory.path().join(name);
         let mut disk = json!({ "source": source });
         if !format.is_empty() {
             disk["format"] = json!(format);
@@ -216,8 +218,8 @@ fn a_source_is_qcow2_where_the_request_says_so() {
         ("disk.raw", "qcow2", "is not qcow2"),
         ("base.qcow2", "vmdk", "\"vmdk\" is not supported; use raw, qcow2"),
     ] {
-        let told = bed.agent.error("CreateGuest", &with(name, format));
-        assert!(told.contains(why), "{name} {format}: {told}");
+        let reported = bed.agent.error("CreateGuest", &with(name, format));
+        assert!(reported.contains(why), "{name} {format}: {reported}");
     }
     for (name, format) in [("base.qcow2", "qcow2"), ("base.qcow2", "raw"), ("disk.raw", "raw")] {
         let guest = with(name, format);

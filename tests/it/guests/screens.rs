@@ -99,8 +99,8 @@ fn test_driver_picture_passes_and_has_no_console() {
 fn console_survives_starts_until_guest_is_deleted() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let files = Scratch::new();
-    let folder = files.path().to_str().expect("UTF-8");
-    let flags = ["--libvirt-uri", "qemu:///system", "--allow-disk-path", folder];
+    let directory = files.path().to_str().expect("UTF-8");
+    let flags = ["--libvirt-uri", "qemu:///system", "--allow-disk-path", directory];
     let agent = Agent::run(stack.command_outside_network(PROGRAM), &flags);
     let guest = telling("tells", b"one <two>\r\n\xFF!", &files);
     let console = || agent.ok("Console", &guest)["console"].as_str().map(str::to_owned);
@@ -125,8 +125,8 @@ fn console_survives_starts_until_guest_is_deleted() {
 fn a_screenshot_is_what_libvirt_sees() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let files = Scratch::new();
-    let folder = files.path().to_str().expect("UTF-8");
-    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--allow-disk-path", folder]);
+    let directory = files.path().to_str().expect("UTF-8");
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--allow-disk-path", directory]);
     let guest = telling("shown", b"x", &files);
     agent.ok("CreateGuest", &guest);
     assert!(agent.error("Screenshot", &guest).starts_with("[Code-55] "));

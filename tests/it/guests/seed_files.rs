@@ -89,8 +89,8 @@ fn a_real_linux_reads_items_of_fw_cfg() {
         assert!(xml.contains("fwcfg") && xml.contains("-hmac-sha256:"), "{xml}");
         // What libvirt has of it, and QEMU's arguments.
         let mut libvirts = Vec::new();
-        for folder in ["/etc/libvirt/qemu", "/run/libvirt/qemu", "/var/log/libvirt/qemu"] {
-            files_below(&stack.path(folder), &mut libvirts);
+        for directory in ["/etc/libvirt/qemu", "/run/libvirt/qemu", "/var/log/libvirt/qemu"] {
+            files_below(&stack.path(directory), &mut libvirts);
         }
         let pid = stack.qemu_pid(&id).expect("it runs");
         libvirts.push(format!("/proc/{pid}/cmdline"));

@@ -47,7 +47,7 @@ impl Bed {
         Self { agent: Agent::run(Command::new(PROGRAM), &flags), files }
     }
 
-    /// Files below the bed's folder, the seeds themselves excepted, that have this text.
+    /// Files below the bed's directory, the seeds themselves excepted, that have this text.
     pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         files_below(self.files.path(), &mut found);

@@ -30,8 +30,9 @@ impl Bed {
         let system = require("qemu", small_disk(&files))?;
         let data = files.path().join("data.raw");
         File::create(&data).and_then(|file| file.set_len(64 * MIB)).expect("a disk");
-        let (uri, folder) = (stack.uri(), files.path().to_str().expect("UTF-8").to_owned());
-        let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--allow-disk-path", &folder];
+        let (uri, directory) = (stack.uri(), files.path().to_str().expect("UTF-8").to_owned());
+        let flags =
+            ["--libvirt-uri", &uri, "--bridge-type", "linux", "--allow-disk-path", &directory];
         let disks = [system, data].map(|path| path.to_str().expect("UTF-8").to_owned());
         Some(Self { stack, agent: Agent::start(&flags), disks, mac, _files: files })
     }
@@ -128,8 +129,8 @@ fn limits_that_cannot_be_are_refused_by_name() {
     ] {
         let mut asked = members.clone();
         asked["id"] = json!("unlimited");
-        let told = bed.agent.error("SetLimits", &asked);
-        assert!(told.contains(why), "{members}: {told}");
+        let reported = bed.agent.error("SetLimits", &asked);
+        assert!(reported.contains(why), "{members}: {reported}");
     }
     assert_eq!(bed.limits("unlimited"), (Value::Null, Value::Null));
     bed.agent.ok("Delete", &guest);

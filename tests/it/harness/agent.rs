@@ -270,8 +270,8 @@ impl Agent {
         self.get("/healthz")
     }
 
-    /// Whether all that it began is settled.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Whether everything that it started is recovered.
+    pub(crate) fn is_recovered(&self) -> bool {
         self.health().1["journal"]["open"] == json!([])
     }
 
@@ -281,9 +281,9 @@ impl Agent {
         (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
     }
 
-    /// Waits until it has begun to hear what libvirt tells, on a connection of its own; the number of
+    /// Waits until it has started to hear what libvirt tells, on a connection of its own; the number of
     /// that event.
-    pub(crate) fn hears_libvirt(&self) -> u64 {
+    pub(crate) fn receives_events(&self) -> u64 {
         wait_for("it hears libvirt", START, || {
             let answer = self.call_with("WaitEvents", &json!({ "after": 0, "timeout": 0 }));
             let events = answer["result"]["events"].as_array().expect("events").clone();

@@ -19,14 +19,14 @@ const HEADER_BYTES: usize = 28;
 pub(crate) struct Counting {
     calls: Arc<AtomicUsize>,
     socket: PathBuf,
-    _folder: Scratch,
+    _directory: Scratch,
 }
 
 impl Counting {
     /// A way to this libvirtd.
     pub(crate) fn start(stack: &Stack) -> Self {
-        let folder = Scratch::new();
-        let socket = folder.path().join("sock");
+        let directory = Scratch::new();
+        let socket = directory.path().join("sock");
         let libvirtd = stack.path("/run/libvirt/libvirt-sock");
         let listener = UnixListener::bind(&socket).expect("a socket in the scratch folder");
         let calls = Arc::new(AtomicUsize::new(0));
@@ -41,7 +41,7 @@ impl Counting {
                 thread::spawn(move || pass_calls(agent, libvirtd, &counted));
             }
         });
-        Self { calls, socket, _folder: folder }
+        Self { calls, socket, _directory: directory }
     }
 
     /// What an agent is told of it.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Makes a library of a file of this folder, to be loaded before others.
+/// Makes a library of a file of this directory, to be loaded before others.
 fn library(source: &str) -> PathBuf {
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source).with_extension("so");
     let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness")).join(source);

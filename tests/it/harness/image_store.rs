@@ -25,7 +25,7 @@ pub(crate) struct Bed {
     pub(crate) agent: Agent,
     pub(crate) address: SocketAddr,
     pub(crate) scratch: Scratch,
-    /// The pool of the zfs store; none for a directory store, which is a folder in `scratch`.
+    /// The pool of the zfs store; none for a directory store, which is a directory in `scratch`.
     pub(crate) pool: Option<Pool>,
 }
 
@@ -75,7 +75,7 @@ impl Bed {
         format!("{}/{name}", self.pool.as_ref().map_or("mistify", |pool| &pool.name))
     }
 
-    /// The device, file or folder of a dataset.
+    /// The device, file or directory of a dataset.
     pub(crate) fn path(&self, dataset: &str) -> PathBuf {
         match &self.pool {
             Some(_) => Path::new("/dev/zvol").join(self.full(dataset)),
@@ -154,7 +154,7 @@ impl Bed {
         true
     }
 
-    /// Runs `image import` in the scratch folder.
+    /// Runs `image import` in the scratch directory.
     pub(crate) fn run_import(&self, file: &str, id: &str) -> Output {
         Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
             .args(["image", "import", file, id])

@@ -56,7 +56,7 @@ impl InProcess {
 
     /// Keeps all workers of a lane busy until what it answers is dropped.
     pub(crate) fn occupy(&self, lane: Lane) -> Sender<()> {
-        let (hold, release) = bounded::<()>(0);
+        let (lock, release) = bounded::<()>(0);
         let workers = |agent: &Libvirt| {
             agent.pool().snapshot().lanes.into_iter().find(|it| it.lane == lane).expect("it is one")
         };
@@ -73,7 +73,7 @@ impl InProcess {
             let seen = workers(&self.agent);
             seen.running == seen.workers
         });
-        hold
+        lock
     }
 
     /// The jobs that wait in a lane.
@@ -83,7 +83,7 @@ impl InProcess {
     }
 
     pub(crate) fn end(self) {
-        self.jobs.tell_to_stop();
+        self.jobs.request_stop();
         assert!(self.running.stop(PATIENCE));
         assert!(self.jobs.stop(Instant::now() + PATIENCE) && self.agent.stop(PATIENCE));
     }

@@ -49,9 +49,9 @@ pub(crate) fn debian(flavour: &str) -> Result<PathBuf, Skip> {
     recipe("debian.sh", flavour)
 }
 
-/// A copy of the small guest's disk in a folder of the test's.
-pub(crate) fn small_disk(folder: &Scratch) -> Result<PathBuf, Skip> {
-    let disk = folder.path().join("linux.raw");
+/// A copy of the small guest's disk in a directory of the test's.
+pub(crate) fn small_disk(directory: &Scratch) -> Result<PathBuf, Skip> {
+    let disk = directory.path().join("linux.raw");
     // Sparse stays sparse.
     let copied = Command::new("cp").arg("--sparse=always").arg(small()?).arg(&disk).status();
     assert!(copied.is_ok_and(|status| status.success()), "cp");

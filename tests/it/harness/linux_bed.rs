@@ -34,9 +34,9 @@ impl Bed {
     fn on(stack: &'static Stack, flags: &[&str]) -> Option<Self> {
         let files = Scratch::new();
         let disk = require("qemu", small_disk(&files))?;
-        let (uri, folder) = (stack.uri(), text(files.path()));
+        let (uri, directory) = (stack.uri(), text(files.path()));
         let mut all = vec!["--libvirt-uri", &uri, "--bridge-type", "linux"];
-        all.extend(["--allow-disk-path", &folder]);
+        all.extend(["--allow-disk-path", &directory]);
         all.extend(flags);
         Some(Self { stack, agent: Agent::start(&all), disk: text(&disk), files })
     }

@@ -17,7 +17,7 @@ pub(crate) const CLEARED: &str = "\r\u{1b}[K";
 /// A shell on the host of an agent.
 pub(crate) struct Shell {
     pub(crate) agent: Agent,
-    pub(crate) folder: Scratch,
+    pub(crate) directory: Scratch,
 }
 
 impl Shell {
@@ -25,11 +25,11 @@ impl Shell {
         Self::with(Scratch::new(), &[])
     }
 
-    /// With this folder, and these flags of the agent.
-    pub(crate) fn with(folder: Scratch, flags: &[&str]) -> Self {
-        let socket = folder.path().join("s").display().to_string();
+    /// With this directory, and these flags of the agent.
+    pub(crate) fn with(directory: Scratch, flags: &[&str]) -> Self {
+        let socket = directory.path().join("s").display().to_string();
         let all = [&["--libvirt-uri", "test:///default", "--socket", &socket], flags].concat();
-        Self { agent: Agent::start(&all), folder }
+        Self { agent: Agent::start(&all), directory }
     }
 
     /// Waits for the first sample of all guests, which a loaded machine takes after the first question.

@@ -198,15 +198,15 @@ impl Stack {
 
     /// Sends libvirtd a signal by name: `STOP`, `CONT`; after `KILL` and `TERM` it is gone.
     pub(crate) fn signal_libvirtd(&self, name: &str) {
-        self.tell(&format!("signal-libvirtd {name}"));
+        self.send(&format!("signal-libvirtd {name}"));
     }
 
     /// Starts libvirtd again and returns when it answers.
     pub(crate) fn start_libvirtd(&self) {
-        self.tell("start-libvirtd");
+        self.send("start-libvirtd");
     }
 
-    fn tell(&self, command: &str) {
+    fn send(&self, command: &str) {
         let mut control = self.control.lock();
         let control = control.as_mut().expect("open until drop");
         writeln!(control.commands, "{command}").expect("the stack lives");

@@ -1,4 +1,4 @@
-//! What tests share: waiting on a condition, folders that go away, signals.
+//! What tests share: waiting on a condition, directories that go away, signals.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -90,9 +90,9 @@ pub(crate) fn feed(program: &str, words: &[&str], text: &str) -> Result<Output, 
     Ok(child.wait_with_output().expect("it ends"))
 }
 
-/// Adds the paths of all files and folders below this one.
-pub(crate) fn files_below(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
+/// Adds the paths of all files and directories below this one.
+pub(crate) fn files_below(directory: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             files_below(&path, found);
@@ -101,7 +101,7 @@ pub(crate) fn files_below(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// A folder of a test's own, removed on drop.
+/// A directory of a test's own, removed on drop.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -121,7 +121,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A left-over folder in target/ harms nobody.
+        // A left-over directory in target/ harms nobody.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

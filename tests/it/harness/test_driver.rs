@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mistify_libvirt::libvirt::Connection;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::peer::{Caller, Origin};
-use mistify_libvirt::rpc::{self, Answer, Behalf, Service};
+use mistify_libvirt::rpc::{self, Answer, CallContext, Service};
 use serde_json::{Value, json};
 
 /// The test driver whose state is the process's.
@@ -30,7 +30,7 @@ impl Local {
         let params = json!([{ "guest": guest }]);
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
         let caller = Caller { origin: Origin::Socket, peer: None };
-        let by = Behalf { caller: &caller, audit: &Arc::default(), inbound: None };
+        let by = CallContext { caller: &caller, audit: &Arc::default(), inbound: None };
         let body = request.to_string();
         let answer = match rpc::answer_here(&self.agent, Service::Libvirt, body.as_bytes(), by) {
             Answer::Result(bytes) => bytes,

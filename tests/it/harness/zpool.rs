@@ -55,9 +55,9 @@ impl Pool {
     }
 
     /// A guest's name that no other test has, and what may lie in the pool for it.
-    pub(crate) fn folder(&self) -> Folder {
+    pub(crate) fn directory(&self) -> Directory {
         let guest = fresh("guest");
-        Folder { dataset: format!("{}/guests/{guest}", self.name), guest }
+        Directory { dataset: format!("{}/guests/{guest}", self.name), guest }
     }
 
     /// Takes all the room of the pool by a file.
@@ -90,12 +90,12 @@ impl Drop for Pool {
 }
 
 /// The name of a guest and the place of its volumes; what is left there is destroyed on drop.
-pub(crate) struct Folder {
+pub(crate) struct Directory {
     pub(crate) guest: String,
     pub(crate) dataset: String,
 }
 
-impl Folder {
+impl Directory {
     /// The name of the guest's n-th volume.
     pub(crate) fn volume(&self, index: usize) -> String {
         format!("{}/disk-{index}", self.dataset)
@@ -127,7 +127,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         quietly("virsh", &["destroy", &self.guest]);
         quietly("virsh", &["undefine", &self.guest]);

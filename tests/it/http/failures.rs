@@ -87,8 +87,8 @@ fn request_behind_a_half_close_waits_and_runs() {
 
 #[test]
 fn unix_caller_that_has_left_is_not_served() {
-    let folder = Scratch::new();
-    let path = folder.path().join("socket");
+    let directory = Scratch::new();
+    let path = directory.path().join("socket");
     let mut front = Front::bind(&[any_port()], HttpLimits { handlers: 1, ..patient() }).unwrap();
     front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
     let address = front.local_addresses()[0];

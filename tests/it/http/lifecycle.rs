@@ -47,7 +47,7 @@ fn stop_completes_started_requests_and_takes_no_new() {
     in_flight.send(GET_GATE);
     let mut half_sent = service.connect();
     half_sent.send(&GET[..20]);
-    // The second is known to have begun once a later request on a later connection is answered.
+    // The second is known to have started once a later request on a later connection is answered.
     gate.wait_for_request();
     assert_eq!(service.status_of(GET), 200);
 
@@ -171,13 +171,13 @@ fn is_answered_within_a_second_of_the_stop() -> bool {
 
 /// A body that is there once the gate is opened.
 struct LateBody {
-    begun: Sender<()>,
+    started: Sender<()>,
     open: Receiver<()>,
 }
 
 impl Read for LateBody {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.begun.send(()).unwrap();
+        self.started.send(()).unwrap();
         self.open
             .recv_timeout(PATIENCE)
             .map_or_else(|error| Err(io::Error::other(error)), |()| Ok(0))
@@ -186,14 +186,14 @@ impl Read for LateBody {
 
 #[test]
 fn stop_closes_connections_promised_another_request() {
-    let ((begun, is_begun), (open, opened)) = (unbounded(), unbounded());
+    let ((started, is_started), (open, opened)) = (unbounded(), unbounded());
     let service = serve(patient(), move |_| {
-        let body = LateBody { begun: begun.clone(), open: opened.clone() };
+        let body = LateBody { started: started.clone(), open: opened.clone() };
         Response { data: ResponseBody::from_reader_and_size(body, 0), ..Response::text("") }
     });
     let mut client = service.connect();
     client.send(GET);
-    is_begun.recv_timeout(PATIENCE).unwrap();
+    is_started.recv_timeout(PATIENCE).unwrap();
     let address = service.address;
     let running = service.running;
     let stopping = thread::spawn(move || running.stop(PATIENCE));

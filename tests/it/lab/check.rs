@@ -69,12 +69,12 @@ fn usable_pool_is_reported_with_space_and_zfs_version() {
     let room = storage.strip_prefix(&format!("ok pool {}: ", pool.name)).expect(&storage);
     let numbers: Vec<u64> = room.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [free, all] = numbers[..] else { panic!("{room}") };
-    let told = zfs(&["get", "-Hpo", "value", "available,used", &pool.name]);
-    let told: Vec<u64> = told.lines().filter_map(|line| line.parse().ok()).collect();
-    let [available, used] = told[..] else { panic!("{told:?}") };
+    let reported = zfs(&["get", "-Hpo", "value", "available,used", &pool.name]);
+    let reported: Vec<u64> = reported.lines().filter_map(|line| line.parse().ok()).collect();
+    let [available, used] = reported[..] else { panic!("{reported:?}") };
     // A pool goes on writing about itself.
     let is_near = |mib: u64, bytes: u64| mib.abs_diff(bytes >> 20) <= 1;
-    assert!(is_near(free, available) && is_near(all, available + used), "{room}: {told:?}");
+    assert!(is_near(free, available) && is_near(all, available + used), "{room}: {reported:?}");
     let version = run("zfs", &["version"]);
     let module = version.lines().find_map(|line| line.strip_prefix("zfs-kmod-")).expect(&version);
     assert_eq!(found.line("zfs"), format!("ok module {module}"));

@@ -9,7 +9,7 @@ use crate::recovery::crash::{
     delete_is_finished, delete_meets, leftovers_go, random_kills, undo_meets,
 };
 
-/// Fewer than with a folder: here each takes seconds.
+/// Fewer than with a directory: here each takes seconds.
 const KILLS: u32 = 20;
 /// As long as a create and a delete take on the emulated machine.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ fn a_recovery_that_meets_a_clone_locks_no_guest() {
 }
 
 /// Takes a snapshot that a user holds (`zfs hold`).
-fn hold(disk: &str) {
+fn lock(disk: &str) {
     let snapshot = format!("{disk}@held");
     run("zfs", &["snapshot", &snapshot]);
     run("zfs", &["hold", "backup", &snapshot]);
@@ -95,7 +95,7 @@ fn a_delete_that_meets_a_held_snapshot_locks_no_guest() {
     let disk = format!("{}/guests/crash-held-1/disk-0", pool.name);
     let host = OnZfs(pool);
     let bed = Bed::new(&host, "crash-held", 0x77);
-    delete_meets(&bed, || hold(&disk));
+    delete_meets(&bed, || lock(&disk));
     run("zfs", &["release", "backup", &format!("{disk}@held")]);
     leftovers_go(&bed);
     assert!(!host.stored().iter().any(|line| line.contains(&disk)), "{:?}", host.stored());
@@ -107,7 +107,7 @@ fn an_undone_create_names_a_held_snapshot() {
     let disk = format!("{}/guests/crash-undo-1/disk-0", pool.name);
     let host = OnZfs(pool);
     let bed = Bed::new(&host, "crash-undo", 0x78);
-    undo_meets(&bed, || hold(&disk), &disk);
+    undo_meets(&bed, || lock(&disk), &disk);
     assert!(host.stored().iter().any(|line| line.starts_with(&disk)), "{:?}", host.stored());
     run("zfs", &["release", "backup", &format!("{disk}@held")]);
     leftovers_go(&bed);

@@ -11,7 +11,7 @@ use crate::harness::support::wait_until;
 #[test]
 fn a_dataset_serves_as_the_root_of_the_store() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
-    let folder = pool.folder();
+    let directory = pool.directory();
     let root = format!("{}/tenant/store", pool.name);
 
     let absent = Checked::by(check(&root));
@@ -31,14 +31,14 @@ fn a_dataset_serves_as_the_root_of_the_store() {
     assert_eq!(names(), empty);
 
     let asked = json!({
-        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 8 }],
+        "id": directory.guest, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 8 }],
     });
     let made = agent.ok("CreateGuest", &asked)["guest"].take();
-    let volume = format!("{root}/guests/{}/disk-0", folder.guest);
+    let volume = format!("{root}/guests/{}/disk-0", directory.guest);
     assert_eq!(made["disks"][0]["volume"], volume);
     assert_eq!(made["disks"][0]["source"], device(&volume).display().to_string());
     assert!(is_block_device(&device(&volume)), "as soon as CreateGuest has answered");
-    assert_eq!(agent.ok("CreateGuest", &asked)["guest"]["id"], folder.guest, "it is the same");
+    assert_eq!(agent.ok("CreateGuest", &asked)["guest"]["id"], directory.guest, "it is the same");
     assert_eq!(agent.ok("Run", &made)["guest"]["state"], "running");
     let found = Checked::by(check(&root));
     assert_eq!(found.status, Some(0));
@@ -46,7 +46,7 @@ fn a_dataset_serves_as_the_root_of_the_store() {
 
     agent.ok("Delete", &made);
     assert_eq!(names(), empty);
-    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&directory.guest));
     agent.end();
 }
 

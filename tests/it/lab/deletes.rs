@@ -2,30 +2,30 @@
 
 use serde_json::{Value, json};
 
-use super::{Folder, Pool, device, quietly, virsh, zfs};
+use super::{Directory, Pool, device, quietly, virsh, zfs};
 use crate::harness::agent::Agent;
 use crate::harness::skip::require;
 use crate::storage::store::Holder;
 
-/// Creates the folder's guest with a NIC and two blank disks, and a snapshot of the first.
-fn guest(agent: &Agent, folder: &Folder) -> Value {
+/// Creates the directory's guest with a NIC and two blank disks, and a snapshot of the first.
+fn guest(agent: &Agent, directory: &Directory) -> Value {
     let asked = json!({
-        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
-        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
+        "id": directory.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": directory.mac() }],
         "disks": [{ "size": 8 }, { "size": 8 }],
     });
     let made = agent.ok("CreateGuest", &asked)["guest"].take();
-    zfs(&["snapshot", &format!("{}@monday", folder.volume(0))]);
+    zfs(&["snapshot", &format!("{}@monday", directory.volume(0))]);
     made
 }
 
 /// The domain and its network are gone, and of the volumes the first is left with its snapshot.
-fn check_rest_is_gone(folder: &Folder) {
-    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
-    assert!(!virsh(&["net-list", "--all", "--name"]).contains(&folder.mac()));
-    let left = folder.listing();
-    assert!(left.contains(&format!("{}@monday", folder.volume(0))), "{left}");
-    assert!(!left.contains(&folder.volume(1)), "{left}");
+fn check_rest_is_gone(directory: &Directory) {
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&directory.guest));
+    assert!(!virsh(&["net-list", "--all", "--name"]).contains(&directory.mac()));
+    let left = directory.listing();
+    assert!(left.contains(&format!("{}@monday", directory.volume(0))), "{left}");
+    assert!(!left.contains(&directory.volume(1)), "{left}");
 }
 
 /// Repeats an incomplete Delete, unless the agent has finished it by itself already.
@@ -37,35 +37,35 @@ fn finish(agent: &Agent, guest: &Value) {
 #[test]
 fn a_live_clone_keeps_its_origin_and_is_named() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
-    let (folder, other, agent) = (pool.folder(), pool.folder(), pool.agent());
-    let made = guest(&agent, &folder);
+    let (directory, other, agent) = (pool.directory(), pool.directory(), pool.agent());
+    let made = guest(&agent, &directory);
     let clone = other.volume(0);
-    zfs(&["clone", "-p", &format!("{}@monday", folder.volume(0)), &clone]);
+    zfs(&["clone", "-p", &format!("{}@monday", directory.volume(0)), &clone]);
 
     let error = agent.error("Delete", &made);
-    assert!(error.contains(&format!("{} has clones: {clone}", folder.volume(0))), "{error}");
-    check_rest_is_gone(&folder);
+    assert!(error.contains(&format!("{} has clones: {clone}", directory.volume(0))), "{error}");
+    check_rest_is_gone(&directory);
     assert!(other.listing().contains(&clone));
 
     drop(other);
     finish(&agent, &made);
-    assert_eq!(folder.listing(), "");
+    assert_eq!(directory.listing(), "");
 }
 
 #[test]
 fn open_volume_stays_with_snapshots_and_names_reader() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let made = guest(&agent, &folder);
-    let reader = Holder::of_device(&device(&folder.volume(0)));
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let made = guest(&agent, &directory);
+    let reader = Holder::of_device(&device(&directory.volume(0)));
 
     let error = agent.error("Delete", &made);
-    let why = format!("{} is in use by {}", folder.volume(0), reader.name());
+    let why = format!("{} is in use by {}", directory.volume(0), reader.name());
     assert!(error.contains(&why), "{error}");
-    check_rest_is_gone(&folder);
+    check_rest_is_gone(&directory);
 
     drop(reader);
     finish(&agent, &made);
-    assert_eq!(folder.listing(), "");
-    assert!(!quietly("zfs", &["list", &folder.dataset]).status.success());
+    assert_eq!(directory.listing(), "");
+    assert!(!quietly("zfs", &["list", &directory.dataset]).status.success());
 }

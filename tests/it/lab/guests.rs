@@ -4,7 +4,7 @@ use std::{env, fs};
 
 use serde_json::{Value, json};
 
-use super::{Folder, LIBVIRT, Pool, SOON, device, is_block_device, listing, run, virsh, zfs};
+use super::{Directory, LIBVIRT, Pool, SOON, device, is_block_device, listing, run, virsh, zfs};
 use crate::harness::agent::Agent;
 use crate::harness::boot_sector::{boot_sector, boots};
 use crate::harness::image_store::Bed;
@@ -12,12 +12,12 @@ use crate::harness::skip::require;
 use crate::harness::support::wait_until;
 use crate::storage::images::resize;
 
-/// Creates and runs the folder's guest on its first volume; it as Run answered, when it writes.
-pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {
-    let source = folder.make_bootable(0, 16);
+/// Creates and runs the directory's guest on its first volume; it as Run answered, when it writes.
+pub(super) fn running(agent: &Agent, directory: &Directory) -> Value {
+    let source = directory.make_bootable(0, 16);
     let asked = json!({
-        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
-        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
+        "id": directory.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": directory.mac() }],
         "disks": [{ "source": source }],
     });
     let made = agent.ok("CreateGuest", &asked)["guest"].take();
@@ -41,11 +41,14 @@ fn qemu_user(id: &str) -> String {
 #[test]
 fn guest_boots_from_a_given_volume_and_leaves_it() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let guest = running(&agent, &folder);
-    let before = folder.listing();
-    let device = device(&folder.volume(0));
-    assert_eq!(qemu_user(&folder.guest), env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab"));
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let guest = running(&agent, &directory);
+    let before = directory.listing();
+    let device = device(&directory.volume(0));
+    assert_eq!(
+        qemu_user(&directory.guest),
+        env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab")
+    );
 
     let first = writes(&agent, &guest);
     wait_until("its writes are counted", SOON, || writes(&agent, &guest) > first);
@@ -53,40 +56,43 @@ fn guest_boots_from_a_given_volume_and_leaves_it() {
     assert_eq!(agent.ok("Poweroff", &guest)["guest"]["state"], "shutoff");
     assert_eq!(boots(&device).expect("the volume can be read"), 1, "what it wrote is there");
     agent.ok("Delete", &guest);
-    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
-    assert_eq!(folder.listing(), before, "the volume was the caller's");
-    assert!(before.contains(&folder.volume(0)), "{before}");
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&directory.guest));
+    assert_eq!(directory.listing(), before, "the volume was the caller's");
+    assert!(before.contains(&directory.volume(0)), "{before}");
 }
 
 #[test]
 fn guest_boots_from_a_clone_and_leaves_the_pool_as_is() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
-    let (name, folder) = (pool.name.clone(), pool.folder());
+    let (name, directory) = (pool.name.clone(), pool.directory());
     zfs(&["create", "-o", "mountpoint=none", &format!("{name}/guests")]);
     let bed = Bed::on(LIBVIRT, Some(pool));
     assert!(bed.import("bootable", &boot_sector(), 4));
     let before = listing(&name);
 
     let asked = json!({
-        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
-        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
+        "id": directory.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": directory.mac() }],
         "disks": [{ "image": "bootable", "size": 16 }, { "size": 8 }],
     });
     let made = bed.agent.ok("CreateGuest", &asked)["guest"].take();
     for index in [0, 1] {
-        let device = device(&folder.volume(index));
+        let device = device(&directory.volume(index));
         assert!(is_block_device(&device), "as soon as CreateGuest has answered");
         assert_eq!(made["disks"][index]["source"], device.display().to_string());
     }
     let ran = bed.agent.ok("Run", &made)["guest"].take();
     wait_until("its writes are counted", SOON, || writes(&bed.agent, &ran) > 0);
-    assert_eq!(qemu_user(&folder.guest), env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab"));
+    assert_eq!(
+        qemu_user(&directory.guest),
+        env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab")
+    );
     bed.agent.ok("Poweroff", &ran);
-    assert_eq!(boots(&device(&folder.volume(0))).expect("the volume can be read"), 1);
+    assert_eq!(boots(&device(&directory.volume(0))).expect("the volume can be read"), 1);
 
     bed.agent.ok("Delete", &ran);
     assert_eq!(listing(&name), before);
-    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&directory.guest));
     bed.agent.end();
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
+use super::{Directory, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
 use crate::harness::image_store::Bed;
 use crate::harness::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
 use crate::harness::skip::require;
@@ -24,7 +24,7 @@ const GUEST: &str = "192.0.2.2";
 /// An agent with the small Linux as an image, and a guest that runs from a clone of it.
 struct LinuxBed {
     bed: Bed,
-    folder: Folder,
+    directory: Directory,
     console: Console,
 }
 
@@ -33,26 +33,26 @@ impl LinuxBed {
     fn new(limits: &Value) -> Option<Self> {
         let pool = require("lab", Pool::own(512))?;
         let image = require("lab", small())?;
-        let folder = pool.folder();
+        let directory = pool.directory();
         zfs(&["create", "-o", "mountpoint=none", &format!("{}/guests", pool.name)]);
         let bed = Bed::on(LIBVIRT, Some(pool));
         assert!(bed.import("small", &fs::read(image).expect("the image"), 64));
         let guest = json!({
-            "id": folder.guest, "type": "qemu", "memory": SMALL_MIB, "cpu": 1, "cpu_model": CPU,
+            "id": directory.guest, "type": "qemu", "memory": SMALL_MIB, "cpu": 1, "cpu_model": CPU,
             "disks": [{ "image": "small", "size": 64 }, { "size": 64 }],
-            "nics": [{ "network": "mistify0", "mac": folder.mac(), "limits": limits }],
+            "nics": [{ "network": "mistify0", "mac": directory.mac(), "limits": limits }],
         });
         bed.agent.ok("CreateGuest", &guest);
         bed.agent.ok("Run", &guest);
-        let terminal = virsh(&["ttyconsole", &folder.guest]);
+        let terminal = virsh(&["ttyconsole", &directory.guest]);
         let console = Console::log_in_at(Path::new(terminal.trim()), SLOWNESS);
-        Some(Self { bed, folder, console })
+        Some(Self { bed, directory, console })
     }
 }
 
 /// A volume shrinks when its guest trims.
 fn trims(bed: &mut LinuxBed) {
-    let volume = bed.folder.volume(1);
+    let volume = bed.directory.volume(1);
     let pool = volume.split('/').next().expect("a pool").to_owned();
     // A thick volume's `used` has its reservation in it.
     let referenced = || {
@@ -60,8 +60,8 @@ fn trims(bed: &mut LinuxBed) {
         let bytes = zfs(&["get", "-Hp", "-o", "value", "referenced", &volume]);
         bytes.trim().parse().expect("a count of bytes")
     };
-    let LinuxBed { bed, folder, console } = bed;
-    let params = json!({ "guest": { "id": folder.guest } });
+    let LinuxBed { bed, directory, console } = bed;
+    let params = json!({ "guest": { "id": directory.guest } });
     // A guest agent that was slow a moment ago is left alone for some seconds.
     let trims = || bed.agent.call_with("Trim", &params)["error"].is_null();
     let trim = || wait_until("the guest agent trims", SOON, trims);
@@ -97,8 +97,8 @@ fn obeys_nic_limits(bed: &mut LinuxBed) {
     bed.console.run(&format!("ip addr add {GUEST}/24 dev eth0 && iperf3 -s -D && echo"));
     bed.console.wait_for("netstat -ltn", ":5201 ");
     let set = |limits: Value| {
-        let nic = json!({ "mac": bed.folder.mac(), "limits": limits });
-        let asked = json!({ "id": bed.folder.guest, "nics": [nic] });
+        let nic = json!({ "mac": bed.directory.mac(), "limits": limits });
+        let asked = json!({ "id": bed.directory.guest, "nics": [nic] });
         let answer = bed.bed.agent.ok("SetLimits", &asked);
         assert_eq!(answer["live"], true, "{answer}");
     };
@@ -123,6 +123,6 @@ fn a_small_linux_trims_and_obeys_nic_limits() {
     };
     trims(&mut bed);
     obeys_nic_limits(&mut bed);
-    bed.bed.agent.ok("Delete", &json!({ "id": bed.folder.guest }));
+    bed.bed.agent.ok("Delete", &json!({ "id": bed.directory.guest }));
     bed.bed.agent.end();
 }

@@ -29,10 +29,10 @@ fn stat(name: &str) -> Vec<f64> {
 #[test]
 fn volume_counters_stay_fresh_when_the_emulator_hangs() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let guest = &folder.guest;
-    running(&agent, &folder);
-    let volume = device(&folder.volume(0));
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let guest = &directory.guest;
+    running(&agent, &directory);
+    let volume = device(&directory.volume(0));
     let zvol = fs::canonicalize(&volume).expect("the link leads somewhere");
     let zvol = zvol.file_name().and_then(|name| name.to_str()).expect("its name").to_owned();
     assert!(zvol.starts_with("zd"), "{zvol}");

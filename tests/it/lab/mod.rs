@@ -1,7 +1,7 @@
 //! What needs real volumes: these tests run in the virtual machine of `tests/lab` (`make
 //! test-lab`) and are skipped elsewhere.
 //!
-//! They run side by side: each keeps to a [`Folder`] of the machine's pool, or to a [`Pool`] of its
+//! They run side by side: each keeps to a [`Directory`] of the machine's pool, or to a [`Pool`] of its
 //! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`, and
 //! `linux` only there.
 
@@ -21,6 +21,6 @@ mod sources;
 mod systemd;
 
 use crate::harness::zpool::{
-    Folder, LIBVIRT, Pool, SOON, device, fresh, is_block_device, listing, quietly, run, virsh, zfs,
-    zpool_sync,
+    Directory, LIBVIRT, Pool, SOON, device, fresh, is_block_device, listing, quietly, run, virsh,
+    zfs, zpool_sync,
 };

@@ -15,12 +15,12 @@ use crate::harness::support::{poll, wait_until};
 #[test]
 fn full_pool_pauses_guest_and_run_resumes_it() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let guest = running(&agent, &folder);
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let guest = running(&agent, &directory);
     let before = pool.listing();
     let filler = pool.fill();
-    wait_until("the guest is paused", SOON, || agent.state(&folder.guest) == "paused");
-    let error = virsh(&["domblkerror", &folder.guest]);
+    wait_until("the guest is paused", SOON, || agent.state(&directory.guest) == "paused");
+    let error = virsh(&["domblkerror", &directory.guest]);
     assert!(error.contains("vda: no space"), "{error}");
 
     fs::remove_file(filler).expect("it is ours");
@@ -31,7 +31,7 @@ fn full_pool_pauses_guest_and_run_resumes_it() {
         let before = writes(&agent, &guest);
         poll(Duration::from_secs(5), || (writes(&agent, &guest) > before).then_some(())).is_some()
     });
-    assert_eq!(agent.state(&folder.guest), "running");
+    assert_eq!(agent.state(&directory.guest), "running");
     agent.ok("Delete", &guest);
     assert_eq!(pool.listing(), before);
 }
@@ -39,32 +39,32 @@ fn full_pool_pauses_guest_and_run_resumes_it() {
 #[test]
 fn missing_pool_fails_storage_calls_only() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
-    let (name, folder, diskless) = (pool.name.clone(), pool.folder(), fresh("diskless"));
+    let (name, directory, diskless) = (pool.name.clone(), pool.directory(), fresh("diskless"));
     let missing = format!("pool {name} does not exist");
     let bed = Bed::on(LIBVIRT, Some(pool));
     let agent = &bed.agent;
-    let stored = guest(&folder.guest, &json!([{ "size": 8 }]));
+    let stored = guest(&directory.guest, &json!([{ "size": 8 }]));
     let stored = agent.ok("CreateGuest", &stored)["guest"].take();
     agent.ok("CreateGuest", &guest(&diskless, &json!([])));
 
     run("zpool", &["export", "-f", &name]);
     let another = guest(&fresh("another"), &json!([{ "size": 8 }]));
     assert_eq!(agent.error("CreateGuest", &another), missing);
-    let grow = json!({ "id": folder.guest, "disks": [{ "device": "vda", "size": 16 }] });
+    let grow = json!({ "id": directory.guest, "disks": [{ "device": "vda", "size": 16 }] });
     assert_eq!(agent.error("ResizeDisk", &grow), missing);
     for method in ["ListVolumes", "ListSnapshots", "ListImages"] {
         assert_eq!(bed.error(method, &json!({})), missing, "{method}");
     }
     let error = agent.error("Run", &stored);
-    assert!(error.contains(&folder.volume(0)), "{error}");
-    assert_eq!(agent.state(&folder.guest), "shutoff");
+    assert!(error.contains(&directory.volume(0)), "{error}");
+    assert_eq!(agent.state(&directory.guest), "shutoff");
     let diskless = json!({ "id": diskless });
     assert_eq!(agent.ok("Run", &diskless)["guest"]["state"], "running");
     agent.ok("Delete", &diskless);
 
     run("zpool", &["import", "-d", "/var/tmp", &name]);
-    assert_eq!(bed.volumes(), [folder.volume(0)]);
-    wait_until("udev makes the link", SOON, || is_block_device(&device(&folder.volume(0))));
+    assert_eq!(bed.volumes(), [directory.volume(0)]);
+    wait_until("udev makes the link", SOON, || is_block_device(&device(&directory.volume(0))));
     assert_eq!(agent.ok("Run", &stored)["guest"]["state"], "running");
     agent.ok("Delete", &stored);
     assert_eq!(bed.volumes(), [""; 0]);
@@ -103,7 +103,9 @@ fn failing_pool_disk_is_reported_and_harms_no_other() {
     assert_eq!(agent.state(stored["id"].as_str().expect("text")), "shutoff");
 
     disk.work_again();
-    wait_until("what was begun is undone", SOON, || agent.is_settled() && bed.volumes() == before);
+    wait_until("what was begun is undone", SOON, || {
+        agent.is_recovered() && bed.volumes() == before
+    });
     agent.ok("CreateGuest", &another);
     agent.ok("Delete", &another);
     assert_eq!(bed.volumes(), before);
@@ -129,7 +131,9 @@ fn zfs_finishing_after_the_deadline_leaves_nothing() {
     thread::sleep(AFTER);
     disk.go_on();
 
-    wait_until("what came late is undone", SOON, || agent.is_settled() && bed.volumes().is_empty());
+    wait_until("what came late is undone", SOON, || {
+        agent.is_recovered() && bed.volumes().is_empty()
+    });
     agent.ok("CreateGuest", &slow);
     agent.ok("Delete", &slow);
     assert_eq!(bed.volumes(), [""; 0]);

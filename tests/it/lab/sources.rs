@@ -24,22 +24,22 @@ fn guest(id: &str, source: &Path) -> Value {
 #[test]
 fn volume_of_the_pool_is_accepted_by_its_link() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let device = folder.make_bootable(0, 16);
-    agent.ok("CreateGuest", &guest(&folder.guest, &device));
-    let xml = virsh(&["dumpxml", &folder.guest]);
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let device = directory.make_bootable(0, 16);
+    agent.ok("CreateGuest", &guest(&directory.guest, &device));
+    let xml = virsh(&["dumpxml", &directory.guest]);
     assert!(xml.contains(&format!("<source dev='{}'/>", device.display())), "{xml}");
-    agent.ok("Delete", &json!({ "id": folder.guest }));
+    agent.ok("Delete", &json!({ "id": directory.guest }));
 }
 
 #[test]
 fn link_out_of_the_pool_is_refused() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let Some(other) = require("lab", Pool::own(64)) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
+    let (directory, agent) = (pool.directory(), pool.agent());
     let tree = Path::new("/dev/zvol").join(&pool.name);
-    let volume = folder.make_bootable(0, 16);
-    let lender = other.folder();
+    let volume = directory.make_bootable(0, 16);
+    let lender = other.directory();
     let foreign = lender.make_bootable(0, 16);
     let to_disk = volume.with_file_name("vda");
     symlink("/dev/vda", &to_disk).expect("the tree is a folder");
@@ -59,7 +59,7 @@ fn link_out_of_the_pool_is_refused() {
         &volume.canonicalize().expect("the link leads to it"),
         &device(&format!("{}-2/disk-0", pool.name)),
     ] {
-        let error = refusal(&agent, &folder.guest, source);
+        let error = refusal(&agent, &directory.guest, source);
         assert!(error.contains("disk source outside "), "{source:?}: {error}");
     }
 }
@@ -68,11 +68,11 @@ fn link_out_of_the_pool_is_refused() {
 fn volume_link_swapped_after_create_prevents_start() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let Some(other) = require("lab", Pool::own(64)) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let device = folder.make_bootable(0, 16);
-    let lender = other.folder();
+    let (directory, agent) = (pool.directory(), pool.agent());
+    let device = directory.make_bootable(0, 16);
+    let lender = other.directory();
     let foreign = lender.make_bootable(0, 16);
-    let guest = guest(&folder.guest, &device);
+    let guest = guest(&directory.guest, &device);
     agent.ok("CreateGuest", &guest);
     let udevs = fs::read_link(&device).expect("udev made it");
     let swap = |target: &Path| {

@@ -15,7 +15,7 @@ use std::{env, fs};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
-use super::{Folder, Pool, SOON, device, is_block_device, quietly, run};
+use super::{Directory, Pool, SOON, device, is_block_device, quietly, run};
 use crate::harness::agent::{Reply, call_text, read_result};
 use crate::harness::boot_sector::boot_sector;
 use crate::harness::scrape::Scrape;
@@ -113,11 +113,11 @@ impl Service {
         Scrape::of(asked, &Reply::read(&mut stream).text())
     }
 
-    /// Creates the folder's guest with a disk and an interface, and runs it; it as Run answered,
+    /// Creates the directory's guest with a disk and an interface, and runs it; it as Run answered,
     /// when it writes.
-    fn running(&self, folder: &Folder) -> Value {
-        let made = self.call("CreateGuest", &asked(folder))["guest"].take();
-        let device = device(&folder.volume(0));
+    fn running(&self, directory: &Directory) -> Value {
+        let made = self.call("CreateGuest", &asked(directory))["guest"].take();
+        let device = device(&directory.volume(0));
         assert!(is_block_device(&device), "{made}");
         fs::write(&device, boot_sector()).expect("it has a first sector");
         let ran = self.call("Run", &made)["guest"].take();
@@ -145,11 +145,11 @@ fn purge() {
     run("dpkg", &["--purge", PACKAGE]);
 }
 
-/// The folder's guest as CreateGuest takes it.
-fn asked(folder: &Folder) -> Value {
+/// The directory's guest as CreateGuest takes it.
+fn asked(directory: &Directory) -> Value {
     json!({
-        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
-        "nics": [{ "network": "mistify0", "mac": folder.mac() }], "disks": [{ "size": 16 }],
+        "id": directory.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": directory.mac() }], "disks": [{ "size": 16 }],
     })
 }
 

@@ -234,9 +234,10 @@ fn a_copy_of_a_guest_of_others_has_no_metadata() {
         .replace(&format!("<uuid>{}</uuid>", uuid.trim()), "");
     assert!(bed.stack.with_xml("define", &xml).status.success());
 
-    let told = |id: &str| bed.agent.ok("Describe", &json!({ "id": id }))["Metadata"].to_string();
-    assert!(told("clone-of").contains("alice"), "{}", told("clone-of"));
-    assert!(!told("clone-copy").contains("alice"), "{}", told("clone-copy"));
+    let reported =
+        |id: &str| bed.agent.ok("Describe", &json!({ "id": id }))["Metadata"].to_string();
+    assert!(reported("clone-of").contains("alice"), "{}", reported("clone-of"));
+    assert!(!reported("clone-copy").contains("alice"), "{}", reported("clone-copy"));
     for id in ["clone-copy", "clone-of"] {
         bed.agent.ok("Delete", &json!({ "id": id }));
     }
@@ -265,10 +266,13 @@ fn metadata_of_a_clone_is_its_own_after_each_change() {
         let answer = bed.agent.call_with(verb, &request);
         assert_eq!(answer["error"], Value::Null, "{verb}: {answer}");
 
-        let told = described("clone-copy");
+        let reported = described("clone-copy");
 
-        assert!(!told.contains("alice") && !told.contains("clone-of"), "{verb}: {told}");
-        assert_eq!(told.contains("bob"), verb == "SetMetadata", "{told}");
+        assert!(
+            !reported.contains("alice") && !reported.contains("clone-of"),
+            "{verb}: {reported}"
+        );
+        assert_eq!(reported.contains("bob"), verb == "SetMetadata", "{reported}");
         bed.agent.ok("Delete", &json!({ "id": "clone-copy" }));
     }
     assert!(described("clone-of").contains("alice"), "the original's stays");

@@ -24,19 +24,19 @@ const CALLS_MAX: u32 = 60;
 /// A libvirtd, a store and a state directory of agents that follow each other.
 struct Bed {
     stack: &'static Stack,
-    folder: Scratch,
+    directory: Scratch,
     id: &'static str,
 }
 
 impl Bed {
     fn new(stack: &'static Stack, id: &'static str) -> Self {
-        let folder = Scratch::new();
-        fs::create_dir(folder.path().join("store")).expect("a folder can be made");
-        Self { stack, folder, id }
+        let directory = Scratch::new();
+        fs::create_dir(directory.path().join("store")).expect("a folder can be made");
+        Self { stack, directory, id }
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// An agent whose calls of libvirt fail as a file says, and whose journal hangs as long as another exists.

@@ -39,9 +39,9 @@ fn with_file_system(bed: &Bed, id: &str) -> (Value, Console) {
 /// Whether the guest itself says that it is frozen.
 fn is_frozen(bed: &Bed, id: &str) -> bool {
     let asked = ["qemu-agent-command", id, r#"{"execute":"guest-fsfreeze-status"}"#];
-    let told = bed.stack.virsh_ok(&asked);
-    assert!(told.contains("frozen") || told.contains("thawed"), "{told}");
-    told.contains("frozen")
+    let reported = bed.stack.virsh_ok(&asked);
+    assert!(reported.contains("frozen") || reported.contains("thawed"), "{reported}");
+    reported.contains("frozen")
 }
 
 /// Starts a write to the file system of a guest, which ends in `/tmp/written` of this name.
@@ -59,12 +59,12 @@ fn has_written(console: &mut Console, name: &str) -> bool {
 fn a_frozen_guest_is_thawed_whatever_happens() {
     let Some(mut bed) = Bed::new(&["--metrics-filesystems"]) else { return };
     let state = bed.files.path().join("state").display().to_string();
-    let (uri, folder) = (bed.stack.uri(), bed.files.path().display().to_string());
+    let (uri, directory) = (bed.stack.uri(), bed.files.path().display().to_string());
     let flags = [
         "--libvirt-uri",
         &uri,
         "--allow-disk-path",
-        &folder,
+        &directory,
         "--state-dir",
         &state,
         "--metrics-filesystems",

@@ -34,10 +34,10 @@ impl Host {
     }
 
     fn agent(&self) -> Agent {
-        let (uri, folder) = (self.stack.uri(), text(self.files.path()));
+        let (uri, directory) = (self.stack.uri(), text(self.files.path()));
         let (state, disk) = (text(&self.boot().with_file_name("")), text(self.device.path()));
         let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--state-dir", &state];
-        let disks = ["--allow-disk-path", &folder, "--allow-disk-path", &disk];
+        let disks = ["--allow-disk-path", &directory, "--allow-disk-path", &disk];
         Agent::start(&[&flags[..], &disks].concat())
     }
 
@@ -157,7 +157,7 @@ fn guests_start_with_the_host_in_their_order() {
 fn guests_stop_with_the_host_in_reverse_order() {
     let Some(host) = Host::new() else { return };
     let agent = host.agent();
-    agent.hears_libvirt();
+    agent.receives_events();
     let guests = [
         host.deaf("base", &json!({ "start_order": 1, "stop_timeout": 2 })),
         host.obedient("web", &json!({ "start_order": 2 })),

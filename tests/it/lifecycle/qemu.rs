@@ -15,7 +15,7 @@ use crate::harness::support::{Scratch, signal, wait_until};
 /// Longer than a loaded machine needs for what a guest does within a second or two.
 const SOON: Duration = Duration::from_secs(90);
 
-/// An agent for a stack, with a bootable block device, and a folder with a disk file.
+/// An agent for a stack, with a bootable block device, and a directory with a disk file.
 struct Bed {
     agent: Agent,
     device: BlockDevice,
@@ -32,10 +32,10 @@ impl Bed {
         let device = require("qemu", BlockDevice::bootable(1 << 20))?;
         let files = Scratch::new();
         fs::write(files.path().join("data.raw"), vec![0; 1 << 20]).expect("scratch is writable");
-        let (uri, folder) = (stack.uri(), files.path().to_str().expect("UTF-8"));
+        let (uri, directory) = (stack.uri(), files.path().to_str().expect("UTF-8"));
         let disk = device.path().to_str().expect("UTF-8");
         let mut flags = vec!["--libvirt-uri", &uri, "--bridge-type", "linux"];
-        flags.extend(["--allow-disk-path", folder, "--allow-disk-path", disk]);
+        flags.extend(["--allow-disk-path", directory, "--allow-disk-path", disk]);
         flags.extend(more);
         Some(Self { agent: Agent::start(&flags), device, files })
     }

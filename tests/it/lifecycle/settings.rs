@@ -43,9 +43,10 @@ fn metadata_is_replaced_and_found_by_afterwards() {
         is_now(&agent, &now, &before);
         let found = agent.call_with("List", &json!({ "metadata": metadata, "after": "tagge" }));
         assert_eq!(found["result"]["guests"][0]["id"], "tagged", "{found}");
-        let told = agent.ok("Describe", &now);
-        let told = told["Metadata"]["UserMetadata"]["Parameters"].as_array().map_or(0, Vec::len);
-        assert_eq!(told, metadata.as_object().map_or(0, serde_json::Map::len));
+        let reported = agent.ok("Describe", &now);
+        let reported =
+            reported["Metadata"]["UserMetadata"]["Parameters"].as_array().map_or(0, Vec::len);
+        assert_eq!(reported, metadata.as_object().map_or(0, serde_json::Map::len));
     }
     let control = json!({ "id": "tagged", "metadata": { "k": "\u{1}" } });
     let error = agent.error("SetMetadata", &control);
@@ -86,8 +87,8 @@ fn memory_and_cpus_apply_at_next_start_and_say_so() {
             assert_eq!(agent.ok(method, &now), answer);
         }
         is_now(&agent, &now, &before);
-        let told = agent.ok("Describe", &now);
-        assert_eq!((&told["memory"], &told["vcpu"]), (&json!(memory * 1024), &json!(cpu)));
+        let reported = agent.ok("Describe", &now);
+        assert_eq!((&reported["memory"], &reported["vcpu"]), (&json!(memory * 1024), &json!(cpu)));
         agent.ok("Run", &now);
         let listed = agent.call_with("List", &json!({ "state": "running" }));
         let expected = json!({ "id": "sized", "state": "running", "memory": memory, "cpu": cpu });
@@ -114,8 +115,8 @@ fn running_guest_shrinks_at_once_and_grows_at_restart() {
         assert_eq!(why.is_empty(), live, "{method} {value}: {answer}");
     }
     agent.ok("Poweroff", &guest);
-    let told = agent.ok("Describe", &guest);
-    assert_eq!((&told["memory"], &told["vcpu"]), (&json!(128 * 1024), &json!(4)));
+    let reported = agent.ok("Describe", &guest);
+    assert_eq!((&reported["memory"], &reported["vcpu"]), (&json!(128 * 1024), &json!(4)));
     agent.end();
 }
 
@@ -177,8 +178,8 @@ fn real_guest_applies_settings_now_or_at_next_start() {
 
     agent.ok("Poweroff", &guest);
     agent.ok("Run", &guest);
-    let told = agent.ok("Describe", &guest);
-    assert_eq!((&told["memory"], &told["vcpu"]), (&json!(48 * 1024), &json!(3)));
+    let reported = agent.ok("Describe", &guest);
+    assert_eq!((&reported["memory"], &reported["vcpu"]), (&json!(48 * 1024), &json!(3)));
     let running = stack.virsh_ok(&["dumpxml", id]);
     assert!(running.contains("<currentMemory unit='KiB'>49152<"), "{running}");
     (guest["memory"], guest["cpu"]) = (json!(48), json!(3));

@@ -32,10 +32,10 @@ impl Bed {
         let blank = files.path().join("blank.raw");
         std::fs::write(&blank, vec![0; 1 << 20]).expect("scratch is writable");
         let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
-        let (uri, folder, disk) = (stack.uri(), text(files.path()), text(device.path()));
+        let (uri, directory, disk) = (stack.uri(), text(files.path()), text(device.path()));
         let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--allow-disk-path"];
-        let agent = Agent::start(&[&flags[..], &[&folder, "--allow-disk-path", &disk]].concat());
-        agent.hears_libvirt();
+        let agent = Agent::start(&[&flags[..], &[&directory, "--allow-disk-path", &disk]].concat());
+        agent.receives_events();
         let deaf = guest(id, &text(&blank));
         agent.ok("CreateGuest", &deaf);
         agent.ok("Run", &deaf);

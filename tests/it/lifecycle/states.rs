@@ -273,8 +273,8 @@ fn every_verb_does_so_on_real_guests() {
 }
 
 /// An emulator that begins once this file is gone.
-fn slow_emulator(folder: &Path, waits_for: &Path) -> String {
-    let program = folder.join("emulator");
+fn slow_emulator(directory: &Path, waits_for: &Path) -> String {
+    let program = directory.join("emulator");
     let script = format!(
         "#!/bin/sh\nwhile [ -e {} ]; do sleep 0.05; done\nexec qemu-system-x86_64 \"$@\"\n",
         waits_for.display()
@@ -289,9 +289,9 @@ fn slow_emulator(folder: &Path, waits_for: &Path) -> String {
 fn a_verb_waits_for_a_start_under_way() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
-    let folder = Scratch::new();
-    let waits_for = folder.path().join("waits");
-    let emulator = slow_emulator(folder.path(), &waits_for);
+    let directory = Scratch::new();
+    let waits_for = directory.path().join("waits");
+    let emulator = slow_emulator(directory.path(), &waits_for);
     let guest = json!({ "id": "starting", "type": "qemu", "memory": 32, "cpu": 1 });
     agent.ok("Create", &guest);
     agent.ok("Poweroff", &guest);

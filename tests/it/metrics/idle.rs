@@ -75,10 +75,10 @@ fn agent_sleeps_a_minute_after_the_last_scrape() {
     let scraped = began.elapsed().as_secs_f64();
     let taken =
         || Path::new(&format!("/proc/{}/task", agent.pid())).read_dir().map(Iterator::count);
-    let with_asker = taken().expect("it runs");
+    let with_query_thread = taken().expect("it runs");
     let idle = MetricsConfig::default().idle;
     wait_until("the connections are closed", idle + SOON, || {
-        taken().expect("it runs") < with_asker
+        taken().expect("it runs") < with_query_thread
     });
     assert!(last.get().elapsed() >= idle, "{:?}", last.get().elapsed());
     // The fast tier's connection is closed a moment later.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::{Config, HostConfig, MetricsConfig};
 use mistify_libvirt::guest::wire::metrics::{GuestMetricsRequest, GuestMetricsResponse};
-use mistify_libvirt::guest::wire::{Disk, Guest};
+use mistify_libvirt::guest::wire::{Guest, GuestDisk};
 use mistify_libvirt::metrics::Format;
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool;
@@ -50,7 +50,7 @@ impl Own {
 
     /// DiskMetrics with a deadline of a second.
     fn disk(&self, guest: &str) -> Result<GuestMetricsResponse, Error> {
-        let disk = Disk { device: "vda".to_owned(), ..Disk::default() };
+        let disk = GuestDisk { device: "vda".to_owned(), ..GuestDisk::default() };
         let guest = Guest { id: guest.to_owned(), disks: vec![disk], ..Guest::default() };
         let args = [("mistify.timeout".to_owned(), "1".to_owned())].into();
         self.0.disk_metrics(GuestMetricsRequest { guest: Some(guest), args, ..Default::default() })

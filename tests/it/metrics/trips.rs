@@ -19,13 +19,13 @@ const CALLS: &str = "prog=536903814 ";
 struct Counted {
     agent: Agent,
     log: PathBuf,
-    _folder: Scratch,
+    _directory: Scratch,
 }
 
 impl Counted {
     fn start(uri: &str) -> Self {
-        let folder = Scratch::new();
-        let log = folder.path().join("libvirt.log");
+        let directory = Scratch::new();
+        let log = directory.path().join("libvirt.log");
         let mut command = Command::new(PROGRAM);
         command
             .env("LIBVIRT_LOG_FILTERS", "1:rpc.netclient")
@@ -35,8 +35,8 @@ impl Counted {
             &["--libvirt-uri", uri, "--workers", "read=1", "--deadline-read", "60"],
         );
         // Its connection is none of those that are counted below.
-        agent.hears_libvirt();
-        Self { agent, log, _folder: folder }
+        agent.receives_events();
+        Self { agent, log, _directory: directory }
     }
 
     /// Calls that were sent so far; each is answered before the agent goes on.

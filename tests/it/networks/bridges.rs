@@ -34,11 +34,11 @@ fn a_missing_bridge_is_named_before_and_at_the_start() {
     assert_eq!(dry["result"]["plan"]["warnings"], json!([warning]), "{dry}");
     agent.logged("bridge nosuch0 does not exist");
     // On a terminal, too, where a pipe has the answer.
-    let folder = Scratch::new();
-    let file = folder.path().join("lost.json");
+    let directory = Scratch::new();
+    let file = directory.path().join("lost.json");
     fs::write(&file, lost.to_string()).expect("a file can be written");
-    let told = on_terminal(&agent, &format!("create {}", file.display()));
-    assert!(told.ends_with(&format!("lost created\nwarning: {warning}\n")), "{told}");
+    let reported = on_terminal(&agent, &format!("create {}", file.display()));
+    assert!(reported.ends_with(&format!("lost created\nwarning: {warning}\n")), "{reported}");
     let bound = agent.ok("CreateGuest", &guest("bound", "lo", 2));
     assert_eq!(bound.get("warnings"), None, "the device is there: {bound}");
 

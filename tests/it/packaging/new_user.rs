@@ -45,11 +45,11 @@ fn how(command: &str) -> &'static str {
 }
 
 /// Writes what the bare machine is given: the script, its files, and this disk image.
-fn write_walk(folder: &Path, all: &[Shown], image: &Path) {
+fn write_walk(directory: &Path, all: &[Shown], image: &Path) {
     let mut script = SETUP.to_owned();
     for (number, it) in all.iter().enumerate() {
         let name = format!("it-{number}");
-        let write = |text: &str| fs::write(folder.join(&name), text).expect("it can be written");
+        let write = |text: &str| fs::write(directory.join(&name), text).expect("it can be written");
         match it {
             Shown::File(path, text) => {
                 write(text);
@@ -64,12 +64,12 @@ fn write_walk(folder: &Path, all: &[Shown], image: &Path) {
     }
     for (number, command) in for_systemd().into_iter().enumerate() {
         let name = format!("systemd-{number}");
-        fs::write(folder.join(&name), command).expect("it can be written");
+        fs::write(directory.join(&name), command).expect("it can be written");
         script += &format!("it=/root/given/{name}; echo; cat $it; echo; under_systemd\n");
     }
     script += &format!("as_installed\nupgrade\n{PURGE}\nafter_the_purge\necho all of it ran\n");
-    fs::write(folder.join("script"), script).expect("it can be written");
-    fs::copy(image, folder.join("disk")).expect("it can be copied");
+    fs::write(directory.join("script"), script).expect("it can be written");
+    fs::copy(image, directory.join("disk")).expect("it can be copied");
 }
 
 #[test]
@@ -77,13 +77,13 @@ fn getting_started_works_on_a_bare_debian() {
     let asked = env::var("MISTIFY_TEST_BARE").map_err(|_| Skip("make test-new-user".to_owned()));
     let Some(_) = require("bare", asked) else { return };
     let Some(image) = require("bare", debian("cloud-amd64")) else { return };
-    let folder = Scratch::new();
-    write_walk(folder.path(), &shown(&read(GETTING_STARTED)), &image);
-    let log = folder.path().with_extension("log");
+    let directory = Scratch::new();
+    write_walk(directory.path(), &shown(&read(GETTING_STARTED)), &image);
+    let log = directory.path().with_extension("log");
     let file = fs::File::create(&log).expect("it can be made");
     let both = file.try_clone().expect("it can be");
     let mut run = Command::new("tests/bare/run.sh");
-    run.arg(folder.path()).stdin(Stdio::null()).stdout(file).stderr(both);
+    run.arg(directory.path()).stdin(Stdio::null()).stdout(file).stderr(both);
     let status = run.status().expect("it starts");
     let text = String::from_utf8_lossy(&fs::read(&log).expect("it is there")).into_owned();
     let _ = fs::remove_file(&log);

@@ -17,26 +17,26 @@ const WATCHDOG: Duration = Duration::from_millis(400);
 /// What a manager of services hears.
 struct Manager {
     socket: UnixDatagram,
-    folder: Scratch,
+    directory: Scratch,
 }
 
 impl Manager {
     fn new() -> Self {
-        let folder = Scratch::new();
-        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
-        Self { socket, folder }
+        let directory = Scratch::new();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("a socket");
+        Self { socket, directory }
     }
 
     /// An agent that it starts, with a watchdog.
     fn start(&self, flags: &[&str]) -> Agent {
         let mut command = Command::new(PROGRAM);
-        command.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        command.env("NOTIFY_SOCKET", self.directory.path().join("notify"));
         command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
         Agent::run(command, flags)
     }
 
     /// The next that it is told within this time, if anything.
-    fn hears(&self, limit: Duration) -> Option<String> {
+    fn receive(&self, limit: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(limit)).expect("a time above zero");
         let mut text = [0; 4096];
         let length = self.socket.recv(&mut text).ok()?;
@@ -45,15 +45,16 @@ impl Manager {
 
     /// Waits to be told this, be it with something else before it.
     fn waits_for(&self, lines: &str) {
-        let is_told = |told: String| told == lines || told.ends_with(&format!("\n{lines}"));
-        wait_until(lines, SOON, || self.hears(SOON).is_some_and(is_told));
+        let is_reported =
+            |reported: String| reported == lines || reported.ends_with(&format!("\n{lines}"));
+        wait_until(lines, SOON, || self.receive(SOON).is_some_and(is_reported));
     }
 
     /// Whether nothing feeds the watchdog for three times its time.
     fn is_not_fed(&self) -> bool {
         let end = Instant::now() + 3 * WATCHDOG;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            if self.hears(left.max(Duration::from_millis(1))).as_deref() == Some("WATCHDOG=1") {
+            if self.receive(left.max(Duration::from_millis(1))).as_deref() == Some("WATCHDOG=1") {
                 return false;
             }
         }
@@ -65,7 +66,7 @@ impl Manager {
 fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let manager = Manager::new();
     let agent = manager.start(&["--libvirt-uri", "test:///default"]);
-    let first = manager.hears(SOON).expect("it is told something");
+    let first = manager.receive(SOON).expect("it is told something");
     assert!(first.starts_with("READY=1\nSTATUS=libvirt "), "{first}");
     // On a loaded machine the agent is ready before its first look at libvirt is over.
     if first != "READY=1\nSTATUS=libvirt answers" {
@@ -83,7 +84,7 @@ fn systemd_is_notified_of_ready_watchdog_and_stopping() {
 fn the_watchdog_is_fed_while_libvirt_is_silent() {
     let manager = Manager::new();
     // It takes connections and says nothing.
-    let path = manager.folder.path().join("libvirt");
+    let path = manager.directory.path().join("libvirt");
     let _libvirt = UnixListener::bind(&path).expect("a socket");
     let uri = format!("qemu:///system?socket={}", path.display());
     let agent = manager.start(&["--libvirt-uri", &uri]);
@@ -149,8 +150,8 @@ fn the_units_bound_memory_and_hide_other_processes() {
 #[test]
 fn a_purge_and_the_documents_know_all_state_files() {
     let state = Scratch::new();
-    let folder = state.path().to_str().expect("UTF-8");
-    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--state-dir", folder]);
+    let directory = state.path().to_str().expect("UTF-8");
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--state-dir", directory]);
     let guest = json!({
         "id": "g", "type": "test", "memory": 32, "cpu": 1, "credentials": { "a": "b" },
     });

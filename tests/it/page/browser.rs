@@ -121,22 +121,25 @@ impl Browser {
         answer["value"].take()
     }
 
-    fn tell(&self, path: &str, body: &Value) -> Value {
+    fn command(&self, path: &str, body: &Value) -> Value {
         self.ask("POST", &format!("/session/{}/{path}", self.session), body)
     }
 
     fn devtools(&self, command: &str, params: Value) -> Value {
-        self.tell("goog/cdp/execute", &json!({ "cmd": command, "params": params }))
+        self.command("goog/cdp/execute", &json!({ "cmd": command, "params": params }))
     }
 
     /// Goes to this address, as a person who writes it.
     pub(super) fn open(&self, url: &str) {
-        self.tell("url", &json!({ "url": url }));
+        self.command("url", &json!({ "url": url }));
     }
 
     /// What this expression is in the page.
     pub(super) fn find(&self, expression: &str) -> Value {
-        self.tell("execute/sync", &json!({ "script": format!("return {expression}"), "args": [] }))
+        self.command(
+            "execute/sync",
+            &json!({ "script": format!("return {expression}"), "args": [] }),
+        )
     }
 
     /// The text that is seen of the first element of this kind.
@@ -165,7 +168,7 @@ impl Browser {
             ["keyDown", "keyUp"].map(|what| json!({ "type": what, "value": key.to_string() }))
         });
         let keyboard = json!({ "type": "key", "id": "k", "actions": strokes.collect::<Vec<_>>() });
-        self.tell("actions", &json!({ "actions": [keyboard] }));
+        self.command("actions", &json!({ "actions": [keyboard] }));
     }
 
     /// Shows the page in such a window, in this colour scheme.
@@ -181,11 +184,11 @@ impl Browser {
     /// Keeps what is seen in `target/page-screenshots`, for people to look at.
     pub(super) fn picture(&self, name: &str) {
         let data = self.ask("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("page-screenshots");
-        fs::create_dir_all(&folder).expect("a folder can be made");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("page-screenshots");
+        fs::create_dir_all(&directory).expect("a folder can be made");
         let data = data.as_str().expect("base64");
         assert!(data.starts_with("iVBORw0KGgo"), "it is a PNG");
-        let file = folder.join(format!("{name}.png"));
+        let file = directory.join(format!("{name}.png"));
         unbase64(data, &file);
         if name == PUBLISHED && env::var_os(WRITE).is_some() {
             fs::copy(file, "docs/images/page.png").expect("the checkout is writable");
@@ -194,7 +197,7 @@ impl Browser {
 
     /// What the console was told since the last look: errors, and breaches of the page's policy.
     pub(super) fn complaints(&self) -> Vec<String> {
-        let lines = self.tell("se/log", &json!({ "type": "browser" }));
+        let lines = self.command("se/log", &json!({ "type": "browser" }));
         let lines = lines.as_array().expect("a list").iter();
         lines.map(|line| line["message"].to_string()).collect()
     }

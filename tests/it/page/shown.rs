@@ -35,7 +35,7 @@ impl Bed {
         let stack = require("qemu", Stack::start())?;
         let browser = require("browser", Browser::start())?;
         let files = Scratch::new();
-        let folder = files.path().to_str().expect("UTF-8");
+        let directory = files.path().to_str().expect("UTF-8");
         // Where libvirt's pid files hold, so that processors are measured.
         let agent = Agent::run(
             stack.command_outside_network(PROGRAM),
@@ -45,9 +45,9 @@ impl Bed {
                 "--bridge-type",
                 "linux",
                 "--allow-disk-path",
-                folder,
+                directory,
                 "--storage",
-                &format!("directory:{folder}/store"),
+                &format!("directory:{directory}/store"),
             ],
         );
         is_healthy(&agent);
@@ -211,8 +211,8 @@ fn a_guest_is_looked_at_by_keyboard_alone() {
     for (number, id) in (1..).zip(["web-1", "web-2", "web-10"]) {
         bed.make(&bed.writing(id, number), number == 1);
     }
-    let told = bed.telling("tells");
-    bed.make(&told, true);
+    let reported = bed.telling("tells");
+    bed.make(&reported, true);
     browser.shape(DESKTOP, "light");
     bed.open();
     let focused = "document.activeElement.textContent";

@@ -1,5 +1,5 @@
 //! The agent killed as `kill -9` does it, on a real libvirtd, and started again: nothing is left
-//! over, nothing else is gone, and the same call then succeeds. Here the disks lie in a folder, in
+//! over, nothing else is gone, and the same call then succeeds. Here the disks lie in a directory, in
 //! `lab::crash` on ZFS.
 
 use std::fs;
@@ -16,7 +16,7 @@ use crate::harness::skip::require;
 use crate::harness::stack::{Stack, in_libvirt, wait_for_libvirt};
 use crate::harness::support::{Scratch, files_below, signal, wait_for, wait_until};
 
-/// Longer than a loaded machine needs to settle what was left open.
+/// Longer than a loaded machine needs to recover what was left open.
 const SOON: Duration = Duration::from_secs(240);
 /// Random kills of one test.
 const KILLS: u32 = 200;
@@ -39,7 +39,7 @@ pub(crate) trait Host: Sync {
     fn stored(&self) -> Vec<String>;
 }
 
-/// The libvirtd of the tests that kill agents, and a folder.
+/// The libvirtd of the tests that kill agents, and a directory.
 struct OnDirectory {
     stack: &'static Stack,
     store: Scratch,
@@ -150,8 +150,8 @@ impl<'a> Bed<'a> {
     }
 
     /// Waits until nothing is open in the journal.
-    fn settled(&self, agent: &Agent) {
-        wait_until("everything is settled", SOON, || agent.is_settled());
+    fn complete(&self, agent: &Agent) {
+        wait_until("everything is settled", SOON, || agent.is_recovered());
         assert_eq!(self.intents(), 0);
         let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a folder");
         assert_eq!(aside.count(), 0);
@@ -190,7 +190,7 @@ fn at_every_write(
         assert_eq!(status.code(), None, "killed at {at}: {status}");
         wait_for_libvirt(&bed.host.uri());
         let next = bed.agent(None);
-        bed.settled(&next);
+        bed.complete(&next);
         deaths.push(Death { at, there: bed.everything() });
         after(&next);
         next.end();
@@ -241,8 +241,8 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
     // The beginning, what leaves, the files of the seed if there are some, the domain, the end.
     assert_eq!(deaths.len(), if bed.has_files { 2 * 5 } else { 2 * 4 });
     for (number, death) in deaths.iter().enumerate() {
-        let is_begun = number + 3 >= deaths.len();
-        assert_eq!(death.there, if is_begun { &bystander[..] } else { &whole }, "{}", death.at);
+        let is_started = number + 3 >= deaths.len();
+        assert_eq!(death.there, if is_started { &bystander[..] } else { &whole }, "{}", death.at);
     }
     let agent = bed.agent(None);
     agent.ok("Delete", &bed.guest(2));
@@ -367,11 +367,11 @@ pub(crate) fn detach_is_finished(bed: &Bed, kind: &str) {
     // The beginning, the device, the end.
     assert_eq!(deaths.len(), 2 * 3);
     for (number, death) in deaths.iter().enumerate() {
-        let is_begun = number >= 3;
-        assert_eq!(death.there != whole, is_begun, "{}: {:?}", death.at, death.there);
+        let is_started = number >= 3;
+        assert_eq!(death.there != whole, is_started, "{}: {:?}", death.at, death.there);
         assert_eq!(
             death.there,
-            if is_begun { &deaths[5].there[..] } else { &whole },
+            if is_started { &deaths[5].there[..] } else { &whole },
             "{}",
             death.at
         );
@@ -417,7 +417,7 @@ pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     println!("{cut_off} of {kills} kills cut a verb off between its steps");
     assert!(cut_off > 0);
     let last = bed.agent(None);
-    bed.settled(&last);
+    bed.complete(&last);
     for number in 0..CALLERS {
         let guest = bed.guest(number);
         // A half one would differ, or miss a volume; one that is not there is made.
@@ -428,7 +428,7 @@ pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     last.end();
 }
 
-/// Kills the agent while its `zfs create` runs, which goes on when the next agent has begun to recover.
+/// Kills the agent while its `zfs create` runs, which goes on when the next agent has started to recover.
 pub(crate) fn a_command_outlives_its_agent(bed: &Bed) {
     let first = bed.agent(None);
     let clean = {
@@ -453,7 +453,7 @@ pub(crate) fn a_command_outlives_its_agent(bed: &Bed) {
         open().as_str().is_some_and(|why| why.contains(waits))
     });
     signal(command, "CONT");
-    bed.settled(&next);
+    bed.complete(&next);
     let made = next.ok("CreateGuest", &guest)["guest"].take();
     next.ok("Delete", &made);
     assert_eq!(bed.everything(), clean);

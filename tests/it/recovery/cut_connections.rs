@@ -62,8 +62,8 @@ fn is_busy(error: &str) -> bool {
 #[test]
 fn creates_cut_off_at_random_leave_nothing() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
-    let storage = format!("directory:{}", folder.path().display());
+    let directory = Scratch::new();
+    let storage = format!("directory:{}", directory.path().display());
     let flags = ["--libvirt-uri", &stack.uri(), "--bridge-type", "linux", "--storage", &storage];
     // So that no call is late because the machine is loaded.
     let patient = ["--deadline-read", "240", "--deadline-change", "240"];
@@ -104,7 +104,7 @@ fn creates_cut_off_at_random_leave_nothing() {
         }
     });
     wait_until("what was cut off is over", SOON, || everything() == before);
-    let left = || std::fs::read_dir(folder.path().join("guests")).expect("a folder").count();
+    let left = || std::fs::read_dir(directory.path().join("guests")).expect("a folder").count();
     wait_until("no volume is left", SOON, || left() == 0);
     agent.end();
 }

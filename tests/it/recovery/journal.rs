@@ -1,5 +1,5 @@
 //! The journal in processes of their own: killed at any write, on a full disk, out of descriptors.
-//! Such a process is this test binary again, with one test and a folder in its environment.
+//! Such a process is this test binary again, with one test and a directory in its environment.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,32 +10,32 @@ use std::process::{Command, ExitStatus, Output};
 
 use mistify_libvirt::config::{HostConfig, JournalLimits};
 use mistify_libvirt::guest::wire::Guest;
-use mistify_libvirt::journal::{Entry, Error, Journal, Scope, Step, Verb};
+use mistify_libvirt::journal::{Error, Journal, JournalEntry, Scope, Step, Verb};
 
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::{Scratch, test_path};
 
-const FOLDER: &str = "MISTIFY_TEST_JOURNAL";
+const DIRECTORY: &str = "MISTIFY_TEST_JOURNAL";
 const STOP_AT: &str = "MISTIFY_STOP_AT";
 
-/// The folder that this process is to work in; `None` in the process that starts others.
-fn folder() -> Option<PathBuf> {
-    env::var_os(FOLDER).map(PathBuf::from)
+/// The directory that this process is to work in; `None` in the process that starts others.
+fn directory() -> Option<PathBuf> {
+    env::var_os(DIRECTORY).map(PathBuf::from)
 }
 
 /// This test binary again, with the one test.
-fn again(test: &str, folder: &Path) -> Command {
+fn again(test: &str, directory: &Path) -> Command {
     let mut command = Command::new(env::current_exe().expect("a test has a program"));
     command.args(["--exact", &test_path(module_path!(), test), "--nocapture"]);
-    command.env(FOLDER, folder).env_remove(STOP_AT);
+    command.env(DIRECTORY, directory).env_remove(STOP_AT);
     command
 }
 
 /// The same in a shell, which runs `script` first.
-fn again_after(mut shell: Command, script: &str, test: &str, folder: &Path) -> Command {
-    let command = again(test, folder);
+fn again_after(mut shell: Command, script: &str, test: &str, directory: &Path) -> Command {
+    let command = again(test, directory);
     shell.args(["-c", &format!(r#"{script}; exec "$@""#), "sh"]).arg(command.get_program());
-    shell.args(command.get_args()).env(FOLDER, folder).env_remove(STOP_AT);
+    shell.args(command.get_args()).env(DIRECTORY, directory).env_remove(STOP_AT);
     shell
 }
 
@@ -48,11 +48,11 @@ fn run(command: &mut Command) -> ExitStatus {
     status
 }
 
-fn open(folder: &Path) -> Result<Journal, Error> {
-    Journal::open(folder, Scope::from(&HostConfig::default()), &JournalLimits::default())
+fn open(directory: &Path) -> Result<Journal, Error> {
+    Journal::open(directory, Scope::from(&HostConfig::default()), &JournalLimits::default())
 }
 
-fn begin(journal: &Journal) -> Result<Entry, Error> {
+fn begin(journal: &Journal) -> Result<JournalEntry, Error> {
     journal.begin(Verb::CreateGuest, "web-1", &Guest::default())
 }
 
@@ -60,17 +60,17 @@ fn network(number: usize) -> Step {
     Step::NetworkDefined(format!("02:00:00:00:00:{number:02x}"))
 }
 
-fn entries(folder: &Path) -> usize {
-    fs::read_dir(folder).expect("the folder is there").count()
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).expect("the folder is there").count()
 }
 
 #[test]
 fn journal_killed_at_any_write_knows_noted_steps() {
-    if let Some(folder) = folder() {
-        let mut entry = begin(&open(&folder).unwrap()).unwrap();
+    if let Some(directory) = directory() {
+        let mut entry = begin(&open(&directory).unwrap()).unwrap();
         entry.note(network(0)).unwrap();
         entry.note(network(1)).unwrap();
-        entry.settled().unwrap();
+        entry.complete().unwrap();
         return;
     }
     let test = "journal_killed_at_any_write_knows_noted_steps";
@@ -99,8 +99,8 @@ fn journal_killed_at_any_write_knows_noted_steps() {
 
 #[test]
 fn a_full_disk_is_a_clear_error_and_loses_nothing() {
-    if let Some(folder) = folder() {
-        return on_a_full_disk(&folder);
+    if let Some(directory) = directory() {
+        return on_a_full_disk(&directory);
     }
     let scratch = Scratch::new();
     let mut unshare = Command::new("unshare");
@@ -117,22 +117,22 @@ fn a_full_disk_is_a_clear_error_and_loses_nothing() {
     assert!(status.success(), "{status}");
 }
 
-fn on_a_full_disk(folder: &Path) {
+fn on_a_full_disk(directory: &Path) {
     let no_space = |error: Option<Error>| {
         let text = error.expect("the disk is full").to_string();
         assert!(text.starts_with("journal: cannot write /"), "{text}");
         assert!(text.ends_with(": no space left on device"), "{text}");
     };
     let long = |text: &str| Step::NetworkDefined(text.repeat(8192));
-    let filler = folder.join("filler");
+    let filler = directory.join("filler");
     let fill = || {
         let mut file = File::create(&filler).expect("a name takes no space");
         while file.write_all(&[0; 1024]).is_ok() {}
     };
-    let journal = open(folder).expect("there is space");
+    let journal = open(directory).expect("there is space");
     fill();
     no_space(begin(&journal).err());
-    assert_eq!(entries(&folder.join("intents")), 0);
+    assert_eq!(entries(&directory.join("intents")), 0);
     fs::remove_file(&filler).expect("the filler is there");
     let mut entry = begin(&journal).expect("there is space");
     entry.note(network(0)).expect("there is space");
@@ -142,17 +142,17 @@ fn on_a_full_disk(folder: &Path) {
     entry.note(network(1)).expect("this fits into the last page");
     no_space(entry.note(long("y")).err());
     drop((entry, journal));
-    let journal = open(folder).expect("a start takes no space");
+    let journal = open(directory).expect("a start takes no space");
     let entry = journal.open_of("web-1").expect("it is not settled");
     assert_eq!(entry.intent().steps, [network(0), network(1)]);
     // What frees space needs none.
-    entry.settled().expect("an end takes no space");
-    assert_eq!(entries(&folder.join("intents")), 0);
+    entry.complete().expect("an end takes no space");
+    assert_eq!(entries(&directory.join("intents")), 0);
 }
 
 #[test]
 fn without_descriptors_journal_sets_nothing_aside() {
-    let Some(folder) = folder() else {
+    let Some(directory) = directory() else {
         let scratch = Scratch::new();
         let test = "without_descriptors_journal_sets_nothing_aside";
         let shell = Command::new("/bin/sh");
@@ -160,7 +160,7 @@ fn without_descriptors_journal_sets_nothing_aside() {
         assert!(status.success(), "{status}");
         return;
     };
-    let mut entry = begin(&open(&folder).unwrap()).unwrap();
+    let mut entry = begin(&open(&directory).unwrap()).unwrap();
     let mut taken = take_all_descriptors();
     let refused = entry.note(network(0)).unwrap_err().to_string();
     assert!(refused.contains("Too many open files"), "{refused}");
@@ -172,13 +172,13 @@ fn without_descriptors_journal_sets_nothing_aside() {
     loop {
         let mut taken = take_all_descriptors();
         taken.truncate(taken.len() - refusals);
-        match open(&folder) {
+        match open(&directory) {
             Ok(journal) => break assert_eq!(journal.open_intents().len(), 1),
             Err(_) => refusals += 1,
         }
     }
     assert!(refusals >= 3, "the lock, the folder and the intent need one each");
-    assert_eq!(entries(&folder.join("set-aside")), 0);
+    assert_eq!(entries(&directory.join("set-aside")), 0);
 }
 
 /// Up to the limit of the process.

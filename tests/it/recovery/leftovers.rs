@@ -20,21 +20,21 @@ const SOON: Duration = Duration::from_secs(120);
 /// An agent with a directory store and a journal.
 struct Bed {
     agent: Agent,
-    folder: Scratch,
+    directory: Scratch,
 }
 
 impl Bed {
     fn new(uri: &str) -> Self {
-        let folder = Scratch::new();
-        let at = |name: &str| folder.path().join(name).display().to_string();
+        let directory = Scratch::new();
+        let at = |name: &str| directory.path().join(name).display().to_string();
         let (storage, state) = (format!("directory:{}", at("store")), at("state"));
         let flags = ["--libvirt-uri", uri, "--bridge-type", "linux", "--storage", &storage];
         let agent = Agent::start(&[&flags[..], &["--state-dir", &state]].concat());
-        Self { agent, folder }
+        Self { agent, directory }
     }
 
     fn disk(&self, id: &str) -> PathBuf {
-        self.folder.path().join(format!("store/guests/{id}/disk-0"))
+        self.directory.path().join(format!("store/guests/{id}/disk-0"))
     }
 
     fn leftovers(&self) -> Vec<Value> {
@@ -97,7 +97,7 @@ fn a_network_that_stays_does_not_keep_others() {
     made["nics"] = json!(nics);
     bed.agent.ok("CreateGuest", &made);
     let definition = stack.path(&format!("/etc/libvirt/qemu/networks/{}.xml", macs[0]));
-    let aside = bed.folder.path().join("aside");
+    let aside = bed.directory.path().join("aside");
     fs::copy(&definition, &aside).expect("it is defined");
     fs::remove_file(&definition).expect("it is defined");
     let obstacle = Obstacle::at(definition.clone());
@@ -167,7 +167,7 @@ fn delete_with_failing_storage_ends_by_itself() {
     let bed = Bed::new("test:///default");
     bed.agent.ok("CreateGuest", &guest("web-3", "test"));
     let disk = bed.disk("web-3");
-    let (properties, aside) = (disk.with_file_name("disk-0#"), bed.folder.path().join("aside"));
+    let (properties, aside) = (disk.with_file_name("disk-0#"), bed.directory.path().join("aside"));
     fs::rename(&properties, &aside).expect("the disk is there");
     // Whose it is cannot be read.
     fs::create_dir(&properties).expect("a folder can be made");
@@ -186,7 +186,7 @@ fn delete_with_failing_storage_ends_by_itself() {
 fn refused_attach_to_transient_guest_holds_no_lock() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let bed = Bed::new(&stack.uri());
-    let xml = bed.folder.path().join("transient.xml");
+    let xml = bed.directory.path().join("transient.xml");
     let text = "<domain type='qemu'><name>transient</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
                 <os><type arch='x86_64' machine='pc'>hvm</type></os></domain>";
     fs::write(&xml, text).expect("it can be written");

@@ -1,6 +1,6 @@
 //! What libvirt refuses, as it does not on demand: of a verb one call of libvirt after the other fails,
 //! until it makes no more, on a real libvirtd with real guests. Its error is the call's; what it had
-//! begun is undone, finished, or what the same verb goes on from, which then succeeds.
+//! started is undone, finished, or what the same verb goes on from, which then succeeds.
 //! `libvirt_fails.c` is what lets calls fail.
 
 use std::fs;
@@ -17,7 +17,7 @@ use crate::harness::skip::require;
 use crate::harness::stack::{Stack, in_libvirt};
 use crate::harness::support::{Scratch, files_below, wait_until, without_domain};
 
-/// Longer than a loaded machine needs to settle something.
+/// Longer than a loaded machine needs to recover something.
 const SOON: Duration = Duration::from_secs(60);
 /// More calls of libvirt than a verb makes.
 const CALLS_MAX: u32 = 100;
@@ -28,7 +28,7 @@ const WAYS: [[&str; 2]; 3] = [
     ["unheard", "invalid connection pointer in virConnectClose"],
 ];
 
-/// An agent with a folder of disks on the stack that tests share, and a guest of its own.
+/// An agent with a directory of disks on the stack that tests share, and a guest of its own.
 struct Bed {
     stack: &'static Stack,
     agent: Agent,
@@ -138,7 +138,7 @@ impl Bed {
                 let place = format!("{method}, call {number} {way}: {answer}");
                 if let Some(error) = answer["error"].as_str() {
                     assert!(has_failed && error.contains(sentence), "{place}");
-                    wait_until("it is settled", SOON, || self.agent.is_settled());
+                    wait_until("it is settled", SOON, || self.agent.is_recovered());
                     let now = self.everything();
                     let lost: Vec<_> = before.iter().filter(|it| !now.contains(it)).collect();
                     let new: Vec<_> = now.iter().filter(|it| !before.contains(it)).collect();

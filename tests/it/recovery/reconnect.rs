@@ -50,7 +50,7 @@ struct Called {
     error: Option<String>,
 }
 
-/// Calls one verb again and again until `over`; `made` counts the calls that have begun.
+/// Calls one verb again and again until `over`; `made` counts the calls that have started.
 fn load(
     agent: &Agent,
     method: &str,

@@ -21,14 +21,14 @@ struct Small(Scratch);
 
 impl Small {
     fn new(kib: u32) -> Result<Self, Skip> {
-        let folder = Scratch::new();
+        let directory = Scratch::new();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={kib}k,mode=755"), "tmpfs"])
-            .arg(folder.path())
+            .arg(directory.path())
             .output()
             .map_err(|error| Skip(format!("mount does not start: {error}")))?;
         match mount.status.success() {
-            true => Ok(Self(folder)),
+            true => Ok(Self(directory)),
             false => Err(Skip(String::from_utf8_lossy(&mount.stderr).trim().to_owned())),
         }
     }
@@ -68,8 +68,8 @@ fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "test", "memory": 32, "cpu": 1, "disks": disks })
 }
 
-fn entries(folder: &Path) -> usize {
-    fs::read_dir(folder).map_or(0, Iterator::count)
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn agent_with_64_descriptors_serves_and_recovers() {
     agent.end();
 }
 
-/// A folder of the user that owns nothing, with a copy of the agent that it can run.
+/// A directory of the user that owns nothing, with a copy of the agent that it can run.
 struct Nobody(PathBuf);
 
 /// `nobody` on every Linux.
@@ -172,11 +172,11 @@ impl Nobody {
     fn new() -> Result<Self, Skip> {
         let path = std::env::temp_dir().join(format!("mistify-nobody-{}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder can be made");
-        let folder = Self(path);
-        copy_program(&folder.0.join("agent"));
-        std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY))
+        let directory = Self(path);
+        copy_program(&directory.0.join("agent"));
+        std::os::unix::fs::chown(&directory.0, Some(NOBODY), Some(NOBODY))
             .map_err(|error| Skip(format!("only root can become another user: {error}")))?;
-        Ok(folder)
+        Ok(directory)
     }
 
     fn agent(&self) -> Agent {
@@ -193,7 +193,7 @@ impl Nobody {
 
 impl Drop for Nobody {
     fn drop(&mut self) {
-        // A left-over folder in /tmp harms nobody.
+        // A left-over directory in /tmp harms nobody.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -208,8 +208,8 @@ fn limit_threads(agent: &Agent, threads: u32) {
 #[test]
 fn without_threads_streams_fail_and_others_are_served() {
     // Root may have as many threads as it likes.
-    let Some(folder) = require("users", Nobody::new()) else { return };
-    let agent = folder.agent();
+    let Some(directory) = require("users", Nobody::new()) else { return };
+    let agent = directory.agent();
     let images = wait_for("the image store listens", SOON, || {
         let log = agent.log();
         let address = log.split("the image store listens on ").nth(1)?;

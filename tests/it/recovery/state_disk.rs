@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::{HttpLimits, PoolLimits};
 use mistify_libvirt::os::peer::Share;
-use mistify_libvirt::pool::{CallShare, Ration};
+use mistify_libvirt::pool::{CallClass, CallShare};
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM, Reply};
@@ -25,13 +25,13 @@ struct Hanging {
     agent: Agent,
     state: PathBuf,
     gate: PathBuf,
-    _folder: Scratch,
+    _directory: Scratch,
 }
 
 impl Hanging {
     fn start(call: &str, below: &str, deadline_s: &str) -> Self {
-        let folder = Scratch::new();
-        let (state, gate) = (folder.path().join("state"), folder.path().join("hangs"));
+        let directory = Scratch::new();
+        let (state, gate) = (directory.path().join("state"), directory.path().join("hangs"));
         let mut command = Command::new(PROGRAM);
         let part = state.join(below).display().to_string();
         command.env("LD_PRELOAD", faults()).env("FAULT", format!("{call}:5:*:{part}"));
@@ -39,7 +39,7 @@ impl Hanging {
         let state_dir = state.display().to_string();
         let flags = ["--libvirt-uri", "test:///default", "--deadline-change", deadline_s];
         let agent = Agent::run(command, &[&flags[..], &["--state-dir", &state_dir]].concat());
-        Self { agent, state, gate, _folder: folder }
+        Self { agent, state, gate, _directory: directory }
     }
 
     fn hang(&self) {
@@ -170,7 +170,7 @@ fn a_delete_with_seeds_on_a_hung_disk_ends_in_time() {
     assert!(why.contains("a write to the state directory did not end within 2 s"), "{late}");
     hanging.go_on();
     wait_until("the files are removed", SOON, || !has_seeds());
-    wait_until("the Delete is over", SOON, || hanging.agent.is_settled());
+    wait_until("the Delete is over", SOON, || hanging.agent.is_recovered());
     hanging.agent.end();
 }
 
@@ -179,7 +179,7 @@ fn cancel_waits_for_its_turn_to_write() {
     let mut config = InProcess::config();
     config.deadlines.change = Duration::from_secs(1);
     let agent = InProcess::start(&config);
-    let share = CallShare { ration: Ration::JobFile, user: Share::User(0), guest: "".into() };
+    let share = CallShare { class: CallClass::JobFile, user: Share::User(0), guest: "".into() };
     let permits: Vec<_> = (0..config.pool.job_files)
         .map(|_| agent.agent.pool().permit(&share).expect("it is free"))
         .collect();

@@ -20,7 +20,7 @@ const WRITES_MAX: usize = 20;
 /// A store with the image `base`, and a journal.
 struct Bed {
     uri: String,
-    folder: Scratch,
+    directory: Scratch,
 }
 
 impl Bed {
@@ -31,25 +31,25 @@ impl Bed {
 
     fn on(uri: String) -> Self {
         crate::harness::cost::slow("kills the agent and starts it again, many times");
-        let bed = Self { uri, folder: Scratch::new() };
-        let raw = bed.folder.path().join("raw");
+        let bed = Self { uri, directory: Scratch::new() };
+        let raw = bed.directory.path().join("raw");
         fs::write(&raw, vec![b'i'; 1 << 20]).expect("it can be written");
         let mut import = Command::new(PROGRAM);
         import.args(["--config", "/dev/null", "--storage", &bed.storage(), "image", "import"]);
         let imported = import.arg(&raw).arg("base").output().expect("it runs");
         assert!(imported.status.success(), "{imported:?}");
-        // The first agent makes the store's folders.
+        // The first agent makes the store's directories.
         bed.agent(None).end();
         bed
     }
 
     fn storage(&self) -> String {
-        format!("directory:{}", self.folder.path().join("store").display())
+        format!("directory:{}", self.directory.path().join("store").display())
     }
 
     /// An agent, which dies at that write to its journal.
     fn agent(&self, stop_at: Option<&str>) -> Agent {
-        let (storage, state) = (self.storage(), self.folder.path().join("state"));
+        let (storage, state) = (self.storage(), self.directory.path().join("state"));
         let state = state.to_str().expect("UTF-8");
         let flags = ["--libvirt-uri", &self.uri, "--storage", &storage, "--state-dir", state];
         let more = ["--image-store", "--image-store-port", "0"];
@@ -59,7 +59,7 @@ impl Bed {
 
     fn stored(&self) -> Vec<String> {
         let mut found = Vec::new();
-        files_below(&self.folder.path().join("store"), &mut found);
+        files_below(&self.directory.path().join("store"), &mut found);
         found.sort();
         found
     }
@@ -82,7 +82,7 @@ impl Bed {
             assert_eq!(agent.wait().code(), None, "killed at {at}");
             wait_for_libvirt(&self.uri);
             let next = self.agent(None);
-            wait_until("it is recovered", SOON, || next.is_settled());
+            wait_until("it is recovered", SOON, || next.is_recovered());
             check(&at, &next);
             next.end();
         }
@@ -172,7 +172,7 @@ fn resize_killed_at_any_write_is_reported_at_start() {
     };
     let sizes = || {
         let size = |disk: u8| {
-            let path = bed.folder.path().join(format!("store/guests/kill-resize/disk-{disk}"));
+            let path = bed.directory.path().join(format!("store/guests/kill-resize/disk-{disk}"));
             fs::metadata(path).expect("the disk is there").len() >> 20
         };
         [size(0), size(1)]
@@ -209,7 +209,7 @@ fn a_killed_delete_without_a_domain_is_finished() {
     let agent = bed.agent(None);
     agent.ok("CreateGuest", &guest);
     agent.end();
-    let disk = bed.folder.path().join("store/guests/kill-bare/disk-0");
+    let disk = bed.directory.path().join("store/guests/kill-bare/disk-0");
     // The beginning and what leaves; there is no domain.
     let dying = bed.agent(Some("after:2"));
     assert_eq!(dying.try_call("Delete", &json!({ "id": "kill-bare" })), None);
@@ -218,7 +218,7 @@ fn a_killed_delete_without_a_domain_is_finished() {
     assert!(disk.exists());
 
     let agent = bed.agent(None);
-    wait_until("the Delete is finished", SOON, || agent.is_settled() && !disk.exists());
+    wait_until("the Delete is finished", SOON, || agent.is_recovered() && !disk.exists());
     agent.end();
 }
 
@@ -232,7 +232,7 @@ fn recovery_that_meets_an_open_volume_frees_the_guest() {
     let agent = bed.agent(None);
     agent.ok("CreateGuest", &guest);
     agent.end();
-    let disk = bed.folder.path().join("store/guests/kill-open/disk-0");
+    let disk = bed.directory.path().join("store/guests/kill-open/disk-0");
     let open = fs::File::open(&disk).expect("the disk is there");
     // The beginning, what leaves, the domain; the end is not written any more.
     let dying = bed.agent(Some("after:3"));
@@ -245,7 +245,7 @@ fn recovery_that_meets_an_open_volume_frees_the_guest() {
         let answer = agent.ok("Leftovers", &json!({ "id": "kill-open" }));
         answer["leftovers"][0]["state"] == "left"
     });
-    assert!(agent.is_settled() && disk.exists());
+    assert!(agent.is_recovered() && disk.exists());
     let bare = json!({ "id": "kill-open", "type": "qemu", "memory": 32, "cpu": 1, "nics": [] });
     agent.ok("CreateGuest", &bare);
     drop(open);
@@ -257,7 +257,7 @@ fn recovery_that_meets_an_open_volume_frees_the_guest() {
 #[test]
 fn next_start_removes_remains_of_killed_imports() {
     let bed = Bed::new();
-    let images = bed.folder.path().join("store/images");
+    let images = bed.directory.path().join("store/images");
     let complete = bed.stored();
     // A draft of this kernel's process that has ended, one of an older agent, one of an older kernel's.
     let mut ended = Command::new("true").spawn().expect("it starts");

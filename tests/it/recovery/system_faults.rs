@@ -16,12 +16,12 @@ use crate::harness::fault_libraries::faults;
 use crate::harness::support::{Scratch, wait_until};
 use crate::recovery::unfinished_changes::cut_off;
 
-/// Longer than a loaded machine needs to settle something.
+/// Longer than a loaded machine needs to recover something.
 const SOON: Duration = Duration::from_secs(60);
 /// More than any of these calls is made by an agent of these tests.
 const CALLS_MAX: usize = 500;
 
-/// The folders of agents on libvirt's test driver, one after the other.
+/// The directories of agents on libvirt's test driver, one after the other.
 struct Home(Scratch);
 
 impl Home {
@@ -89,10 +89,10 @@ impl Home {
         assert_eq!(entries(&self.path("state/intents")), 1);
     }
 
-    /// Starts an agent without a fault, which settles what is open.
+    /// Starts an agent without a fault, which recovers what is open.
     fn settle(&self) {
         let agent = Agent::start(&self.flags());
-        wait_until("it is settled", SOON, || agent.is_settled());
+        wait_until("it is settled", SOON, || agent.is_recovered());
         agent.end();
         assert_eq!(entries(&self.path("store/guests")), 0);
         assert_eq!(entries(&self.path("state/set-aside")), 0);
@@ -104,8 +104,8 @@ fn guest() -> Value {
     json!({ "id": "g", "type": "test", "memory": 32, "cpu": 1, "nics": [], "disks": disks })
 }
 
-fn entries(folder: &Path) -> usize {
-    fs::read_dir(folder).map_or(0, Iterator::count)
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn failed_fsync_is_an_error_and_leaves_nothing() {
                 failed.set(failed.get() + 1);
             }
         }
-        wait_until("it is settled", SOON, || agent.is_settled());
+        wait_until("it is settled", SOON, || agent.is_recovered());
         assert_eq!(entries(&home.path("store/guests")), 0);
     });
     // A CreateGuest hears of each; a Delete is done, whatever its journal can note.

@@ -1,5 +1,5 @@
 //! Each step of CreateGuest made to fail on a real libvirtd: nothing of the guest is left, and
-//! everything is there that was there before. An obstacle is a folder where libvirt or the store
+//! everything is there that was there before. An obstacle is a directory where libvirt or the store
 //! wants to write a file.
 
 use std::fs;
@@ -49,7 +49,7 @@ impl<'a> Bed<'a> {
     }
 }
 
-/// A folder in a file's place.
+/// A directory in a file's place.
 pub(crate) struct Obstacle(PathBuf);
 
 impl Obstacle {

@@ -1,4 +1,4 @@
-//! What was begun and could not be ended: kept, shown, and settled when that can be; and calls that
+//! What was started and could not be ended: stored, shown, and recovered as soon as possible; and calls that
 //! are repeated meanwhile.
 
 use std::collections::BTreeMap;
@@ -25,9 +25,9 @@ use crate::recovery::undo::Obstacle;
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Flags of an agent with a store and a state in this folder.
-fn flags(stack: &Stack, folder: &Scratch) -> Vec<String> {
-    let at = |name: &str| folder.path().join(name).display().to_string();
+/// Flags of an agent with a store and a state in this directory.
+fn flags(stack: &Stack, directory: &Scratch) -> Vec<String> {
+    let at = |name: &str| directory.path().join(name).display().to_string();
     let words = [
         ("--libvirt-uri", stack.uri()),
         ("--bridge-type", "linux".to_owned()),
@@ -65,8 +65,8 @@ pub(crate) fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
 #[test]
 fn open_changes_are_shown_and_recovered_with_libvirtd() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
-    let (flags, guest) = (flags(&stack, &folder), guest("away", "02:00:00:00:74:01"));
+    let directory = Scratch::new();
+    let (flags, guest) = (flags(&stack, &directory), guest("away", "02:00:00:00:74:01"));
     let before = in_libvirt(&stack);
     // The beginning, the volume, the network; the domain is not made any more.
     cut_off(&flags, &guest, "before:4");
@@ -92,7 +92,7 @@ fn open_changes_are_shown_and_recovered_with_libvirtd() {
     assert_eq!(planned["warnings"][0], open, "{planned}");
 
     stack.start_libvirtd();
-    wait_until("it is settled", SOON, || agent.is_settled());
+    wait_until("it is settled", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
     wait_until("it is healthy", SOON, || agent.health().0 == 200);
     assert_eq!(agent.get("/readyz").0, 200);
@@ -105,8 +105,8 @@ fn open_changes_are_shown_and_recovered_with_libvirtd() {
 #[test]
 fn retry_pauses_grow_until_one_succeeds() {
     crate::harness::cost::slow("waits for retries after 2 s, 4 s and 8 s");
-    let folder = Scratch::new();
-    let at = |name: &str| folder.path().join(name).display().to_string();
+    let directory = Scratch::new();
+    let at = |name: &str| directory.path().join(name).display().to_string();
     let (store, state) = (format!("directory:{}", at("store")), at("state"));
     let flags = ["--libvirt-uri", "test:///default", "--storage", &store, "--state-dir", &state];
     let guest = json!({
@@ -114,8 +114,8 @@ fn retry_pauses_grow_until_one_succeeds() {
     });
     // The beginning and the volume; the domain is not made any more.
     cut_off(&flags, &guest, "before:3");
-    let disk = folder.path().join("store/guests/barred/disk-0");
-    let (properties, aside) = (disk.with_file_name("disk-0#"), folder.path().join("aside"));
+    let disk = directory.path().join("store/guests/barred/disk-0");
+    let (properties, aside) = (disk.with_file_name("disk-0#"), directory.path().join("aside"));
     fs::rename(&properties, &aside).expect("the volume was made");
     // Whose it is cannot be read.
     fs::create_dir(&properties).expect("a folder can be made");
@@ -136,7 +136,7 @@ fn retry_pauses_grow_until_one_succeeds() {
 
     fs::remove_dir(&properties).expect("it is empty");
     fs::rename(&aside, &properties).expect("it can be moved back");
-    wait_until("it is settled", SOON, || agent.is_settled());
+    wait_until("it is settled", SOON, || agent.is_recovered());
     assert!(!disk.exists() && !properties.exists());
     assert_eq!(listed(), Value::Null);
     agent.end();
@@ -145,8 +145,8 @@ fn retry_pauses_grow_until_one_succeeds() {
 #[test]
 fn interrupted_create_keeps_a_guest_started_by_others() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
-    let (flags, guest) = (flags(&stack, &folder), guest("taken", "02:00:00:00:74:05"));
+    let directory = Scratch::new();
+    let (flags, guest) = (flags(&stack, &directory), guest("taken", "02:00:00:00:74:05"));
     let before = in_libvirt(&stack);
     // The beginning, the volume, the network, the domain; its end is not noted any more.
     cut_off(&flags, &guest, "before:5");
@@ -154,11 +154,11 @@ fn interrupted_create_keeps_a_guest_started_by_others() {
     let there = in_libvirt(&stack);
 
     let agent = Agent::start(&flags);
-    wait_until("it is settled", SOON, || agent.is_settled());
+    wait_until("it is settled", SOON, || agent.is_recovered());
     agent.logged("guest is running; keeping the partial CreateGuest; guest=\"taken\"");
     assert_eq!(in_libvirt(&stack), there);
     assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
-    assert!(folder.path().join("store/guests/taken/disk-0").exists());
+    assert!(directory.path().join("store/guests/taken/disk-0").exists());
     agent.ok("Delete", &guest);
     assert_eq!(in_libvirt(&stack), before);
     agent.end();
@@ -167,8 +167,8 @@ fn interrupted_create_keeps_a_guest_started_by_others() {
 #[test]
 fn refused_undo_is_named_and_repeated() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
-    let (flags, guest) = (flags(&stack, &folder), guest("kept", "02:00:00:00:74:06"));
+    let directory = Scratch::new();
+    let (flags, guest) = (flags(&stack, &directory), guest("kept", "02:00:00:00:74:06"));
     let before = in_libvirt(&stack);
     cut_off(&flags, &guest, "before:5");
     let definition = stack.path("/etc/libvirt/qemu/kept.xml");
@@ -182,9 +182,9 @@ fn refused_undo_is_named_and_repeated() {
     });
     assert!(in_libvirt(&stack).contains("kept\n"));
     drop(obstacle);
-    wait_until("it is settled", SOON, || agent.is_settled());
+    wait_until("it is settled", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
-    assert!(!folder.path().join("store/guests/kept").exists());
+    assert!(!directory.path().join("store/guests/kept").exists());
     agent.end();
 }
 
@@ -196,26 +196,26 @@ while [ \"$2\" = stopped ] && [ -e /run/hold ]; do sleep 0.05; done
 #[test]
 fn late_delete_completes_with_networks_and_volumes() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let (hook, hold) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
+    let (hook, lock) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
     fs::create_dir_all(hook.parent().expect("a folder")).expect("it can be made");
     fs::write(&hook, HOOK).expect("it can be written");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("it is ours");
     // It looks for hooks when it starts.
     stack.signal_libvirtd("KILL");
     stack.start_libvirtd();
-    let folder = Scratch::new();
-    let (flags, guest) = (flags(&stack, &folder), guest("leaving", "02:00:00:00:74:07"));
+    let directory = Scratch::new();
+    let (flags, guest) = (flags(&stack, &directory), guest("leaving", "02:00:00:00:74:07"));
     let before = in_libvirt(&stack);
     let agent = Agent::start(&flags);
     let made = agent.ok("CreateGuest", &guest)["guest"].take();
-    let disk = folder.path().join("store/guests/leaving/disk-0");
+    let disk = directory.path().join("store/guests/leaving/disk-0");
 
-    fs::write(&hold, "").expect("it can be written");
+    fs::write(&lock, "").expect("it can be written");
     let late = late_error(&agent, "Delete", &made, "5");
     assert!(late.starts_with("deadline: Delete leaving not done in "), "{late}");
     assert!(disk.exists());
-    fs::remove_file(&hold).expect("it is there");
-    wait_until("it is finished", SOON, || agent.is_settled());
+    fs::remove_file(&lock).expect("it is there");
+    wait_until("it is finished", SOON, || agent.is_recovered());
     agent.logged("finish Delete: done; guest=\"leaving\"");
     assert_eq!(in_libvirt(&stack), before);
     assert!(!disk.parent().expect("a folder").exists());
@@ -248,8 +248,8 @@ impl Pipe {
 #[test]
 fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
-    let (mut flags, guest) = (flags(&stack, &folder), guest("stopped", "02:00:00:00:74:02"));
+    let directory = Scratch::new();
+    let (mut flags, guest) = (flags(&stack, &directory), guest("stopped", "02:00:00:00:74:02"));
     flags.extend(["--deadline-change", "2"].map(str::to_owned));
     let before = in_libvirt(&stack);
     let agent = Agent::start(&flags);
@@ -264,12 +264,12 @@ fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     // The deadline and 5 s, for the fronts and for the pool: some 14 s. The unit gives it 90 s; the pipe waits for
     // ever.
     assert!(asked.elapsed() < Duration::from_secs(45), "{:?}", asked.elapsed());
-    let intents = fs::read_dir(folder.path().join("state/intents")).expect("a folder");
+    let intents = fs::read_dir(directory.path().join("state/intents")).expect("a folder");
     assert_eq!(intents.count(), 1);
 
     pipe.read();
     let agent = Agent::start(&flags);
-    wait_until("it is settled", SOON, || agent.is_settled());
+    wait_until("it is settled", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
     agent.ok("Delete", &agent.ok("CreateGuest", &guest)["guest"]);
     assert_eq!(in_libvirt(&stack), before);
@@ -300,8 +300,8 @@ fn a_read_that_hangs_does_not_keep_a_stop() {
 #[test]
 fn same_create_waits_and_gets_the_same_answer() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let folder = Scratch::new();
-    let agent = Agent::start(&flags(stack, &folder));
+    let directory = Scratch::new();
+    let agent = Agent::start(&flags(stack, &directory));
     let guest = guest("twice", "02:00:00:00:74:03");
     let answers: Vec<Value> = thread::scope(|scope| {
         let callers = [(); 6].map(|()| scope.spawn(|| agent.ok("CreateGuest", &guest)));
@@ -316,11 +316,11 @@ fn same_create_waits_and_gets_the_same_answer() {
 #[test]
 fn same_create_after_a_late_one_succeeds_after_undo() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let folder = Scratch::new();
+    let directory = Scratch::new();
     let mut config = Config::default();
     config.host.libvirt_uri = stack.uri();
     config.host.bridge_type = BridgeType::Linux;
-    config.state_dir = Some(folder.path().join("state"));
+    config.state_dir = Some(directory.path().join("state"));
     // So that the one has a connection when libvirtd stops.
     config.pool.control_workers = 1;
     let agent = Libvirt::with_config(&config).expect("threads can be started");

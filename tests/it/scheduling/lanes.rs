@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::peer::Share;
-use mistify_libvirt::pool::{CallShare, Job, JobName, Lane, Ration};
+use mistify_libvirt::pool::{CallClass, CallShare, Job, JobName, Lane};
 
 use crate::harness::agent::Reply;
 use crate::harness::in_process::InProcess;
@@ -83,7 +83,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
 
-    let (hold, release) = bounded::<()>(0);
+    let (lock, release) = bounded::<()>(0);
     let blocked = fill(agent, [Lane::Control, Lane::Storage], &release);
     wait_until("both lanes are full and everybody is in", SOON, || {
         let snapshot = agent.pool().snapshot();
@@ -96,7 +96,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
 
     // All calls that change something are under way.
     let share = |number: usize| CallShare {
-        ration: Ration::Change,
+        class: CallClass::Change,
         user: Share::User(0),
         guest: number.to_string().into(),
     };
@@ -132,7 +132,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
     let full = lanes.iter().filter(|it| it.running == it.workers && it.queued > 0);
     assert_eq!(full.count(), 2, "control and storage were full all the time: {lanes:?}");
 
-    drop((hold, permits));
+    drop((lock, permits));
     for caller in blocked {
         caller.join().expect("its job ran");
     }

@@ -42,7 +42,7 @@ impl Bed {
             "0",
         ];
         let agent = Agent::start(&[&flags[..], &workers].concat());
-        agent.hears_libvirt();
+        agent.receives_events();
         Some(Self { stack, counting, agent, store })
     }
 
@@ -157,13 +157,13 @@ fn disks_of_other_tools_count_as_used() {
     bed.define("uses-thief", "/srv/other");
     assert!(!is_refused());
     bed.stack.virsh_ok(&["attach-disk", "uses-thief", &wanted, "vdb", "--config"]);
-    let folder = bed.store.path().join("guests/uses-wanted");
-    fs::create_dir_all(&folder).expect("it can be made");
+    let directory = bed.store.path().join("guests/uses-wanted");
+    fs::create_dir_all(&directory).expect("it can be made");
     fs::write(&wanted, "of another domain").expect("it can be written");
     let request = json!({ "guest": { "id": "uses-wanted" } });
     let error = bed.agent.store_error("DeleteGuestDisks", &request);
     assert!(error.is_some_and(|it| it.contains("is used by domain uses-thief")));
-    fs::remove_dir_all(&folder).expect("it is there");
+    fs::remove_dir_all(&directory).expect("it is there");
 
     bed.undefine("uses-thief");
 

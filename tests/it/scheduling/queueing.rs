@@ -75,7 +75,7 @@ fn a_thousand_connections_are_all_answered() {
 fn a_users_polls_do_not_wait_for_all_of_anothers() {
     let inside = InProcess::start(&InProcess::config());
     let agent = &inside.agent;
-    let hold = inside.occupy(Lane::Read);
+    let lock = inside.occupy(Lane::Read);
     let (answer, answered) = unbounded();
     let poll = |user: u32, id: &str| {
         let guest = Guest { id: id.to_owned(), ..Guest::default() };
@@ -93,13 +93,13 @@ fn a_users_polls_do_not_wait_for_all_of_anothers() {
     poll(2, "test");
     assert_eq!(inside.queued(Lane::Read), polls, "the others wait for their turn");
     // One worker is let go, so that they are answered in the order in which they have their turn.
-    hold.send(()).expect("the workers wait for it");
+    lock.send(()).expect("the workers wait for it");
     let order: Vec<u32> =
         (0..=4 * polls).map(|_| answered.recv_timeout(SOON).expect("each is answered")).collect();
     let place = order.iter().position(|user| *user == 2).expect("it is among them");
     // What the lane had, and then each user in turn.
     assert_eq!(place, polls + 1, "{order:?}");
-    drop(hold);
+    drop(lock);
     inside.end();
 }
 

@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, bounded};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::guest::wire::events::EventsRequest;
 use mistify_libvirt::guest::wire::metrics::GuestMetricsRequest;
-use mistify_libvirt::guest::wire::{Disk, Guest, GuestRequest};
+use mistify_libvirt::guest::wire::{Guest, GuestDisk, GuestRequest};
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool::{self, Job, JobName, Lane, LaneSnapshot};
 
@@ -44,7 +44,7 @@ fn lane(agent: &Libvirt, lane: Lane) -> LaneSnapshot {
 }
 
 fn guest(id: &str) -> Option<Guest> {
-    let disk = Disk { device: "vda".to_owned(), ..Disk::default() };
+    let disk = GuestDisk { device: "vda".to_owned(), ..GuestDisk::default() };
     Some(Guest { id: id.to_owned(), disks: vec![disk], ..Guest::default() })
 }
 
@@ -75,7 +75,7 @@ fn cpu_metrics(agent: &Libvirt, id: &str) -> Result<(), Error> {
 #[test]
 fn hung_workers_are_replaced_while_libvirt_answers() {
     let agent = agent("test:///default");
-    let (hold, release) = bounded::<()>(0);
+    let (lock, release) = bounded::<()>(0);
     thread::scope(|scope| {
         for number in 0..4 {
             let (agent, release) = (&agent, release.clone());
@@ -96,7 +96,7 @@ fn hung_workers_are_replaced_while_libvirt_answers() {
     assert_eq!(lane(&agent, Lane::Read).workers, 4);
     assert_eq!(state(&agent, "test").expect("the lane goes on"), "running");
 
-    drop(hold);
+    drop(lock);
     wait_until("all four have returned", SOON, || lane(&agent, Lane::Read).stuck == 0);
     assert_eq!(lane(&agent, Lane::Read).workers, 4);
     assert!(agent.stop(SOON), "no thread is left");
@@ -106,7 +106,7 @@ fn hung_workers_are_replaced_while_libvirt_answers() {
 fn storage_that_is_late_is_not_libvirts_and_stays() {
     crate::harness::cost::slow("waits for deadlines");
     let agent = agent("test:///default");
-    let (hold, release) = bounded::<()>(0);
+    let (lock, release) = bounded::<()>(0);
     for lane in [Lane::Storage, Lane::Read] {
         let release = release.clone();
         let job = Job { name: "slow".into(), deadline: Instant::now() + SHORT };
@@ -119,7 +119,7 @@ fn storage_that_is_late_is_not_libvirts_and_stays() {
     wait_until("the read is written off", SOON, || lane(&agent, Lane::Read).stuck == 1);
     let storage = lane(&agent, Lane::Storage);
     assert_eq!((storage.stuck, storage.running), (0, 1));
-    drop(hold);
+    drop(lock);
 }
 
 /// How long each of some calls took.
@@ -207,7 +207,7 @@ fn stopped_qemu_affects_no_other_until_poweroff() {
 
 /// Has every worker of these lanes run a job that is late at once and returns when the answer is dropped.
 fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
-    let (hold, release) = bounded::<()>(0);
+    let (lock, release) = bounded::<()>(0);
     for &lane in lanes {
         for number in 0..self::lane(agent, lane).workers {
             let (agent, release) = (Arc::clone(agent), release.clone());
@@ -224,7 +224,7 @@ fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
     }
     let is_full = |&which: &Lane| lane(agent, which).running + lane(agent, which).stuck > 0;
     wait_until("the workers hang", SOON, || lanes.iter().all(is_full));
-    hold
+    lock
 }
 
 /// An agent with two workers in each lane, of which two may be replaced.
@@ -265,16 +265,16 @@ fn too_many_calls_that_hang_are_busy_and_end_no_agent() {
 #[test]
 fn hung_call_and_its_end_are_reported_with_the_guest() {
     let agent = small_agent(Duration::from_millis(200));
-    let told = |what: &str| {
+    let reported = |what: &str| {
         let request = EventsRequest { guest: "read-0".to_owned(), ..EventsRequest::default() };
         let page = agent.wait_events(request).expect("from memory");
         page.events.iter().any(|event| event.what.name() == what)
     };
-    let hold = hang(&agent, &[Lane::Read]);
-    wait_until("it is told", SOON, || told("stuck"));
-    assert!(!told("unstuck"));
-    drop(hold);
-    wait_until("its end is told", SOON, || told("unstuck"));
+    let lock = hang(&agent, &[Lane::Read]);
+    wait_until("it is told", SOON, || reported("stuck"));
+    assert!(!reported("unstuck"));
+    drop(lock);
+    wait_until("its end is told", SOON, || reported("unstuck"));
 }
 
 /// Set where this program is the agent of the test below.

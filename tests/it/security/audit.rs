@@ -60,23 +60,23 @@ const CHANGES: [&str; 20] = [
 /// An agent on the test driver with an audit log and a Unix socket.
 struct Bed {
     agent: Agent,
-    folder: Scratch,
+    directory: Scratch,
 }
 
 impl Bed {
     fn new(flags: &[&str]) -> Self {
-        let folder = Scratch::new();
-        let at = |name: &str| folder.path().join(name).display().to_string();
+        let directory = Scratch::new();
+        let at = |name: &str| directory.path().join(name).display().to_string();
         let (log, socket, store) =
             (at("audit"), at("socket"), format!("directory:{}", at("store")));
         let mut all = vec!["--libvirt-uri", "test:///default", "--storage", &store];
         all.extend(["--audit-log", &log, "--socket", &socket]);
         all.extend(flags);
-        Self { agent: Agent::start(&all), folder }
+        Self { agent: Agent::start(&all), directory }
     }
 
     fn log(&self) -> PathBuf {
-        self.folder.path().join("audit")
+        self.directory.path().join("audit")
     }
 
     fn lines(&self) -> Vec<Value> {
@@ -146,7 +146,7 @@ fn socket_caller_is_recorded_with_its_process() {
     let guest = r#"{"id":"audited","type":"test","memory":32,"cpu":1}"#;
     let body =
         format!(r#"{{"method":"Libvirt.CreateGuest","params":[{{"guest":{guest}}}],"id":1}}"#);
-    let reply = on_socket(&bed.folder.path().join("socket"), &body);
+    let reply = on_socket(&bed.directory.path().join("socket"), &body);
     assert!(reply.text().contains(r#""error":null"#), "{reply:?}");
     let lines = bed.lines();
     let [line] = &lines[..] else { panic!("{lines:?}") };
@@ -189,7 +189,7 @@ fn malformed_change_is_audited_as_refused() {
 fn signal_reopens_the_file_or_ends_an_agent_without() {
     let bed = Bed::new(&[]);
     bed.agent.error("Run", &json!({ "id": "before" }));
-    let old = bed.folder.path().join("audit.1");
+    let old = bed.directory.path().join("audit.1");
     for round in 0..3 {
         fs::rename(bed.log(), &old).expect("the folder is ours");
         bed.agent.error("Run", &json!({ "id": "between" }));
@@ -215,7 +215,7 @@ fn signal_reopens_the_file_or_ends_an_agent_without() {
 #[test]
 fn failed_reopen_is_reported_and_old_file_stays_used() {
     let bed = Bed::new(&[]);
-    let old = bed.folder.path().join("audit.1");
+    let old = bed.directory.path().join("audit.1");
     fs::rename(bed.log(), &old).expect("the folder is ours");
     fs::create_dir(bed.log()).expect("the folder is ours");
     bed.agent.signal("HUP");
@@ -245,9 +245,9 @@ fn impossible_audit_log_is_one_line_with_status_1() {
 #[test]
 fn a_full_disk_costs_lines_and_no_calls() {
     let scratch = Scratch::new();
-    let folder = scratch.path().join("small");
-    fs::create_dir(&folder).expect("scratch is writable");
-    let place = folder.display();
+    let directory = scratch.path().join("small");
+    fs::create_dir(&directory).expect("scratch is writable");
+    let place = directory.display();
     let mount = format!("mount -t tmpfs -o size=64k tmpfs {place}");
     let tried = Command::new("unshare").args(["-m", "/bin/sh", "-c", &mount]).output();
     let tried = match tried {
@@ -259,7 +259,7 @@ fn a_full_disk_costs_lines_and_no_calls() {
     let script = format!("{mount} && exec \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["-m", "/bin/sh", "-c", &script, "sh", PROGRAM]);
-    let log = folder.join("audit").display().to_string();
+    let log = directory.join("audit").display().to_string();
     let agent = Agent::run(command, &["--libvirt-uri", "test:///default", "--audit-log", &log]);
     let inside = PathBuf::from(format!("/proc/{}/root{log}", agent.pid()));
 
@@ -304,14 +304,14 @@ fn change_past_its_deadline_is_audited_as_late() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "hanging", &disk);
-    let folder = Scratch::new();
-    let log = folder.path().join("audit");
+    let directory = Scratch::new();
+    let log = directory.path().join("audit");
     let uri = stack.uri();
     let flags = ["--libvirt-uri", &uri, "--audit-log", log.to_str().expect("UTF-8")];
     let agent = Agent::start(&flags);
     let pid = stack.qemu_pid("hanging").expect("it runs");
     signal(pid, "STOP");
-    // Longer than a loaded machine needs to begin the change: one that was not begun is not late.
+    // Longer than a loaded machine needs to begin the change: one that was not started is not late.
     let params = json!({ "guest": { "id": "hanging" }, "args": { "mistify.timeout": "5" } });
     let answer = agent.call_with("Shutdown", &params);
     assert!(answer["error"].as_str().is_some_and(|it| it.starts_with("deadline: ")), "{answer}");

@@ -118,8 +118,8 @@ fn a_disk_of_an_unknown_pool_may_be_any_volume() {
     assert!(error.ends_with(&format!("guest pooled {UNKNOWN}")), "{error}");
     // A pool that is active tells which volume it is.
     bed.make("other");
-    let folder = bed.file("other").display().to_string();
-    bed.stack.virsh_ok(&["pool-create-as", "guests", "dir", "--target", &folder]);
+    let directory = bed.file("other").display().to_string();
+    bed.stack.virsh_ok(&["pool-create-as", "guests", "dir", "--target", &directory]);
     assert_eq!(bed.roll_back("web"), None);
     let error = bed.roll_back("other").unwrap_or_default();
     assert!(error.contains("guest pooled") && !error.contains(UNKNOWN), "{error}");

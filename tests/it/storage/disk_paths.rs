@@ -18,28 +18,28 @@ const NOBODY: u32 = 65534;
 /// The first loop device's numbers: a node of it can be made whether it is in use or not.
 const NODE: [&str; 3] = ["b", "7", "0"];
 
-/// A folder `in` that sources may lie in, and one beside it with a secret.
+/// A directory `in` that sources may lie in, and one beside it with a secret.
 struct Bed {
     agent: Agent,
-    folder: Scratch,
+    directory: Scratch,
 }
 
 impl Bed {
     fn new(uri: &str) -> Self {
-        let folder = Scratch::new();
+        let directory = Scratch::new();
         for name in ["in", "out"] {
-            fs::create_dir(folder.path().join(name)).expect("scratch is writable");
+            fs::create_dir(directory.path().join(name)).expect("scratch is writable");
         }
         for name in ["in/disk", "out/secret"] {
-            fs::write(folder.path().join(name), vec![0; 1 << 20]).expect("scratch is writable");
+            fs::write(directory.path().join(name), vec![0; 1 << 20]).expect("scratch is writable");
         }
-        let allowed = folder.path().join("in").display().to_string();
+        let allowed = directory.path().join("in").display().to_string();
         let agent = Agent::start(&["--libvirt-uri", uri, "--allow-disk-path", &allowed]);
-        Self { agent, folder }
+        Self { agent, directory }
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Puts a link to the secret in the disk's place.
@@ -212,10 +212,10 @@ fn device_node_elsewhere_is_refused_by_default() {
     any.ok("CreateGuest", &guest("node", "test", &node));
 }
 
-/// An agent in a mount namespace, after this script; `$in` is a folder that sources may lie in.
-fn agent_behind(script: &str, folder: &Path) -> Result<Agent, Skip> {
-    let allowed = folder.join("in").display().to_string();
-    let script = format!("set -e; in={allowed}; cd {}; {script}", folder.display());
+/// An agent in a mount namespace, after this script; `$in` is a directory that sources may lie in.
+fn agent_behind(script: &str, directory: &Path) -> Result<Agent, Skip> {
+    let allowed = directory.join("in").display().to_string();
+    let script = format!("set -e; in={allowed}; cd {}; {script}", directory.display());
     run("unshare", &["-m", "/bin/sh", "-c", &script])?;
     let mut command = Command::new("unshare");
     let script = format!("{script}; exec \"$@\"");
@@ -226,19 +226,19 @@ fn agent_behind(script: &str, folder: &Path) -> Result<Agent, Skip> {
 
 #[test]
 fn mount_is_part_of_the_directory_judged_by_content() {
-    let folder = Scratch::new();
+    let directory = Scratch::new();
     for name in ["in/ours", "in/theirs", "in/devices", "elsewhere", "home"] {
-        fs::create_dir_all(folder.path().join(name)).expect("scratch is writable");
+        fs::create_dir_all(directory.path().join(name)).expect("scratch is writable");
     }
     for name in ["elsewhere/disk", "home/disk", "in/file"] {
-        fs::write(folder.path().join(name), "").expect("scratch is writable");
+        fs::write(directory.path().join(name), "").expect("scratch is writable");
     }
     let script = "chown 65534 home; mount --bind elsewhere $in/ours; mount --bind home $in/theirs; \
                   mount -t tmpfs tmpfs $in/devices; mknod $in/devices/node b 7 0; \
                   mount --bind $in/devices/node $in/file";
-    let agent = agent_behind(script, folder.path());
+    let agent = agent_behind(script, directory.path());
     let Some(agent) = require("mount", agent) else { return };
-    let source = |name: &str| folder.path().join("in").join(name);
+    let source = |name: &str| directory.path().join("in").join(name);
     agent.ok("CreateGuest", &guest("mounted", "test", &source("ours/disk")));
     for (name, why) in [
         ("theirs/disk", "/in/theirs can be changed by user 65534"),
@@ -252,15 +252,15 @@ fn mount_is_part_of_the_directory_judged_by_content() {
 
 #[test]
 fn non_volume_is_refused_in_the_pool_directory_too() {
-    let folder = Scratch::new();
-    fs::create_dir(folder.path().join("in")).expect("scratch is writable");
+    let directory = Scratch::new();
+    fs::create_dir(directory.path().join("in")).expect("scratch is writable");
     // A /dev of its own, with what programs need.
     let script = "mount -t tmpfs -o mode=755 tmpfs /dev; mknod -m 666 /dev/null c 1 3; \
                   mknod -m 666 /dev/urandom c 1 9; mknod /dev/sda b 7 0; mknod /dev/zd0 b 7 0; \
                   mkdir -p /dev/zvol/mistify/guests; cd /dev/zvol/mistify; touch file; \
                   mknod node b 7 0; ln -s ../../sda evil; ln -s ../../zd0 number; \
                   ln -s ../../../sda guests/evil; ln -s /etc/passwd passwd";
-    let Some(agent) = require("mount", agent_behind(script, folder.path())) else { return };
+    let Some(agent) = require("mount", agent_behind(script, directory.path())) else { return };
     for name in [
         "evil",
         "guests/evil",

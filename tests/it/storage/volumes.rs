@@ -21,16 +21,16 @@ const SOON: Duration = Duration::from_secs(60);
 struct Bed {
     agent: Agent,
     pool: String,
-    /// The directory store's folder; none for zfs.
-    folder: Option<Scratch>,
+    /// The directory store's directory; none for zfs.
+    directory: Option<Scratch>,
 }
 
 impl Bed {
     fn on_directory() -> Self {
-        let folder = Scratch::new();
-        let store = format!("directory:{}", folder.path().display());
+        let directory = Scratch::new();
+        let store = format!("directory:{}", directory.path().display());
         let agent = Agent::start(&["--libvirt-uri", "test:///default", "--storage", &store]);
-        Self { agent, pool: "mistify".to_owned(), folder: Some(folder) }
+        Self { agent, pool: "mistify".to_owned(), directory: Some(directory) }
     }
 
     fn on_zpool() -> Option<Self> {
@@ -38,19 +38,19 @@ impl Bed {
         let none = |_| Skip("MISTIFY_TEST_ZPOOL names no pool: make test-lab".to_owned());
         let pool = require("lab", std::env::var("MISTIFY_TEST_ZPOOL").map_err(none))?;
         let agent = Agent::start(&["--libvirt-uri", "test:///default", "--zpool", &pool]);
-        Some(Self { agent, pool, folder: None })
+        Some(Self { agent, pool, directory: None })
     }
 
     /// Makes a volume of 8 MiB that has no mark, as an orchestrator's own; its path.
     fn unmarked(&self, name: &str) -> PathBuf {
-        let Some(folder) = &self.folder else {
+        let Some(directory) = &self.directory else {
             let dataset = format!("{}/{name}", self.pool);
             let path = Path::new("/dev/zvol").join(&dataset);
             zfs(&["create", "-p", "-V", "8M", &dataset]);
             wait_until("its device is there", SOON, || path.exists());
             return path;
         };
-        let path = folder.path().join(name);
+        let path = directory.path().join(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("it can be made");
         let file = fs::File::create(&path).expect("it can be made");
         file.set_len(8 << 20).expect("it can grow");
@@ -59,8 +59,8 @@ impl Bed {
 
     /// Removes it.
     fn remove(&self, name: &str) {
-        match &self.folder {
-            Some(folder) => fs::remove_file(folder.path().join(name)).expect("it is there"),
+        match &self.directory {
+            Some(directory) => fs::remove_file(directory.path().join(name)).expect("it is there"),
             None => zfs(&["destroy", &format!("{}/{name}", self.pool)]),
         }
     }
@@ -68,13 +68,13 @@ impl Bed {
     /// What is there for a guest, by name.
     fn volumes(&self, id: &str) -> Vec<String> {
         let guest = format!("guests/{id}");
-        let Some(folder) = &self.folder else {
+        let Some(directory) = &self.directory else {
             let dataset = format!("{}/{guest}", self.pool);
             let words = ["list", "-Hpr", "-o", "name", "-t", "volume,snapshot", &dataset];
             let output = Command::new("zfs").args(words).output().expect("zfs starts");
             return String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
         };
-        let Ok(entries) = fs::read_dir(folder.path().join(&guest)) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(directory.path().join(&guest)) else { return Vec::new() };
         let names = entries.map(|entry| entry.expect("readable").file_name());
         let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
         names.sort();
@@ -180,7 +180,7 @@ fn volumes_whose_domain_is_gone_are_deleted(bed: &Bed) {
     let asked = guest("v-orphan", &json!([{ "size": 8 }]));
     bed.agent.ok("CreateGuest", &asked);
     let there = bed.volumes("v-orphan");
-    let store = bed.folder.as_ref().map(|it| format!("directory:{}", it.path().display()));
+    let store = bed.directory.as_ref().map(|it| format!("directory:{}", it.path().display()));
     let next = Agent::start(&[
         "--libvirt-uri",
         "test:///default",
@@ -204,7 +204,7 @@ fn health_shows_store_usage_and_start_creates_it(bed: &Bed) {
     });
     assert_eq!((&storage["usable"], &storage["error"]), (&json!(true), &Value::Null));
     assert!(storage["free_bytes"].as_u64().is_some_and(|free| free > 0), "{storage}");
-    let Some(folder) = &bed.folder else {
+    let Some(directory) = &bed.directory else {
         for name in ["guests", "images"] {
             let dataset = format!("{}/{name}", bed.pool);
             let words = ["get", "-Ho", "value", "mounted", &dataset];
@@ -213,7 +213,7 @@ fn health_shows_store_usage_and_start_creates_it(bed: &Bed) {
         }
         return;
     };
-    assert!(folder.path().join("guests").is_dir() && folder.path().join("images").is_dir());
+    assert!(directory.path().join("guests").is_dir() && directory.path().join("images").is_dir());
 }
 
 /// Makes a test of each claim for each store.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::*;
 
-/// The callers, each with the index of its key.
+/// The callers, each with the index of its lock.
 const CALLERS: [Option<usize>; 6] = [Some(0), Some(0), Some(0), Some(1), None, Some(0)];
 
 /// The state of a caller.
@@ -20,7 +20,7 @@ enum At {
     Gone,
 }
 
-/// The expected state: that of each caller, and the callers of each key in their order, the holder
+/// The expected state: that of each caller, and the callers of each lock in their order, the holder
 /// first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
@@ -31,20 +31,20 @@ struct World {
 
 /// The expected state beside the admission after the same steps.
 #[derive(Clone)]
-struct Walk {
+struct Search {
     world: World,
-    admission: Admission,
-    tickets: [Option<Ticket>; CALLERS.len()],
+    admission: AdmissionState,
+    tickets: [Option<LockTicket>; CALLERS.len()],
 }
 
-impl Walk {
+impl Search {
     fn begin() -> Self {
         let world = World {
             callers: [At::Away; CALLERS.len()],
             lines: [Vec::new(), Vec::new()],
             stopping: false,
         };
-        Self { world, admission: Admission::default(), tickets: [None; CALLERS.len()] }
+        Self { world, admission: AdmissionState::default(), tickets: [None; CALLERS.len()] }
     }
 
     /// Does a caller's next step; returns `false` if it has none.
@@ -55,9 +55,9 @@ impl Walk {
                 assert_eq!(is_in, !self.world.stopping);
                 if is_in { At::Inside } else { At::Gone }
             }
-            (At::Inside, Some(key)) => self.ask(caller, key),
-            (At::Asked, Some(key)) => {
-                self.end(caller, key);
+            (At::Inside, Some(guest)) => self.ask(caller, guest),
+            (At::Asked, Some(guest)) => {
+                self.end(caller, guest);
                 At::Done
             }
             (At::Inside | At::Asked | At::Done, _) => {
@@ -69,9 +69,9 @@ impl Walk {
         true
     }
 
-    fn ask(&mut self, caller: usize, key: usize) -> At {
-        let line = &mut self.world.lines[key];
-        let ticket = self.admission.acquire(KEYS[key]);
+    fn ask(&mut self, caller: usize, guest: usize) -> At {
+        let line = &mut self.world.lines[guest];
+        let ticket = self.admission.acquire(GUESTS[guest]);
         assert_eq!(ticket.is_ok(), !self.world.stopping);
         self.tickets[caller] = ticket.ok();
         if self.world.stopping {
@@ -82,17 +82,17 @@ impl Walk {
     }
 
     /// The holder releases, a waiter gives up, or a refused caller notices the refusal.
-    fn end(&mut self, caller: usize, key: usize) {
-        let line = &mut self.world.lines[key];
+    fn end(&mut self, caller: usize, guest: usize) {
+        let line = &mut self.world.lines[guest];
         match line.iter().position(|it| *it == caller) {
             Some(0) => {
                 line.remove(0);
                 let next = line.first().map(|next| self.tickets[*next].unwrap());
-                assert_eq!(self.admission.release(KEYS[key]), next);
+                assert_eq!(self.admission.release(GUESTS[guest]), next);
             }
-            Some(place) => {
-                line.remove(place);
-                self.admission.give_up(KEYS[key], self.tickets[caller].unwrap());
+            Some(ticket_state) => {
+                line.remove(ticket_state);
+                self.admission.give_up(GUESTS[guest], self.tickets[caller].unwrap());
             }
             None => assert!(self.world.stopping, "only a stop turns away"),
         }
@@ -109,19 +109,23 @@ impl Walk {
         let is_in = |at: &&At| !matches!(at, At::Away | At::Gone);
         assert_eq!(admission.callers(), world.callers.iter().filter(is_in).count(), "{world:?}");
         for (caller, ticket) in tickets.iter().enumerate() {
-            let (Some(ticket), Some(key)) = (ticket, CALLERS[caller]) else { continue };
-            let expected = match world.lines[key].iter().position(|it| *it == caller) {
-                Some(0) => Place::Holder,
-                Some(_) => Place::Waiting,
-                None => Place::Gone,
+            let (Some(ticket), Some(guest)) = (ticket, CALLERS[caller]) else { continue };
+            let expected = match world.lines[guest].iter().position(|it| *it == caller) {
+                Some(0) => TicketState::Holder,
+                Some(_) => TicketState::Waiting,
+                None => TicketState::Gone,
             };
-            assert_eq!(admission.place(KEYS[key], *ticket), expected, "{caller} in {world:?}");
+            assert_eq!(
+                admission.ticket_state(GUESTS[guest], *ticket),
+                expected,
+                "{caller} in {world:?}"
+            );
         }
         let held = world.lines.iter().filter(|line| !line.is_empty()).count();
         let in_lines: usize = world.lines.iter().map(Vec::len).sum();
-        assert_eq!((admission.keys_held(), admission.keys_waiting()), (held, in_lines - held));
+        assert_eq!((admission.locks_held(), admission.locks_waiting()), (held, in_lines - held));
         if world.callers.iter().all(|at| *at == At::Gone) {
-            assert!(admission.keys.is_empty() && admission.callers() == 0, "{world:?}");
+            assert!(admission.locks.is_empty() && admission.callers() == 0, "{world:?}");
         }
     }
 }
@@ -130,7 +134,7 @@ impl Walk {
 fn limits_and_queues_hold_in_every_order_of_callers() {
     crate::cost::slow("tries every order of callers");
     let mut seen = HashSet::new();
-    let mut walks = vec![Walk::begin()];
+    let mut walks = vec![Search::begin()];
     let mut steps = 0;
     while let Some(walk) = walks.pop() {
         walk.check();

@@ -10,9 +10,9 @@ use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::os::peer::{Caller, Origin};
 use crate::rpc::json::{self, Writer};
-use crate::rpc::subject::Subject;
+use crate::rpc::target::Target;
 use crate::rpc::v2::{self, errors::TABLE};
-use crate::rpc::{Answer, Answered, Audit, Behalf};
+use crate::rpc::{Answer, Answered, Audit, CallContext};
 
 /// The members of a `GuestRequest`.
 const KNOWN: &[&str] = &["guest", "args"];
@@ -27,12 +27,13 @@ pub(crate) fn calls(data: &[u8]) {
     });
     let caller = Caller { origin: Origin::Socket, peer: None };
     let audit = Arc::new(Audit::default());
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
+    let dispatcher =
+        Dispatcher { agent, by: CallContext { caller: &caller, audit: &audit, inbound: None } };
     for port in [Service::Libvirt, Service::ImageStore] {
-        let ids = v2::message(data, |message| body(desk, port, message));
+        let ids = v2::message(data, |message| body(dispatcher, port, message));
         // No method is called: this test is not about the methods.
         let Some(ids) = ids.unwrap_or_else(|_| Some(vec!["null".to_owned()])) else { continue };
-        let answers = answers(desk, port, data).map(|line| {
+        let answers = answers(dispatcher, port, data).map(|line| {
             assert!(!line.contains(&b'\n'), "one line");
             String::from_utf8(line).expect("it is text")
         });
@@ -50,20 +51,22 @@ pub(crate) fn calls(data: &[u8]) {
 }
 
 /// Returns the answer to a body that calls no method.
-fn answers(desk: Desk<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
+fn answers(dispatcher: Dispatcher<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
     let began = Instant::now();
-    let read = v2::message(data, |message| v2::read(desk, port, message, began));
+    let read = v2::message(data, |message| v2::read(dispatcher, port, message, began));
     match read.unwrap_or_else(|failure| v2::Read::Answered(failure.into())) {
         v2::Read::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
         v2::Read::Answered(_) => None,
         v2::Read::Document(port, encoder) => encoder.success_of(discover::document(port)),
-        v2::Read::Batch(members) => v2::batch::carry_out(desk, port, &members, Ok(None), began),
+        v2::Read::Batch(members) => {
+            v2::batch::carry_out(dispatcher, port, &members, Ok(None), began)
+        }
         v2::Read::Call(call) => panic!("no method is called: {}", call.callee.full_name()),
     }
 }
 
 /// Reads the requests in a body; returns the ids of its answers, unless it calls a method.
-fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
+fn body(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
     let members: Vec<&RawValue> = match message.get().starts_with('[') {
         true => serde_json::from_str(message.get()).expect("its JSON was read"),
         false => vec![message],
@@ -72,13 +75,13 @@ fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>
         return Some(vec!["null".to_owned()]);
     }
     let ids: Vec<Option<Vec<String>>> =
-        members.iter().map(|member| request(desk, port, member)).collect();
+        members.iter().map(|member| request(dispatcher, port, member)).collect();
     ids.into_iter().collect::<Option<Vec<_>>>().map(|ids| ids.concat())
 }
 
 /// Returns the id of the answer to a request, if it gets one; `None` if it calls a method.
-fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
-    let read = Request::read(desk, port, message, Instant::now());
+fn request(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
+    let read = MethodCall::read(dispatcher, port, message, Instant::now());
     // This reader refuses numbers beyond f64 and text that is nested too deeply.
     if let Ok(value) = serde_json::from_str::<Value>(message.get()) {
         same(port, &value, &read);
@@ -89,7 +92,7 @@ fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<Stri
     };
     let failed = call.fail(&Failure::new(Kind::Internal, "a \"line\"\n<of> text"));
     let write: Writer<'_> = &|out| json::write(out, &"a \"line\"\n<of> text");
-    let succeeded = call.encoder().answer(Ok(write), &Subject::default());
+    let succeeded = call.encoder().answer(Ok(write), &Target::default());
     let ids = |answer: &Option<Vec<u8>>| answer.iter().map(|it| id(it)).collect::<Vec<_>>();
     let expected: Vec<String> = call.id.iter().map(|id| id.as_json().to_owned()).collect();
     assert_eq!((ids(&failed), ids(&succeeded)), (expected.clone(), expected.clone()));
@@ -101,7 +104,7 @@ fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<Stri
 }
 
 /// Checks that the request is what another reader sees.
-fn same(port: Service, value: &Value, read: &Result<Request<'_>, Option<Vec<u8>>>) {
+fn same(port: Service, value: &Value, read: &Result<MethodCall<'_>, Option<Vec<u8>>>) {
     let member = |name: &str| value.get(name);
     let is_id = |it: &Value| it.is_string() || it.is_number() || it.is_null();
     let is_request = member("jsonrpc") == Some(&Value::from("2.0"))
@@ -135,8 +138,8 @@ fn same(port: Service, value: &Value, read: &Result<Request<'_>, Option<Vec<u8>>
 }
 
 /// Checks the parameters of a method's call, and when it runs.
-fn parameters(call: &Request<'_>) {
-    let (Ok(params), when) = (call.params(KNOWN), call.when()) else { return };
+fn parameters(call: &MethodCall<'_>) {
+    let (Ok(params), execution) = (call.params(KNOWN), call.execution()) else { return };
     let sent = call.params.map(|sent| serde_json::from_str::<Value>(sent.get()));
     let Ok(sent) = sent.transpose() else { return };
     let sent = match &sent {
@@ -150,12 +153,12 @@ fn parameters(call: &Request<'_>) {
     assert!(names().all(|name| KNOWN.contains(&name.as_str()) || is_async(name)));
     assert!(!names().any(is_async) || call.may_be_job());
     let wanted = read.as_ref().and_then(|read| read.get(ASYNC));
-    match when {
-        Ok(When::Later) => assert_eq!(wanted, Some(&Value::Bool(true))),
-        Ok(When::Now) => {
+    match execution {
+        Ok(Execution::Later) => assert_eq!(wanted, Some(&Value::Bool(true))),
+        Ok(Execution::Now) => {
             assert!(wanted.is_none_or(|it| matches!(it, Value::Null | Value::Bool(false))));
         }
-        Ok(When::ByJob(job)) => panic!("it is of no job: {job}"),
+        Ok(Execution::ByJob(job)) => panic!("it is of no job: {job}"),
         Err(_) => assert!(wanted.is_some_and(|it| !it.is_boolean() && !it.is_null())),
     }
 }

@@ -2,8 +2,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::ops::LeftAlone;
-use crate::pool::NoPlace;
+use crate::ops::AgentUnavailable;
+use crate::pool::QuotaExceeded;
 
 #[test]
 fn every_kind_has_one_code_of_its_own() {
@@ -22,14 +22,14 @@ fn every_kind_has_one_code_of_its_own() {
 fn method_error_has_retry_hint_and_libvirt_numbers() {
     let lost = |code| libvirt::Error {
         code,
-        domain: libvirt::Origin::RPC,
+        domain: libvirt::ErrorDomain::RPC,
         message: "gone".to_owned(),
         call: "virDomainCreate",
     };
-    let subject = Subject { guest: Some("web-1".to_owned()), ..Subject::default() };
+    let target = Target { guest: Some("web-1".to_owned()), ..Target::default() };
     let cause = Box::new(Error::Libvirt(lost(Code::SYSTEM_ERROR)));
     let step = Error::Step { step: "define domain web-1".into(), cause, left: Vec::new() };
-    let failure = serde_json::to_value(Failure::of(&step, &subject)).unwrap();
+    let failure = serde_json::to_value(Failure::of(&step, &target)).unwrap();
     let expected = serde_json::json!({
         "code": -32009,
         "message": "cannot define domain web-1: gone; all earlier steps are undone",
@@ -39,7 +39,7 @@ fn method_error_has_retry_hint_and_libvirt_numbers() {
     assert_eq!(Kind::of(&Error::Libvirt(lost(Code::NO_DOMAIN))), Kind::NotFound);
     assert_eq!(Kind::of(&Error::Libvirt(lost(Code::OPERATION_INVALID))), Kind::State);
     let full = storage::Error::NoSpace { needed_bytes: 2, free_bytes: 1 };
-    let failure = serde_json::to_value(Failure::of(&full.into(), &Subject::default())).unwrap();
+    let failure = serde_json::to_value(Failure::of(&full.into(), &Target::default())).unwrap();
     assert_eq!(
         (&failure["code"], &failure["data"]["retryable"]),
         (&(-32008).into(), &false.into())
@@ -48,7 +48,7 @@ fn method_error_has_retry_hint_and_libvirt_numbers() {
 }
 
 fn refused(code: Code) -> Error {
-    let domain = libvirt::Origin::REMOTE;
+    let domain = libvirt::ErrorDomain::REMOTE;
     Error::Libvirt(libvirt::Error { code, domain, message: "no".to_owned(), call: "virDomain" })
 }
 
@@ -129,14 +129,14 @@ fn agent_refusals_have_actionable_kinds() {
         (pool::Error::Stopping.into(), Kind::Busy),
         (pool::Error::Panicked { what: String::new() }.into(), Kind::Internal),
         (Error::Silent { age: Duration::ZERO }, Kind::Unavailable),
-        (Error::AgentLeftAlone(LeftAlone::Busy("Trim")), Kind::Unavailable),
-        (Error::AgentLeftAlone(LeftAlone::Frozen), Kind::Unavailable),
+        (Error::AgentLeftAlone(AgentUnavailable::Busy("Trim")), Kind::Unavailable),
+        (Error::AgentLeftAlone(AgentUnavailable::Frozen), Kind::Unavailable),
         (Error::NoSample(String::new()), Kind::Unavailable),
         (
             Error::StillRuns { id: String::new(), waited: Duration::ZERO, reason: String::new() },
             Kind::Late,
         ),
-        (Error::Listeners(NoPlace { limit: 8, is_own: false }), Kind::Busy),
+        (Error::Listeners(QuotaExceeded { limit: 8, is_own: false }), Kind::Busy),
         (Error::Left(Vec::new()), Kind::Left),
         (Error::VolumesLeft(Vec::new()), Kind::Left),
         (Error::InUse { dataset: String::new(), user: String::new(), why: "" }, Kind::InUse),
@@ -148,18 +148,18 @@ fn agent_refusals_have_actionable_kinds() {
 #[test]
 fn error_names_the_undone_and_the_remaining() {
     let open = |cause| Error::Open { verb: journal::Verb::Delete, cause: Box::new(cause) };
-    let subject = Subject::default();
-    let failure = Failure::of(&open(refused(Code::OPERATION_INVALID)), &subject);
+    let target = Target::default();
+    let failure = Failure::of(&open(refused(Code::OPERATION_INVALID)), &target);
     assert_eq!(failure.message, "cannot complete an earlier Delete: no");
     assert_eq!(failure.code, Kind::State.row().code);
     assert_eq!(failure.data.unwrap().libvirt_code, Some(55));
     let left = vec!["domain web-1".to_owned(), "volume a".to_owned()];
-    let failure = Failure::of(&open(Error::Left(left.clone())), &subject);
+    let failure = Failure::of(&open(Error::Left(left.clone())), &target);
     let text = "cannot complete an earlier Delete: cannot remove leftovers: domain web-1, volume a";
     assert_eq!((failure.message.as_str(), failure.code), (text, Kind::Left.row().code));
     let cause = Box::new(refused(Code::NO_NETWORK));
     let step = Error::Step { step: "define domain web-1".to_owned(), cause, left };
-    let failure = Failure::of(&step, &subject);
+    let failure = Failure::of(&step, &target);
     assert_eq!(
         failure.message,
         "cannot define domain web-1: no; left behind: domain web-1, volume a"
@@ -168,9 +168,8 @@ fn error_names_the_undone_and_the_remaining() {
 
 #[test]
 fn store_errors_name_their_object() {
-    let subject =
-        |dataset: &str| Subject { dataset: Some(dataset.to_owned()), ..Subject::default() };
-    let message = |error: &Error, dataset: &str| Failure::of(error, &subject(dataset)).message;
+    let target = |dataset: &str| Target { dataset: Some(dataset.to_owned()), ..Target::default() };
+    let message = |error: &Error, dataset: &str| Failure::of(error, &target(dataset)).message;
     let size = Error::Refused("need a valid size");
     assert_eq!(message(&size, "guests/v"), "cannot use guests/v: need a valid size");
     assert_eq!(message(&Error::Refused("need an id"), ""), "invalid argument: need an id");

@@ -86,9 +86,9 @@ fn a_former_verb_that_is_open_is_named() {
         let mut entry = journal.begin(Verb::CreateGuest, "l-open", &request).expect("a disk");
         entry.note(Step::NetworkDefined("02:00:00:00:92:78".to_owned())).expect("a disk");
     }
-    let folder = state.path().display().to_string();
+    let directory = state.path().display().to_string();
     let agent =
-        Agent::start(&["--libvirt-uri", uri, "--zpool", pool, "--state-dir", folder.as_str()]);
+        Agent::start(&["--libvirt-uri", uri, "--zpool", pool, "--state-dir", directory.as_str()]);
     let params = json!({ "guest": asked, "dry_run": true });
     for method in ["CreateGuest", "Delete"] {
         let planned = jsonrpc::result(&agent, &format!("Libvirt.{method}"), &params);

@@ -317,10 +317,10 @@ struct Client {
 impl Client {
     fn start() -> Result<Self, Skip> {
         slow("runs Python's JSON-RPC client");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonrpcclient");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonrpcclient");
         let mut child = Command::new(PYTHON)
             .arg(script("client.py"))
-            .arg(&folder)
+            .arg(&directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -330,7 +330,7 @@ impl Client {
         let mut client = Self { child, calls, answers };
         match client.line().as_str() {
             "ready\n" => Ok(client),
-            _ => Err(Skip(format!("there is no jsonrpcclient in {}", folder.display()))),
+            _ => Err(Skip(format!("there is no jsonrpcclient in {}", directory.display()))),
         }
     }
 

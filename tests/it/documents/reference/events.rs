@@ -18,7 +18,7 @@ fn kebab(name: &str) -> String {
 
 /// The rows of the table: name, meaning with the members.
 fn rows() -> Vec<Vec<String>> {
-    let body = SOURCE.split("pub enum What {\n").nth(1).expect("the type is there");
+    let body = SOURCE.split("pub enum EventKind {\n").nth(1).expect("the type is there");
     let body = body.split("\n}\n").next().expect("it ends");
     let (mut rows, mut comment): (Vec<Vec<String>>, Vec<&str>) = (Vec::new(), Vec::new());
     for line in body.lines() {

@@ -10,7 +10,7 @@ const SCRAPE: &str = include_str!("../../../golden/metrics.txt");
 const SOURCES: [&str; 4] = [
     include_str!("../../../../src/metrics/families.rs"),
     include_str!("../../../../src/metrics/guests.rs"),
-    include_str!("../../../../src/metrics/own.rs"),
+    include_str!("../../../../src/metrics/agent_stats.rs"),
     include_str!("../../../../src/metrics/text.rs"),
 ];
 

@@ -33,8 +33,8 @@ fn attached_disk_has_a_volume_of_the_guest() {
     // As it would have been asked for.
     bed.agent.ok("CreateGuest", &bed.guest(&json!([{ "size": 1 }, { "size": 2 }])));
     bed.is_no_more(&before);
-    let told = bed.agent.ok("Describe", &json!({ "id": bed.id }));
-    assert_eq!(told["Metadata"]["Device"]["Disks"][1]["Volume"], bed.volume(1));
+    let reported = bed.agent.ok("Describe", &json!({ "id": bed.id }));
+    assert_eq!(reported["Metadata"]["Device"]["Disks"][1]["Volume"], bed.volume(1));
     let ran = bed.agent.ok("Run", guest)["guest"].take();
     assert_eq!(bed.disks(&[])[1], ["vdb".to_owned(), bed.source(1)]);
     let metrics = bed.agent.ok("DiskMetrics", &ran);

@@ -22,7 +22,7 @@ fn hung_guest_gets_its_disk_at_the_next_start() {
     let why = answer["message"].as_str().expect("a reason");
     assert!(why.starts_with("deadline: AttachDisk late "), "{why}");
     assert_eq!(answer["guest"]["disks"][1]["source"], bed.source(1));
-    assert!(bed.agent.is_settled());
+    assert!(bed.agent.is_recovered());
     bed.agent.ok("Poweroff", &json!({ "id": bed.id }));
     assert_eq!(bed.disks(NEXT)[1], ["vdb".to_owned(), bed.source(1)]);
     bed.is_now(&{

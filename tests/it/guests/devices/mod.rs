@@ -16,7 +16,7 @@ use crate::harness::skip::require;
 use crate::harness::stack::{Stack, in_libvirt};
 use crate::harness::support::{Scratch, files_below};
 
-/// An agent with a folder of disks on the stack that tests share; names have `id` and `mac` in them.
+/// An agent with a directory of disks on the stack that tests share; names have `id` and `mac` in them.
 struct Bed<'a> {
     stack: &'a Stack,
     agent: Agent,
@@ -33,8 +33,8 @@ impl<'a> Bed<'a> {
 
     fn on(stack: &'a Stack, id: &'static str, net: u8, more: &[&str]) -> Self {
         let store = Scratch::new();
-        let (uri, folder) = (stack.uri(), store.path().display().to_string());
-        let storage = format!("directory:{folder}");
+        let (uri, directory) = (stack.uri(), store.path().display().to_string());
+        let storage = format!("directory:{directory}");
         let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--storage", &storage];
         // A call that is late on a slow machine would look like one that fails.
         let patient = ["--deadline-read", "240", "--deadline-change", "240"];
@@ -158,8 +158,8 @@ fn the_methods_answer_their_own_examples_on_qemu() {
     };
     let text = rpc("rpc.discover", &json!({})).to_string();
     // As it would be on ZFS and with kvm.
-    let folder = bed.store.path().display().to_string();
-    let text = text.replace("/dev/zvol/mistify", &folder).replace("\"kvm\"", "\"qemu\"");
+    let directory = bed.store.path().display().to_string();
+    let text = text.replace("/dev/zvol/mistify", &directory).replace("\"kvm\"", "\"qemu\"");
     let document: Value = serde_json::from_str(&text).expect("JSON");
     let methods = document["methods"].as_array().expect("methods");
     for name in ["CreateGuest", "AttachDisk", "DetachDisk", "AttachNic", "DetachNic"] {

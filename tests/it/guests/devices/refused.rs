@@ -170,7 +170,7 @@ fn an_attach_that_libvirt_refuses_is_undone() {
     assert!(error.ends_with(&format!(" (attach NIC {}; undone)", bed.mac(2))), "{error}");
     assert_eq!(bed.everything(), before);
     bed.is_now(&made);
-    assert!(bed.agent.is_settled());
+    assert!(bed.agent.is_recovered());
     bed.end();
 }
 
@@ -205,7 +205,7 @@ fn driver_without_attach_is_an_error() {
         let error = answer["error"].as_str().expect("an error");
         assert!(error.starts_with("[Code-3] ") && error.ends_with(undone), "{method}: {error}");
         assert_eq!(files(), before, "{method}");
-        assert!(agent.is_settled(), "{method}");
+        assert!(agent.is_recovered(), "{method}");
         assert_eq!(agent.ok("CreateGuest", &made)["guest"], made, "{method}");
     }
     agent.ok("Delete", &guest);

@@ -30,9 +30,9 @@ fn is(word: &str, unit: &str) -> bool {
 #[test]
 fn upgrade_restarts_agent_and_keeps_config_and_guests() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let folder = service.pool.folder();
-    let guest = service.running(&folder);
-    let (qemu, agent, version) = (qemu_pid(&folder.guest), service.pid(), installed_version());
+    let directory = service.pool.directory();
+    let guest = service.running(&directory);
+    let (qemu, agent, version) = (qemu_pid(&directory.guest), service.pid(), installed_version());
     for unit in [UNIT, SOCKET_UNIT, GUESTS_UNIT] {
         assert!(is("is-active", unit) && is("is-enabled", unit), "{unit}");
     }
@@ -41,9 +41,9 @@ fn upgrade_restarts_agent_and_keeps_config_and_guests() {
     assert!(is("is-active", GUESTS_UNIT));
 
     assert_ne!(installed_version(), version);
-    assert_eq!(service.state(&folder.guest), "running");
+    assert_eq!(service.state(&directory.guest), "running");
     assert_ne!(service.pid(), agent);
-    assert_eq!(qemu_pid(&folder.guest), qemu);
+    assert_eq!(qemu_pid(&directory.guest), qemu);
     assert_eq!(fs::read_to_string(SETTINGS).expect("it is there"), OWN_SETTINGS);
     service.call("Delete", &guest);
 
@@ -60,14 +60,14 @@ fn upgrade_restarts_agent_and_keeps_config_and_guests() {
 #[test]
 fn guests_shut_down_when_the_host_stops() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let folder = service.pool.folder();
-    let guest = service.running(&folder);
-    let qemu = qemu_pid(&folder.guest);
+    let directory = service.pool.directory();
+    let guest = service.running(&directory);
+    let qemu = qemu_pid(&directory.guest);
     for refused in [["stop", GUESTS_UNIT], ["restart", GUESTS_UNIT]] {
         assert!(!quietly("systemctl", &refused).status.success(), "{refused:?}");
     }
     systemctl(&["restart", UNIT, "libvirtd.service"]);
-    assert_eq!(qemu_pid(&folder.guest), qemu, "nothing of that stops a guest");
+    assert_eq!(qemu_pid(&directory.guest), qemu, "nothing of that stops a guest");
 
     let stop = "/run/systemd/system/host-stop.target";
     let conflicts = format!("[Unit]\nConflicts={GUESTS_UNIT} libvirt-guests.service\n");
@@ -79,7 +79,7 @@ fn guests_shut_down_when_the_host_stops() {
     wait_until("the unit has stopped", SOON, || {
         systemctl(&["show", "--value", "--property", "ActiveState", GUESTS_UNIT]) == "inactive"
     });
-    assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "shut off");
+    assert_eq!(virsh(&["domstate", &directory.guest]).trim(), "shut off");
     let said = wait_for("its word is in the journal", SOON, || {
         let said = run("journalctl", &["--quiet", "--output=cat", "--unit", GUESTS_UNIT]);
         said.contains("guests that are off").then_some(said)
@@ -121,27 +121,27 @@ fn an_upgrade_from_before_profiles_stays_classic() {
 #[test]
 fn purge_keeps_guests_and_volumes_and_no_agent_files() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let folder = service.pool.folder();
+    let directory = service.pool.directory();
     fs::write(SETTINGS, format!("{OWN_SETTINGS}audit-log = /var/log/mistify-libvirt/audit\n"))
         .expect("the settings are ours");
     systemctl(&["restart", UNIT]);
-    let guest = service.running(&folder);
-    let (qemu, volumes) = (qemu_pid(&folder.guest), folder.listing());
+    let guest = service.running(&directory);
+    let (qemu, volumes) = (qemu_pid(&directory.guest), directory.listing());
     let networks = virsh(&["net-list", "--name"]);
     let own = our_files();
     for file in [SETTINGS, "/var/lib/mistify-libvirt", "/var/log/mistify-libvirt/audit"] {
         assert!(fs::metadata(file).is_ok(), "{file} is one of those that have to go");
     }
     assert!(own.contains(SETTINGS), "{own}");
-    assert!(volumes.contains(&folder.volume(0)), "{volumes}");
+    assert!(volumes.contains(&directory.volume(0)), "{volumes}");
     assert!(networks.contains(guest["nics"][0]["mac"].as_str().expect("a MAC")), "{networks}");
 
     purge();
 
     assert_eq!(our_files(), "");
-    assert_eq!(qemu_pid(&folder.guest), qemu);
-    assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "running");
-    assert_eq!(folder.listing(), volumes);
+    assert_eq!(qemu_pid(&directory.guest), qemu);
+    assert_eq!(virsh(&["domstate", &directory.guest]).trim(), "running");
+    assert_eq!(directory.listing(), volumes);
     assert_eq!(virsh(&["net-list", "--name"]), networks);
     assert_eq!(quietly("systemctl", &["status", UNIT]).status.code(), Some(4), "no such unit");
 }

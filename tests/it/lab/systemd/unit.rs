@@ -95,9 +95,9 @@ fn unit_cannot_access_other_processes() {
 #[test]
 fn watchdog_kills_and_restarts_a_hung_agent() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let folder = service.pool.folder();
-    let guest = service.running(&folder);
-    let qemu = qemu_pid(&folder.guest);
+    let directory = service.pool.directory();
+    let guest = service.running(&directory);
+    let qemu = qemu_pid(&directory.guest);
     service.drop_in("[Service]\nWatchdogSec=10\n");
     let stuck = service.pid();
     assert_eq!(service.property("NRestarts"), "0");
@@ -111,8 +111,8 @@ fn watchdog_kills_and_restarts_a_hung_agent() {
     wait_until("the journal says why", SOON, || {
         run("journalctl", &["--quiet", "--unit", UNIT]).contains("Watchdog timeout")
     });
-    assert_eq!(service.state(&folder.guest), "running");
-    assert_eq!(qemu_pid(&folder.guest), qemu);
+    assert_eq!(service.state(&directory.guest), "running");
+    assert_eq!(qemu_pid(&directory.guest), qemu);
     service.call("Delete", &guest);
 }
 
@@ -120,14 +120,14 @@ fn watchdog_kills_and_restarts_a_hung_agent() {
 fn stop_under_load_cuts_no_call_and_keeps_guests() {
     let Some(service) = require("lab", Service::installed()) else { return };
     service.without_sockets();
-    let (folder, slow) = (service.pool.folder(), service.pool.folder());
-    let guest = service.running(&folder);
-    let qemu = qemu_pid(&folder.guest);
+    let (directory, slow) = (service.pool.directory(), service.pool.directory());
+    let guest = service.running(&directory);
+    let qemu = qemu_pid(&directory.guest);
 
     let calls = thread::scope(|scope| {
         let mut create = None;
         let calls = under_load(
-            &folder.guest,
+            &directory.guest,
             || TcpStream::connect(ADDRESS),
             false,
             || {
@@ -151,20 +151,20 @@ fn stop_under_load_cuts_no_call_and_keeps_guests() {
     }
 
     systemctl(&["start", UNIT]);
-    assert_eq!(qemu_pid(&folder.guest), qemu);
+    assert_eq!(qemu_pid(&directory.guest), qemu);
     let before = service.writes(&guest);
     wait_until("the guest writes on", SOON, || service.writes(&guest) > before);
-    for folder in [&folder, &slow] {
-        service.call("Delete", &json!({ "id": folder.guest }));
+    for directory in [&directory, &slow] {
+        service.call("Delete", &json!({ "id": directory.guest }));
     }
 }
 
 #[test]
 fn systemd_holds_the_ports_and_a_restart_refuses_none() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let folder = service.pool.folder();
-    let guest = json!({ "id": folder.guest });
-    service.call("CreateGuest", &asked(&folder));
+    let directory = service.pool.directory();
+    let guest = json!({ "id": directory.guest });
+    service.call("CreateGuest", &asked(&directory));
     for flags in [&["--socket", SOCKET][..], &["--listen", ADDRESS], &["--listen", "[::1]:20001"]] {
         systemctl(&["stop", UNIT]);
         for port in [ADDRESS, "[::1]:20001"] {
@@ -179,8 +179,8 @@ fn systemd_holds_the_ports_and_a_restart_refuses_none() {
         systemctl(&["restart", UNIT]);
         assert_ne!(service.pid(), first);
     };
-    let by_socket = under_load(&folder.guest, || UnixStream::connect(SOCKET), true, restart);
-    let by_port = under_load(&folder.guest, || TcpStream::connect(ADDRESS), true, restart);
+    let by_socket = under_load(&directory.guest, || UnixStream::connect(SOCKET), true, restart);
+    let by_port = under_load(&directory.guest, || TcpStream::connect(ADDRESS), true, restart);
     for calls in by_socket.iter().chain(&by_port) {
         assert_eq!((calls.cut, calls.is_refused), (0, false), "{calls:?}");
         assert!(calls.answered > 0, "{calls:?}");
@@ -296,15 +296,15 @@ fn user(service: &Service) -> String {
 
 /// A guest's life in every verb, and what is read of it without asking its emulator.
 fn every_verb_and_the_fast_tier(service: &Service) {
-    let folder = service.pool.folder();
-    let id = &folder.guest;
-    let guest = service.running(&folder);
+    let directory = service.pool.directory();
+    let id = &directory.guest;
+    let guest = service.running(&directory);
     let state = |method: &str| {
         let answer = service.call(method, &guest);
         answer["guest"]["state"].as_str().unwrap_or_default().to_owned()
     };
 
-    let zvol = fs::canonicalize(device(&folder.volume(0))).expect("its device");
+    let zvol = fs::canonicalize(device(&directory.volume(0))).expect("its device");
     let zvol = zvol.file_name().and_then(|name| name.to_str()).expect("its name").to_owned();
     let labels = format!("domain=\"{id}\",target_device=\"vda\",device=\"{zvol}\"");
     let tap = guest["nics"][0]["device"].as_str().expect("it runs");
@@ -328,10 +328,10 @@ fn every_verb_and_the_fast_tier(service: &Service) {
     assert!(service.call("NicMetrics", &guest)["nic"]["net0"].is_object());
     let larger = json!({ "id": id, "disks": [{ "device": "vda", "size": 32 }] });
     service.call("ResizeDisk", &larger);
-    let size = run("zfs", &["get", "-Hpo", "value", "volsize", &folder.volume(0)]);
+    let size = run("zfs", &["get", "-Hpo", "value", "volsize", &directory.volume(0)]);
     assert_eq!(size.trim(), (32 << 20).to_string());
     for method in ["Reboot", "Restart"] {
-        let booted = || boots(&device(&folder.volume(0))).expect("the volume can be read");
+        let booted = || boots(&device(&directory.volume(0))).expect("the volume can be read");
         let before = booted();
         assert_eq!(state(method), "running", "{method}");
         // Before that it does not hear its power button.
@@ -343,5 +343,5 @@ fn every_verb_and_the_fast_tier(service: &Service) {
     assert_eq!(state("Poweroff"), "shutoff");
     assert_eq!(state("Create"), "running", "of one that is there it starts it");
     service.call("Delete", &guest);
-    assert_eq!(folder.listing(), "");
+    assert_eq!(directory.listing(), "");
 }

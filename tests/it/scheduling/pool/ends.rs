@@ -10,18 +10,18 @@ fn panic_costs_job_and_state_and_frees_the_lock() {
     let late_ran = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&late_ran);
 
-    let hold = pool.hold("web-1", far()).unwrap();
+    let lock = pool.lock_guest("web-1", far()).unwrap();
     let panicked = pool.run_or_else(
         Lane::Control,
         job("bad"),
-        Some(&hold),
+        Some(&lock),
         |_| panic!("on purpose"),
         move |_, ()| set.store(true, SeqCst),
     );
     assert_eq!(panicked, Err(Error::Panicked { what: "bad".to_owned() }));
-    drop(hold);
+    drop(lock);
 
-    assert_eq!(pool.snapshot().callers.keys_held, 0);
+    assert_eq!(pool.snapshot().callers.locks_held, 0);
     assert_eq!(pool.run(Lane::Control, job("after"), None, count), Ok(0), "a new state");
     assert!(!late_ran.load(SeqCst));
     assert_eq!(lane(&pool, Lane::Control).totals.panicked, 1);
@@ -34,7 +34,7 @@ fn late_job_that_panics_frees_the_lock_without_undo() {
     let set = Arc::clone(&undone);
     let undo = move || set.store(true, SeqCst);
     drop(run_late(&pool, "web-1", || panic!("on purpose"), undo));
-    pool.hold("web-1", far()).unwrap();
+    pool.lock_guest("web-1", far()).unwrap();
     until("the panic is counted", || lane(&pool, Lane::Control).totals.panicked == 1);
     assert!(!undone.load(SeqCst));
 }
@@ -45,7 +45,7 @@ fn panic_in_a_late_handler_frees_lock_and_costs_state() {
     let count = |state: &mut State| state.replace(state.get() + 1);
     pool.run(Lane::Control, job("before"), None, count).unwrap();
     drop(run_late(&pool, "web-1", || (), || panic!("on purpose")));
-    pool.hold("web-1", far()).unwrap();
+    pool.lock_guest("web-1", far()).unwrap();
     assert_eq!(pool.run(Lane::Control, job("after"), None, count), Ok(0), "a new state");
     assert_eq!(lane(&pool, Lane::Control).totals.panicked, 1);
 }
@@ -85,20 +85,20 @@ fn stop_completes_jobs_and_refuses_new_ones() {
     thread::scope(|scope| {
         let (first, work) = block();
         let verb = scope.spawn(|| {
-            let hold = pool.hold("web-1", far())?;
-            pool.run(Lane::Control, job("first step"), Some(&hold), work)?;
-            pool.run(Lane::Storage, job("second step"), Some(&hold), |_| ())
+            let lock = pool.lock_guest("web-1", far())?;
+            pool.run(Lane::Control, job("first step"), Some(&lock), work)?;
+            pool.run(Lane::Storage, job("second step"), Some(&lock), |_| ())
         });
         let first = first.wait_until_running();
         let queued = scope.spawn(|| pool.run(Lane::Control, job("queued"), None, |_| 7));
-        let waiter = scope.spawn(|| pool.hold("web-1", far()).map(drop));
-        until("one waits for the key", || pool.snapshot().callers.keys_waiting == 1);
+        let waiter = scope.spawn(|| pool.lock_guest("web-1", far()).map(drop));
+        until("one waits for the key", || pool.snapshot().callers.locks_waiting == 1);
         until("one is queued", || lane(&pool, Lane::Control).queued == 1);
 
         let stop = scope.spawn(|| pool.stop(FAR));
         assert_eq!(waiter.join().unwrap(), Err(Error::Stopping));
         assert_eq!(pool.run(Lane::Read, job("new"), None, |_| ()), Err(Error::Stopping));
-        assert_eq!(pool.hold("web-2", far()).map(drop), Err(Error::Stopping));
+        assert_eq!(pool.lock_guest("web-2", far()).map(drop), Err(Error::Stopping));
 
         drop(first);
         assert_eq!(verb.join().unwrap(), Ok(()));

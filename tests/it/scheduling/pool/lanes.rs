@@ -1,4 +1,4 @@
-//! Keys, rations and queues: who goes first, who is refused, and that no lane waits for another.
+//! Guest locks, classes and queues: who goes first, who is refused, and that no lane waits for another.
 
 use super::*;
 
@@ -8,15 +8,15 @@ fn verbs_on_one_guest_lock_run_in_arrival_order() {
     let order = parking_lot::Mutex::new(Vec::new());
     let inside = Arc::new(AtomicBool::new(false));
     thread::scope(|scope| {
-        let first = pool.hold("web-1", far()).unwrap();
+        let first = pool.lock_guest("web-1", far()).unwrap();
         for number in 0..8 {
             let (pool, order, inside) = (&pool, &order, Arc::clone(&inside));
             scope.spawn(move || {
                 let deadline = far();
-                let hold = pool.hold("web-1", deadline).unwrap();
+                let lock = pool.lock_guest("web-1", deadline).unwrap();
                 assert!(Instant::now() < deadline, "the key's release wakes the next");
                 order.lock().push(number);
-                let alone = pool.run(Lane::Control, job("verb"), Some(&hold), move |_| {
+                let alone = pool.run(Lane::Control, job("verb"), Some(&lock), move |_| {
                     let alone = !inside.swap(true, SeqCst);
                     thread::yield_now();
                     inside.store(false, SeqCst);
@@ -24,7 +24,7 @@ fn verbs_on_one_guest_lock_run_in_arrival_order() {
                 });
                 assert_eq!(alone, Ok(true));
             });
-            until("the caller waits", || pool.snapshot().callers.keys_waiting == number + 1);
+            until("the caller waits", || pool.snapshot().callers.locks_waiting == number + 1);
         }
         drop(first);
     });
@@ -41,8 +41,8 @@ fn verbs_on_100_guest_locks_run_in_parallel() {
         for number in 0..100 {
             let (pool, four, running) = (&pool, Arc::clone(&four), Arc::clone(&running));
             scope.spawn(move || {
-                let hold = pool.hold(&format!("web-{number}"), far()).unwrap();
-                let at_once = pool.run(Lane::Control, job("verb"), Some(&hold), move |_| {
+                let lock = pool.lock_guest(&format!("web-{number}"), far()).unwrap();
+                let at_once = pool.run(Lane::Control, job("verb"), Some(&lock), move |_| {
                     let at_once = running.fetch_add(1, SeqCst) + 1;
                     four.wait();
                     running.fetch_sub(1, SeqCst);
@@ -109,14 +109,14 @@ fn full_change_lanes_do_not_affect_read_and_urgent() {
 #[test]
 fn a_key_stays_with_its_last_clone() {
     let pool = pool(&limits());
-    let hold = pool.hold("web-1", far()).unwrap();
-    let clone = hold.clone();
-    drop(hold);
+    let lock = pool.lock_guest("web-1", far()).unwrap();
+    let clone = lock.clone();
+    drop(lock);
     assert_eq!(pool.snapshot().callers.callers, 0);
-    assert_eq!(pool.snapshot().callers.keys_held, 1);
+    assert_eq!(pool.snapshot().callers.locks_held, 1);
     pool.run(Lane::Control, job("step"), Some(&clone), |_| ()).unwrap();
     drop(clone);
-    assert_eq!(pool.snapshot().callers.keys_held, 0);
+    assert_eq!(pool.snapshot().callers.locks_held, 0);
 }
 
 #[test]
@@ -145,8 +145,8 @@ fn nothing_is_left_after_a_hundred_thousand_calls() {
             scope.spawn(move || {
                 for number in 0..CALLS {
                     let key = format!("web-{}", (thread + number) % 1000);
-                    let hold = pool.hold(&key, far()).unwrap();
-                    pool.run(Lane::Control, job("verb"), Some(&hold), |_| ()).unwrap();
+                    let lock = pool.lock_guest(&key, far()).unwrap();
+                    pool.run(Lane::Control, job("verb"), Some(&lock), |_| ()).unwrap();
                 }
             });
         }
@@ -154,7 +154,7 @@ fn nothing_is_left_after_a_hundred_thousand_calls() {
     let calls = THREADS * CALLS;
     until("all are counted", || lane(&pool, Lane::Control).totals.finished == calls);
     let callers = pool.snapshot().callers;
-    assert_eq!((callers.callers, callers.keys_held, callers.keys_waiting), (0, 0, 0));
+    assert_eq!((callers.callers, callers.locks_held, callers.locks_waiting), (0, 0, 0));
     let control = lane(&pool, Lane::Control);
     assert_eq!((control.queued, control.running, control.oldest), (0, 0, None));
 }

@@ -13,19 +13,19 @@ fn late_job_holds_its_lock_until_return_and_is_undone() {
     };
     let block = run_late(&pool, "web-1", || (), undo);
 
-    let held = pool.hold("web-1", soon("").deadline).unwrap_err();
-    let Error::KeyHeld { key, running: Some(running), .. } = held else { panic!("{held:?}") };
-    assert_eq!((key.as_str(), running.what.as_str()), ("web-1", "late"));
+    let held = pool.lock_guest("web-1", soon("").deadline).unwrap_err();
+    let Error::GuestLocked { guest, running: Some(running), .. } = held else { panic!("{held:?}") };
+    assert_eq!((guest.as_str(), running.what.as_str()), ("web-1", "late"));
 
     drop(block);
     wait_undone.recv_timeout(FAR).unwrap();
-    let held = pool.hold("web-1", soon("").deadline).unwrap_err();
-    assert!(matches!(held, Error::KeyHeld { .. }), "the undo runs under the key: {held:?}");
-    assert_eq!(pool.snapshot().callers.holds_late, 2);
+    let held = pool.lock_guest("web-1", soon("").deadline).unwrap_err();
+    assert!(matches!(held, Error::GuestLocked { .. }), "the undo runs under the key: {held:?}");
+    assert_eq!(pool.snapshot().callers.waits_late, 2);
 
     thread::scope(|scope| {
-        let next = scope.spawn(|| pool.hold("web-1", far()).map(drop));
-        until("the next one waits", || pool.snapshot().callers.keys_waiting == 1);
+        let next = scope.spawn(|| pool.lock_guest("web-1", far()).map(drop));
+        until("the next one waits", || pool.snapshot().callers.locks_waiting == 1);
         go_on.send(()).unwrap();
         assert_eq!(next.join().unwrap(), Ok(()));
     });
@@ -35,23 +35,23 @@ fn late_job_holds_its_lock_until_return_and_is_undone() {
 #[test]
 fn a_late_job_keeps_the_keys_of_other_guests_too() {
     let pool = pool(&limits());
-    let mut hold = pool.hold("web-2", far()).unwrap();
-    hold.keep(pool.hold("web-1", far()).unwrap());
-    assert_eq!((hold.key(), pool.snapshot().callers.callers), ("web-2", 1));
+    let mut lock = pool.lock_guest("web-2", far()).unwrap();
+    lock.keep(pool.lock_guest("web-1", far()).unwrap());
+    assert_eq!((lock.guest(), pool.snapshot().callers.callers), ("web-2", 1));
     let (go_on, wait_go_on) = bounded::<()>(1);
     let work = move |_: &mut State| wait_go_on.recv().unwrap();
     // As long as a worker needs to take it, on a loaded machine too.
     let deadline = Instant::now() + Duration::from_secs(2);
-    let late = pool.run(Lane::Control, Job { name: "late".into(), deadline }, Some(&hold), work);
+    let late = pool.run(Lane::Control, Job { name: "late".into(), deadline }, Some(&lock), work);
     assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
-    drop(hold);
-    for key in ["web-1", "web-2"] {
-        let held = pool.hold(key, soon("").deadline).unwrap_err();
-        assert!(matches!(held, Error::KeyHeld { .. }), "{key}: {held:?}");
+    drop(lock);
+    for guest in ["web-1", "web-2"] {
+        let held = pool.lock_guest(guest, soon("").deadline).unwrap_err();
+        assert!(matches!(held, Error::GuestLocked { .. }), "{guest}: {held:?}");
     }
     go_on.send(()).unwrap();
-    for key in ["web-1", "web-2"] {
-        pool.hold(key, far()).map(drop).unwrap();
+    for guest in ["web-1", "web-2"] {
+        pool.lock_guest(guest, far()).map(drop).unwrap();
     }
 }
 
@@ -65,8 +65,8 @@ fn late_queued_job_never_starts_and_frees_its_lock() {
 
         let ran = Arc::new(AtomicBool::new(false));
         let set = Arc::clone(&ran);
-        let hold = pool.hold("web-1", far()).unwrap();
-        let unrun = pool.run(Lane::Control, soon("second"), Some(&hold), move |_| {
+        let lock = pool.lock_guest("web-1", far()).unwrap();
+        let unrun = pool.run(Lane::Control, soon("second"), Some(&lock), move |_| {
             set.store(true, SeqCst);
         });
         let Err(Error::Unrun { what, lane: Lane::Control, running: Some(running), .. }) = unrun
@@ -75,8 +75,8 @@ fn late_queued_job_never_starts_and_frees_its_lock() {
         };
         assert_eq!((what.as_str(), running.what.as_str()), ("second", "first"));
         assert_eq!(Arc::strong_count(&ran), 1, "the work is dropped, not kept in the queue");
-        drop(hold);
-        assert_eq!(pool.snapshot().callers.keys_held, 0);
+        drop(lock);
+        assert_eq!(pool.snapshot().callers.locks_held, 0);
         assert_eq!(lane(&pool, Lane::Control).queued, 0);
 
         drop(first);
@@ -92,11 +92,11 @@ fn result_reaches_caller_or_late_handler_exactly_once() {
     let pool = pool(&limits());
     let late = Arc::new(AtomicUsize::new(0));
     let ran = Arc::new(AtomicUsize::new(0));
-    let (mut in_time, mut told_late, mut unrun) = (0, 0, 0);
+    let (mut in_time, mut reported_late, mut unrun) = (0, 0, 0);
     let end = far();
     // And until each end was seen, which takes a loaded machine longer.
     let mut number = 0;
-    while number < CALLS || ((in_time == 0 || told_late == 0) && Instant::now() < end) {
+    while number < CALLS || ((in_time == 0 || reported_late == 0) && Instant::now() < end) {
         number += 1;
         let micros = |n: usize| Duration::from_micros(u64::try_from(n).unwrap());
         let deadline = Instant::now() + micros(50 + number % 50);
@@ -120,7 +120,7 @@ fn result_reaches_caller_or_late_handler_exactly_once() {
                 assert_eq!(result, number);
                 in_time += 1;
             }
-            Err(Error::Late { .. }) => told_late += 1,
+            Err(Error::Late { .. }) => reported_late += 1,
             Err(Error::Unrun { .. }) => unrun += 1,
             // Hulls of unrun jobs lie in the queue until the worker has passed them.
             Err(Error::Busy { full: Full::Queue(_), .. }) => thread::yield_now(),
@@ -128,12 +128,15 @@ fn result_reaches_caller_or_late_handler_exactly_once() {
         }
     }
     assert!(pool.stop(FAR));
-    assert!(in_time > 0 && told_late > 0, "{in_time} in time, {told_late} late, {unrun} unrun");
-    assert_eq!(late.load(SeqCst), told_late);
-    assert_eq!(ran.load(SeqCst), in_time + told_late);
+    assert!(
+        in_time > 0 && reported_late > 0,
+        "{in_time} in time, {reported_late} late, {unrun} unrun"
+    );
+    assert_eq!(late.load(SeqCst), reported_late);
+    assert_eq!(ran.load(SeqCst), in_time + reported_late);
     let totals = lane(&pool, Lane::Control).totals;
     let count = |n: usize| u64::try_from(n).unwrap();
-    assert_eq!(totals.finished, count(in_time + told_late));
-    assert_eq!((totals.late, totals.unrun), (count(told_late), count(unrun)));
+    assert_eq!(totals.finished, count(in_time + reported_late));
+    assert_eq!((totals.late, totals.unrun), (count(reported_late), count(unrun)));
     assert_eq!(totals.panicked, 0);
 }

@@ -1,4 +1,4 @@
-//! The pool's threads: lanes, keys, late jobs, panics and stop, with jobs that wait on channels.
+//! The pool's threads: lanes, guest locks, late jobs, panics and stop, with jobs that wait on channels.
 #![expect(clippy::unwrap_used, reason = "a test ends where its setting fails")]
 
 mod ends;
@@ -92,7 +92,7 @@ impl<F: FnOnce() + Send + Clone + 'static> Then for F {}
 
 /// Runs a job until its caller is told `Late`; it is then still running, and goes on with `then`.
 fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> Block {
-    let hold = pool.hold(key, far()).unwrap();
+    let lock = pool.lock_guest(key, far()).unwrap();
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
@@ -102,8 +102,8 @@ fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> 
             work(state);
             then();
         };
-        match pool.run_or_else(Lane::Control, job, Some(&hold), work, |_, ()| late()) {
-            // Its worker has taken it, and may not have begun it yet.
+        match pool.run_or_else(Lane::Control, job, Some(&lock), work, |_, ()| late()) {
+            // Its worker has taken it, and may not have started it yet.
             Err(Error::Late { .. }) => ControlFlow::Break(block.wait_until_running()),
             // The machine was so busy that no worker came in time.
             Err(Error::Unrun { .. }) => ControlFlow::Continue(()),

@@ -14,7 +14,7 @@ fn post<T: Send + 'static>(
     work: impl FnOnce(&mut State) -> T + Send + 'static,
 ) -> Receiver<Answered<T>> {
     let (answers, answered) = unbounded();
-    pool.post(pool.place().unwrap(), Lane::Read, job, work, move |answer| {
+    pool.post(pool.caller_slot().unwrap(), Lane::Read, job, work, move |answer| {
         let thread = thread::current().name().unwrap_or_default().to_owned();
         answers.send((answer, thread)).unwrap();
     });
@@ -37,7 +37,7 @@ fn worker_delivers_the_answer_after_freeing_its_place() {
     let pool = Arc::new(pool(&limits()));
     let (answers, answered) = unbounded();
     let seen = Arc::clone(&pool);
-    let place = pool.place().unwrap();
+    let place = pool.caller_slot().unwrap();
     assert_eq!(pool.snapshot().callers.callers, 1);
     pool.post(
         place,
@@ -134,7 +134,7 @@ fn panics_of_job_and_of_receiver_are_survived() {
     let pool = pool(&one_worker());
     let (answer, _) = only(&post(&pool, job("Status web-1"), |_| -> () { panic!("on purpose") }));
     assert_eq!(answer, Err(Error::Panicked { what: "Status web-1".to_owned() }));
-    let place = pool.place().unwrap();
+    let place = pool.caller_slot().unwrap();
     pool.post(place, Lane::Read, job("told"), |_| (), |_| panic!("on purpose, too"));
     assert_eq!(only(&post(&pool, job("after"), |_| ())).0, Ok(()));
     until("all ended", || lane(&pool, Lane::Read).totals.finished == 2);
@@ -144,7 +144,7 @@ fn panics_of_job_and_of_receiver_are_survived() {
 #[test]
 fn a_posted_job_takes_no_callers_place() {
     let pool = pool(&limits());
-    let places: Vec<_> = (0..8).map(|_| pool.place().unwrap()).collect();
+    let places: Vec<_> = (0..8).map(|_| pool.caller_slot().unwrap()).collect();
     assert_eq!(pool.snapshot().callers.callers, 8, "a stop waits for them");
     assert_eq!(pool.run(Lane::Read, job("beside"), None, |_| 7), Ok(7));
     drop(places);
@@ -247,7 +247,7 @@ fn stop_completes_the_running_job_and_answers_queued() {
     let second = post(&pool, job("second"), |_| ());
     assert!(!pool.stop(Duration::from_millis(20)), "one runs");
     assert_eq!(only(&second).0, Err(Error::Stopping));
-    assert!(pool.place().is_none());
+    assert!(pool.caller_slot().is_none());
     drop(block);
     assert_eq!(only(&first).0, Ok(()));
     assert!(pool.stop(FAR));
@@ -259,7 +259,7 @@ fn pool_end_ends_jobs_that_wait_for_the_clock() {
     let (block, work) = block();
     let kept = Arc::new(());
     let held = Arc::clone(&kept);
-    let place = pool.place().unwrap();
+    let place = pool.caller_slot().unwrap();
     let deadline = Instant::now() + FAR * 100;
     let far = Job { name: "far".into(), deadline };
     pool.post(place, Lane::Read, far, work, move |_: Result<(), Error>| drop(held));
@@ -282,7 +282,7 @@ fn many_short_deadlines_are_each_answered_once() {
             ends[usize::from(is_ok)] += 1;
             ends
         });
-        let Some(place) = pool.place() else { continue };
+        let Some(place) = pool.caller_slot() else { continue };
         // From 20 us to 40 ms: on a machine of any speed some of these are as long as a job takes.
         let wait = Duration::from_micros((20 + posted as u64 % 100) << (posted % 12));
         let job = Job { name: "short".into(), deadline: Instant::now() + wait };

@@ -1,4 +1,4 @@
-//! Workers that are written off: replaced at once, gone when their job returns.
+//! Workers that are abandoned: replaced at once, gone when their job returns.
 
 use super::*;
 
@@ -29,20 +29,20 @@ fn hung_worker_is_replaced_and_ends_with_its_job() {
     assert_eq!((stuck.lane, stuck.worker, stuck.name.verb.as_str()), (Lane::Control, 0, "late"));
     assert_eq!(figures(&pool), (1, 1, 0));
 
-    assert!(pool.write_off(&stuck).unwrap());
+    assert!(pool.abandon(&stuck).unwrap());
 
     assert_eq!(figures(&pool), (1, 0, 1));
     assert_eq!(pool.overdue(), [], "it is judged already");
     assert_eq!(name_of_worker(&pool).as_deref(), Some("control-1"));
-    assert_eq!(pool.snapshot().callers.keys_held, 1, "the key stays with the job");
+    assert_eq!(pool.snapshot().callers.locks_held, 1, "the key stays with the job");
     let oldest = lane(&pool, Lane::Control).oldest.unwrap();
     assert_eq!(oldest.what, "late");
-    assert!(!pool.write_off(&stuck).unwrap(), "once is enough");
+    assert!(!pool.abandon(&stuck).unwrap(), "once is enough");
 
     drop(block);
     wait_undone.recv_timeout(FAR).unwrap();
     until("it has returned", || figures(&pool) == (1, 0, 0));
-    pool.hold("web-1", far()).unwrap();
+    pool.lock_guest("web-1", far()).unwrap();
     let block = run_late(&pool, "web-2", || (), || ());
     let deadline = Instant::now() + Duration::from_millis(200);
     let second = Job { name: "second".into(), deadline };
@@ -60,7 +60,7 @@ fn returned_worker_is_not_abandoned() {
     let block = run_late(&pool, "web-1", || (), || ());
     let second = overdue(&pool);
     let before = second.since.checked_sub(Duration::from_secs(1)).unwrap();
-    assert!(!pool.write_off(&Overdue { since: before, ..second }).unwrap(), "another job");
+    assert!(!pool.abandon(&Overdue { since: before, ..second }).unwrap(), "another job");
     assert_eq!(figures(&pool), (1, 1, 0));
     drop(block);
     until("it has returned", || figures(&pool).1 == 0);
@@ -89,7 +89,7 @@ fn overdue_or_hung_job_is_not_restarted_others_are() {
         assert_eq!(may("other"), Ok(()));
         assert_eq!(pool.not_overdue(Lane::Read, &"late".into()), Ok(()));
         for job in pool.overdue() {
-            pool.write_off(&job).unwrap();
+            pool.abandon(&job).unwrap();
         }
     }
     drop(block);
@@ -100,7 +100,7 @@ fn overdue_or_hung_job_is_not_restarted_others_are() {
 fn stop_gives_a_stuck_job_its_grace_too() {
     let pool = pool(&limits());
     let block = run_late(&pool, "web-1", || (), || ());
-    assert!(pool.write_off(&overdue(&pool)).unwrap());
+    assert!(pool.abandon(&overdue(&pool)).unwrap());
     assert!(!pool.stop(Duration::from_millis(20)));
     drop(block);
     assert!(pool.stop(FAR));

@@ -56,7 +56,7 @@ fn a_user_has_a_share_of_connections() {
     let Some(_world) = require("users", World::new()) else { return };
     let users = [64001, 64002, 64003, 64004].map(|uid: u32| uid.to_string());
     let config = CallerConfig { users: users.to_vec(), ..CallerConfig::default() };
-    // Requests that have begun stay so for as long as the test takes.
+    // Requests that have started stay so for as long as the test takes.
     let limits = HttpLimits {
         request: SOON,
         connections: 256,

@@ -33,7 +33,7 @@ const NOBODY: u32 = 65534;
 const STRANGER: u32 = 64999;
 const ON_TEST_DRIVER: [&str; 2] = ["--libvirt-uri", "test:///default"];
 
-/// A folder that all users can enter, with a copy of the agent that they can run.
+/// A directory that all users can enter, with a copy of the agent that they can run.
 struct World(PathBuf);
 
 impl World {
@@ -74,7 +74,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // A left-over folder in /tmp harms nobody.
+        // A left-over directory in /tmp harms nobody.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -141,10 +141,10 @@ fn slow_group_lookup_delays_only_bounded_waiters() {
     flags.extend(["--allow-group", "64100"]);
     let agent = Agent::run(command, &flags);
     let place = agent.address().to_string();
-    let mut keeper = Command::new(PYTHON);
-    keeper.args(["-c", CLIENT, "keep", &group]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut keeper = keeper.spawn().expect("it starts");
-    let mut says = BufReader::new(keeper.stdout.take().expect("piped")).lines();
+    let mut user = Command::new(PYTHON);
+    user.args(["-c", CLIENT, "keep", &group]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut user = user.spawn().expect("it starts");
+    let mut says = BufReader::new(user.stdout.take().expect("piped")).lines();
     let mut said = || says.next().and_then(Result::ok);
     assert_eq!(said().as_deref(), Some("kept"));
 
@@ -156,12 +156,13 @@ fn slow_group_lookup_delays_only_bounded_waiters() {
         assert_eq!(ask(0, &place), "200", "root does not wait");
         assert!(is_turned_away(), "the others do");
         // The end of its input is the sign to let go.
-        drop(keeper.stdin.take());
-        let mut told: Vec<_> = waiting.into_iter().map(|ask| ask.join().expect("told")).collect();
-        told.sort_unstable();
-        assert_eq!(told, [&["200"; 8][..], &["closed"; 2]].concat());
+        drop(user.stdin.take());
+        let mut reported: Vec<_> =
+            waiting.into_iter().map(|ask| ask.join().expect("told")).collect();
+        reported.sort_unstable();
+        assert_eq!(reported, [&["200"; 8][..], &["closed"; 2]].concat());
     });
-    keeper.wait().expect("it is our child");
+    user.wait().expect("it is our child");
     agent.end();
 }
 

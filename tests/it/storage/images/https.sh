@@ -5,14 +5,14 @@
 # It serves FOLDER, redirects /moved to /disk.raw and /plain to http. With `trusted`, the system trusts the CA that
 # made its certificate.
 set -eu
-folder=$1 ca=$2
+directory=$1 ca=$2
 shift 2
 address=45.33.32.156
 ip link set lo up
 ip addr add "$address/32" dev lo
-echo "$address images.test" >"$folder/hosts"
-mount --bind "$folder/hosts" /etc/hosts
-cd "$folder"
+echo "$address images.test" >"$directory/hosts"
+mount --bind "$directory/hosts" /etc/hosts
+cd "$directory"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj "/CN=Test CA" \
     -keyout ca.key -out ca.crt 2>/dev/null
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=images.test \

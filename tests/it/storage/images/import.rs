@@ -15,8 +15,8 @@ use super::{Bed, MIB, QEMU_IMG, qemu_img};
 use crate::harness::skip::require;
 use crate::harness::support::{AtEnd, Random};
 
-fn run_qemu_img(words: &[&str], folder: &Path) {
-    let status = Command::new(QEMU_IMG).args(words).current_dir(folder).output();
+fn run_qemu_img(words: &[&str], directory: &Path) {
+    let status = Command::new(QEMU_IMG).args(words).current_dir(directory).output();
     assert!(status.as_ref().is_ok_and(|output| output.status.success()), "{status:?}");
 }
 
@@ -28,12 +28,12 @@ pub(super) fn raw_and_qcow2_become_images_of_the_same_content(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
+    let directory = bed.scratch.path();
     let mut content = vec![0; 8 * MIB];
     content[5 * MIB..][..5].copy_from_slice(b"there");
-    fs::write(folder.join("a.raw"), &content).expect("the folder takes files");
-    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], folder);
-    assert!(fs::metadata(folder.join("a.qcow2")).expect("it is made").len() < 8 << 20);
+    fs::write(directory.join("a.raw"), &content).expect("the folder takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], directory);
+    assert!(fs::metadata(directory.join("a.qcow2")).expect("it is made").len() < 8 << 20);
 
     for (file, id) in [("a.raw", "raw"), ("a.qcow2", "qcow2")] {
         let output = bed.run_import(file, id);
@@ -66,12 +66,12 @@ pub(super) fn impossible_import_is_one_line_and_leaves_nothing(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
-    fs::write(folder.join("a.raw"), vec![0; MIB]).expect("the folder takes files");
-    run_qemu_img(&["create", "-f", "vmdk", "a.vmdk", "1M"], folder);
-    run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", "a.raw", "top.qcow2"], folder);
+    let directory = bed.scratch.path();
+    fs::write(directory.join("a.raw"), vec![0; MIB]).expect("the folder takes files");
+    run_qemu_img(&["create", "-f", "vmdk", "a.vmdk", "1M"], directory);
+    run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", "a.raw", "top.qcow2"], directory);
     let stream = [&[0; 8], &0x2_f5ba_cbac_u64.to_le_bytes()[..], &[0; 312]].concat();
-    fs::write(folder.join("a.zfs"), stream).expect("the folder takes files");
+    fs::write(directory.join("a.zfs"), stream).expect("the folder takes files");
     let no_stream = if bed.pool.is_some() { "cannot receive" } else { "invalid argument: " };
     for (file, id, why) in [
         ("none", "a", "No such file or directory"),
@@ -105,12 +105,12 @@ pub(super) fn an_incomplete_qcow2_disk_is_refused(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
-    fs::write(folder.join("a.raw"), vec![7; 3 * MIB]).expect("the directory takes files");
-    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "whole.qcow2"], folder);
-    let whole = fs::read(folder.join("whole.qcow2")).expect("it is made");
+    let directory = bed.scratch.path();
+    fs::write(directory.join("a.raw"), vec![7; 3 * MIB]).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "whole.qcow2"], directory);
+    let whole = fs::read(directory.join("whole.qcow2")).expect("it is made");
     for (name, bytes) in [("cut.qcow2", whole.len() * 2 / 3), ("head.qcow2", 400_000)] {
-        fs::write(folder.join(name), &whole[..bytes]).expect("the directory takes files");
+        fs::write(directory.join(name), &whole[..bytes]).expect("the directory takes files");
         let output = bed.run_import(name, "cut");
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{name}: {said}");
@@ -125,12 +125,12 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
+    let directory = bed.scratch.path();
     let content = vec![7; 3 * MIB];
-    fs::write(folder.join("a.raw"), &content).expect("the directory takes files");
-    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], folder);
+    fs::write(directory.join("a.raw"), &content).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], directory);
     let compress = |words: &[&str]| {
-        let status = Command::new(words[0]).args(&words[1..]).current_dir(folder).status();
+        let status = Command::new(words[0]).args(&words[1..]).current_dir(directory).status();
         assert!(status.is_ok_and(|it| it.success()), "{words:?}");
     };
     compress(&["gzip", "-k", "a.raw"]);
@@ -139,7 +139,7 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
     if has_xz {
         compress(&["xz", "-k", "a.qcow2"]);
     } else {
-        fs::write(folder.join("a.qcow2.xz"), b"\xfd7zXZ\0").expect("the directory takes files");
+        fs::write(directory.join("a.qcow2.xz"), b"\xfd7zXZ\0").expect("the directory takes files");
     }
     for (file, id) in [("a.raw.gz", "gz"), ("a.qcow2.xz", "xz")] {
         let output = bed.run_import(file, id);
@@ -155,9 +155,9 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
         let cloned = fs::read(bed.path(&format!("guests/{id}/disk-0"))).expect("a file");
         assert!(cloned == content, "{file}");
     }
-    let gz = fs::read(folder.join("a.raw.gz")).expect("it is made");
-    fs::write(folder.join("cut.gz"), &gz[..gz.len() / 2]).expect("the directory takes files");
-    fs::write(folder.join("a.bz2"), b"BZh91AY&SY").expect("the directory takes files");
+    let gz = fs::read(directory.join("a.raw.gz")).expect("it is made");
+    fs::write(directory.join("cut.gz"), &gz[..gz.len() / 2]).expect("the directory takes files");
+    fs::write(directory.join("a.bz2"), b"BZh91AY&SY").expect("the directory takes files");
     for (file, why) in [
         ("cut.gz", "cannot decompress the file with gzip: "),
         ("a.bz2", "the file is compressed with bzip2; decompress it first"),
@@ -212,15 +212,15 @@ const FEATURES_AT: u64 = 72;
 const DATA_FILE: u64 = 1 << 2;
 
 /// Makes `good.qcow2`, and `secret.raw`; the content of the one and the path of the other.
-fn good_and_secret(folder: &Path) -> (Vec<u8>, String) {
+fn good_and_secret(directory: &Path) -> (Vec<u8>, String) {
     crate::harness::cost::slow("imports many times while the file changes");
     let mut content = vec![0; 4 * MIB];
     content[2 * MIB..3 * MIB].fill(7);
-    fs::write(folder.join("good.raw"), &content).expect("the directory takes files");
-    run_qemu_img(&["convert", "-O", "qcow2", "good.raw", "good.qcow2"], folder);
-    fs::write(folder.join("secret.raw"), b"secret ".repeat(MIB))
+    fs::write(directory.join("good.raw"), &content).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "good.raw", "good.qcow2"], directory);
+    fs::write(directory.join("secret.raw"), b"secret ".repeat(MIB))
         .expect("the directory takes files");
-    (content, folder.join("secret.raw").to_str().expect("UTF-8").to_owned())
+    (content, directory.join("secret.raw").to_str().expect("UTF-8").to_owned())
 }
 
 /// Imports `attacked.qcow2` again and again while `attack` runs again and again. Each import either fails
@@ -274,19 +274,20 @@ pub(super) fn a_qcow2_that_is_swapped_meanwhile_reads_no_secret(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
-    let (content, secret) = good_and_secret(folder);
+    let directory = bed.scratch.path();
+    let (content, secret) = good_and_secret(directory);
     run_qemu_img(
         &["create", "-f", "qcow2", "-F", "raw", "-b", &secret, "evil.qcow2", "4M"],
-        folder,
+        directory,
     );
-    fs::copy(folder.join("good.qcow2"), folder.join("attacked.qcow2")).expect("it is copied");
+    fs::copy(directory.join("good.qcow2"), directory.join("attacked.qcow2")).expect("it is copied");
     import_under_attack(&bed, "swapped", &content, |is_evil| {
         let from = if is_evil { "evil.qcow2" } else { "good.qcow2" };
-        fs::hard_link(folder.join(from), folder.join("next")).expect("a second name");
-        fs::rename(folder.join("next"), folder.join("attacked.qcow2")).expect("it is renamed");
+        fs::hard_link(directory.join(from), directory.join("next")).expect("a second name");
+        fs::rename(directory.join("next"), directory.join("attacked.qcow2"))
+            .expect("it is renamed");
         // Two names of one file stay where they are.
-        let _ = fs::remove_file(folder.join("next"));
+        let _ = fs::remove_file(directory.join("next"));
     });
     bed.agent.end();
 }
@@ -295,13 +296,13 @@ pub(super) fn qcow2_rewritten_during_import_reads_no_secret(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    let folder = bed.scratch.path();
-    let (content, secret) = good_and_secret(folder);
+    let directory = bed.scratch.path();
+    let (content, secret) = good_and_secret(directory);
     let secret = secret.as_bytes();
     let length = u32::try_from(secret.len()).expect("a short name");
-    let good = fs::read(folder.join("good.qcow2")).expect("it is made");
+    let good = fs::read(directory.join("good.qcow2")).expect("it is made");
 
-    let attacked = folder.join("attacked.qcow2");
+    let attacked = directory.join("attacked.qcow2");
     fs::write(&attacked, &good).expect("the directory takes files");
     let file = File::options().write(true).open(&attacked).expect("it is there");
     let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).expect("it is written");

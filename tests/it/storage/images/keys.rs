@@ -1,5 +1,5 @@
-//! What changes something of a guest waits for the guest's key. The agent is in this process, so
-//! that the test can hold a key.
+//! What changes something of a guest waits for the guest's lock. The agent is in this process, so
+//! that the test can hold a lock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mistify_libvirt::config::{Config, Store};
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::peer::{Caller, Origin};
-use mistify_libvirt::rpc::{self, Answer, Behalf, Service};
+use mistify_libvirt::rpc::{self, Answer, CallContext, Service};
 use serde_json::{Value, json};
 
 use crate::harness::support::{Scratch, wait_until};
@@ -20,7 +20,7 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
     let service =
         if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
     let caller = Caller { origin: Origin::Socket, peer: None };
-    let by = Behalf { caller: &caller, audit: &Arc::default(), inbound: None };
+    let by = CallContext { caller: &caller, audit: &Arc::default(), inbound: None };
     match rpc::answer_here(agent, service, request.to_string().as_bytes(), by) {
         Answer::Result(answer) => {
             let answer: Value = serde_json::from_slice(&answer).expect("JSON");
@@ -37,7 +37,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
     config.host.libvirt_uri = "test:///default".to_owned();
     config.host.store = Store::Directory(scratch.path().join("store"));
     config.deadlines.change = PATIENCE;
-    // All of them at once, and those that wait for no key beside them.
+    // All of them at once, and those that wait for no lock beside them.
     config.pool.calls_per_guest = 9;
     config.pool.stores = 16;
     let agent = Libvirt::with_config(&config).expect("threads can be started");
@@ -47,7 +47,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
         let snapshot = json!({ "id": id, "dest": "a" });
         assert_eq!(call(&agent, "ImageStore.CreateSnapshot", &snapshot), "");
     }
-    let hold = agent.pool().hold("keyed", Instant::now() + PATIENCE).expect("nobody has it");
+    let lock = agent.pool().lock_guest("keyed", Instant::now() + PATIENCE).expect("nobody has it");
 
     let guest = json!({ "guest": { "id": "keyed", "disks": [{ "device": "vda", "size": 1 }] } });
     let snapshot = json!({ "id": "guests/keyed/disk-0@a" });
@@ -65,7 +65,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
     let agent = &agent;
     std::thread::scope(|scope| {
         // Dropped with this scope, also when the test fails: then those that wait for it go on.
-        let hold = hold;
+        let lock = lock;
         // The calls that may name a deadline are told at it what they waited for.
         let impatient = json!({ "guest": guest["guest"], "args": { "mistify.timeout": "1" } });
         let named = changes.iter().filter(|(_, params)| *params == guest);
@@ -84,7 +84,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
         for (method, params) in &changes {
             waiting.push(scope.spawn(move || call(agent, method, params)));
             wait_until(&format!("{method} waits for the key"), PATIENCE, || {
-                agent.pool().snapshot().callers.keys_waiting == waiting.len()
+                agent.pool().snapshot().callers.locks_waiting == waiting.len()
             });
         }
         for (method, params) in [
@@ -101,9 +101,9 @@ fn only_guest_changes_wait_for_the_guest_lock() {
             looked.starts_with("cannot create mistify/guests/keyed/disk-0: it exists and differs"),
             "{looked}"
         );
-        assert_eq!(agent.pool().snapshot().callers.keys_waiting, changes.len(), "all wait still");
-        drop(hold);
-        // The rollback came first, and has the key first.
+        assert_eq!(agent.pool().snapshot().callers.locks_waiting, changes.len(), "all wait still");
+        drop(lock);
+        // The rollback came first, and has the lock first.
         assert_eq!(waiting.remove(0).join().expect("it answers"), "");
     });
     assert!(agent.stop(PATIENCE));

@@ -13,7 +13,7 @@ use crate::harness::support::{Scratch, wait_until};
 #[test]
 fn late_volume_or_clone_does_not_block_the_next() {
     crate::harness::cost::slow("waits for deadlines of 5 s");
-    // A late call takes as long: it has to be begun by then, also on a loaded machine.
+    // A late call takes as long: it has to be started by then, also on a loaded machine.
     let gates = Scratch::new();
     let gate = gates.path().join("gate");
     let mut command = Command::new(PROGRAM);

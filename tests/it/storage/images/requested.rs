@@ -248,12 +248,12 @@ fn a_stop_does_not_wait_for_an_image() {
     let Some(()) = require("users", fetcher()) else { return };
     let service = ImageService::start();
     let bed = bed(&service, None);
-    let begun = Instant::now();
+    let started = Instant::now();
     bed.ok("RequestImage", &json!({ "id": "debian" }));
     service.next_target();
     bed.agent.end();
     // The service has sent nothing: a download ends by that limit, and no sooner.
-    assert!(begun.elapsed() < FETCH_SILENCE, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < FETCH_SILENCE, "{:?}", started.elapsed());
     wait_until("nothing fetches", SOON, || curls(&service, "debian").is_empty());
 }
 
@@ -398,10 +398,10 @@ fn a_pulled_image_has_the_sum_that_was_named() {
 fn a_pull_without_root_names_the_socket_to_enable() {
     let Some(()) = require("users", fetcher()) else { return };
     const STRANGER: u32 = 64999;
-    let folder = env::temp_dir().join(format!("mistify-pull-{}", process::id()));
-    fs::create_dir(&folder).expect("a folder can be made");
-    chown(&folder, Some(STRANGER), None).expect("root may");
-    let program = folder.join("program");
+    let directory = env::temp_dir().join(format!("mistify-pull-{}", process::id()));
+    fs::create_dir(&directory).expect("a folder can be made");
+    chown(&directory, Some(STRANGER), None).expect("root may");
+    let program = directory.join("program");
     copy_program(&program);
     let user = STRANGER.to_string();
     let pulled = Command::new("setpriv")
@@ -409,11 +409,11 @@ fn a_pull_without_root_names_the_socket_to_enable() {
         .arg(&program)
         .args(["image", "pull", "https://a.example/x", "x", "--sha256", &"0".repeat(64)])
         .args(["--config", "/dev/null", "--storage"])
-        .arg(format!("directory:{}", folder.join("store").display()))
+        .arg(format!("directory:{}", directory.join("store").display()))
         .stdin(Stdio::null())
         .output()
         .expect("setpriv starts");
-    fs::remove_dir_all(&folder).expect("it is ours");
+    fs::remove_dir_all(&directory).expect("it is ours");
     let said = String::from_utf8_lossy(&pulled.stderr);
     let remedy = "systemctl enable --now mistify-libvirt-fetch.socket\n";
     assert!(

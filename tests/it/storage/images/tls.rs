@@ -12,12 +12,12 @@ use crate::harness::support::Scratch;
 
 /// Runs `image pull` of this path, on the store of a bed.
 fn pull(bed: &Bed, ca: &str, path: &str) -> Output {
-    let folder = Scratch::new();
-    fs::write(folder.path().join("disk.raw"), disk("pulled")).expect("it is ours");
+    let directory = Scratch::new();
+    fs::write(directory.path().join("disk.raw"), disk("pulled")).expect("it is ours");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/storage/images/https.sh");
     Command::new("unshare")
         .args(["-n", "-m", "/bin/sh", script])
-        .arg(folder.path())
+        .arg(directory.path())
         .args([ca, env!("CARGO_BIN_EXE_mistify-libvirt"), "image", "pull"])
         .args([&format!("https://images.test/{path}"), "pulled", "--sha256", SUM])
         .args(store_flags(&bed.scratch, None))

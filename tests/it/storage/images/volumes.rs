@@ -123,7 +123,7 @@ pub(super) fn an_image_is_listed_cloned_and_deleted(bed: Bed) {
     let why = bed.error("DeleteDataset", &json!({ "id": "images/base" }));
     assert!(why.starts_with("invalid argument: "), "{why}");
     if bed.pool.is_some() {
-        // A clone needs its image, which the copy in a folder does not.
+        // A clone needs its image, which the copy in a directory does not.
         let clone = bed.full("guests/c/disk-0");
         let why = format!("cannot destroy {snapshot}: it has clones: {clone}");
         assert_eq!(bed.error("DeleteImage", &json!({ "id": "base" })), why);

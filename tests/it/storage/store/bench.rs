@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Adopts, Dataset, DirectoryStore, Id, Image, ImageSource, InUse, MIB, Maker, PoolName, Reach,
-    Space, Volume, Volumes, Wanted, Whose, ZfsStore,
+    AdoptionRule, Dataset, DirectoryStore, Id, ImageSource, InUse, MIB, Maker, PoolName, Recursion,
+    Space, StoredImage, StoredVolume, VolumeSelection, VolumeSpec, Volumes, ZfsStore,
 };
 
 use crate::harness::skip::{Skip, require};
@@ -65,26 +65,26 @@ impl Bench {
     }
 
     /// A guest's disk of 8 MiB, blank and reserved.
-    pub(crate) fn wanted(&self, guest: &Id, index: usize) -> Wanted {
-        Wanted {
+    pub(crate) fn wanted(&self, guest: &Id, index: usize) -> VolumeSpec {
+        VolumeSpec {
             volume: self.disk(guest, index),
             image: None,
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest.clone()),
             maker: None,
-            adopts: Adopts::Any,
+            adoption: AdoptionRule::Any,
             unmarked: false,
             content: None,
         }
     }
 
-    pub(crate) fn make(&self, wanted: &Wanted) -> Volume {
+    pub(crate) fn make(&self, wanted: &VolumeSpec) -> StoredVolume {
         self.store.provision(wanted, soon()).expect("the volume is made")
     }
 
     /// An image of 4 MiB that begins with `text`.
-    pub(crate) fn image(&self, id: &Id, text: &str) -> Image {
+    pub(crate) fn image(&self, id: &Id, text: &str) -> StoredImage {
         let path = self.scratch.path().join(id.as_str());
         let file = File::options().create(true).truncate(true).read(true).write(true).open(&path);
         let file = file.unwrap();
@@ -112,8 +112,10 @@ impl Bench {
     }
 
     pub(crate) fn clean_up(&self, guest: &Id) {
-        let removal =
-            self.store.destroy_guest(guest, Whose::Anyones, &InUse::default(), soon()).unwrap();
+        let removal = self
+            .store
+            .destroy_guest(guest, VolumeSelection::Anyones, &InUse::default(), soon())
+            .unwrap();
         assert_eq!(removal.left, []);
         assert!(self.is_gone(guest));
     }
@@ -121,11 +123,11 @@ impl Bench {
     pub(crate) fn snapshot(&self, volume: &Dataset, name: &str) {
         let name = volume.snapshot(name).unwrap();
         self.store
-            .create_snapshot(&name, Reach::Itself, &Maker::call(), soon())
+            .create_snapshot(&name, Recursion::Itself, &Maker::call(), soon())
             .expect("the snapshot is taken");
     }
 
-    pub(crate) fn check_device(&self, volume: &Volume) {
+    pub(crate) fn check_device(&self, volume: &StoredVolume) {
         let kind = std::fs::metadata(&volume.device).expect("the device is there").file_type();
         assert_eq!((kind.is_block_device(), kind.is_file()), (self.block, !self.block));
     }
@@ -153,7 +155,7 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-pub(crate) fn write(volume: &Volume, text: &str) {
+pub(crate) fn write(volume: &StoredVolume, text: &str) {
     let device = File::options().write(true).open(&volume.device).expect("the device opens");
     device.write_all_at(text.as_bytes(), 0).unwrap();
     device.sync_all().unwrap();
@@ -171,7 +173,7 @@ pub(crate) fn begins_with(path: &Path, text: &str) -> bool {
 pub(crate) struct Holder(Child);
 
 impl Holder {
-    pub(crate) fn of(volume: &Volume) -> Self {
+    pub(crate) fn of(volume: &StoredVolume) -> Self {
         Self::of_device(&volume.device)
     }
 

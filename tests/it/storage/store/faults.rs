@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Action, Adopts, Error, Id, ImageSource, InUse, Maker, Newer, PoolName, Reach, Space, Volumes,
-    Wanted, Whose, ZfsStore,
+    Action, AdoptionRule, Error, Id, ImageSource, InUse, Maker, NewerSnapshots, PoolName,
+    Recursion, Space, VolumeSelection, VolumeSpec, Volumes, ZfsStore,
 };
 
 use crate::harness::support::{Scratch, wait_until};
@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// How long a command may take that is to be late.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// A store whose `zfs` is a script. The script knows its folder as `$HERE`.
+/// A store whose `zfs` is a script. The script knows its directory as `$HERE`.
 struct StandIn {
     store: ZfsStore,
     scratch: Scratch,
@@ -51,16 +51,16 @@ impl StandIn {
         calls.lines().map(|line| line.split(" -o").next().unwrap().to_owned()).collect()
     }
 
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self) -> VolumeSpec {
         let guest = Id::parse("web-1").unwrap();
-        Wanted {
+        VolumeSpec {
             volume: self.store.pool().guest_disk(&guest, 0).unwrap(),
             image: None,
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest),
             maker: None,
-            adopts: Adopts::Any,
+            adoption: AdoptionRule::Any,
             unmarked: false,
             content: None,
         }
@@ -84,7 +84,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// Lines of a listing as [`Entry`] reads them: the pool, its folders, and no guest.
+/// Lines of a listing as [`Entry`] reads them: the pool, its directories, and no guest.
 const POOL: &str = "\
 list_pool() {
   printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
@@ -113,16 +113,18 @@ fn all_calls(zfs: &StandIn) -> Vec<Error> {
         store.usage(soon()).unwrap_err(),
         store.prepare(soon()).unwrap_err(),
         store.plan(&[zfs.wanted()], soon()).unwrap_err(),
-        store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap_err(),
+        store
+            .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+            .unwrap_err(),
         store.grow(&volume, 9, soon()).unwrap_err(),
         store.volumes(None, soon()).unwrap_err(),
         store.volume(&volume, soon()).unwrap_err(),
-        store.delete(&volume, Reach::Below, &InUse::default(), soon()).unwrap_err(),
-        store.create_snapshot(&snapshot, Reach::Below, &Maker::call(), soon()).unwrap_err(),
+        store.delete(&volume, Recursion::Below, &InUse::default(), soon()).unwrap_err(),
+        store.create_snapshot(&snapshot, Recursion::Below, &Maker::call(), soon()).unwrap_err(),
         store.snapshots(None, soon()).unwrap_err(),
         store.snapshot(&snapshot, soon()).unwrap_err(),
-        store.delete_snapshot(&snapshot, Reach::Itself, soon()).unwrap_err(),
-        store.rollback(&snapshot, Newer::Keep, soon()).unwrap_err(),
+        store.delete_snapshot(&snapshot, Recursion::Itself, soon()).unwrap_err(),
+        store.rollback(&snapshot, NewerSnapshots::Keep, soon()).unwrap_err(),
         store.send(&snapshot, soon()).err().unwrap(),
         store.images(soon()).unwrap_err(),
         store.image(&guest, soon()).unwrap_err(),
@@ -327,7 +329,7 @@ fn the_commands_of_a_plan_are_those_that_are_run() {
     assert_eq!(removing.actions[0].with, ["tank/guests/web-1/disk-0"]);
     assert!(zfs.file("made").exists());
     let before = run("destroy").len();
-    zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    zfs.store.destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(run("destroy")[before..], commands(&removing.actions));
 }
 
@@ -363,14 +365,18 @@ fn a_busy_volume_is_tried_again_until_patience_ends() {
     };
     let guest = Id::parse("web-1").unwrap();
     let zfs = StandIn::with(&script(3), StorageLimits { busy: LONG, ..limits() });
-    let removal =
-        zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    let removal = zfs
+        .store
+        .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+        .unwrap();
     assert_eq!(removal.complete().unwrap(), ["tank/guests/web-1/disk-0"]);
 
     let zfs = StandIn::new(&script(1000));
     let begin = Instant::now();
-    let removal =
-        zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    let removal = zfs
+        .store
+        .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+        .unwrap();
     let error = removal.complete().unwrap_err();
     let busy = "cannot destroy datasets: tank/guests/web-1/disk-0 is in use";
     assert_eq!(error.to_string(), busy);

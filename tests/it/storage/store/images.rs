@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use mistify_libvirt::storage::{Error, ImageSource, MIB, Wanted};
+use mistify_libvirt::storage::{Error, ImageSource, MIB, VolumeSpec};
 
 use super::bench::{Bench, begins_with, soon};
 
@@ -78,7 +78,7 @@ pub(crate) fn a_second_import_of_an_id_is_refused(bench: &Bench) {
 pub(crate) fn the_newest_snapshot_of_an_image_is_cloned(bench: &Bench) {
     let (guest, id) = (bench.id("web"), bench.id("image"));
     let image = bench.image(&id, "first");
-    let clone = |index| Wanted { image: Some(id.clone()), ..bench.wanted(&guest, index) };
+    let clone = |index| VolumeSpec { image: Some(id.clone()), ..bench.wanted(&guest, index) };
     let first = bench.make(&clone(0));
     bench.snapshot(&image.volume, "a-newer-one");
     let newest = format!("{}@a-newer-one", image.volume);
@@ -127,7 +127,7 @@ pub(crate) fn of_two_imports_of_an_id_the_second_is_refused(bench: &Bench) {
     let device = store.volume(&image.volume, soon()).unwrap().device;
     assert!(begins_with(&device, "first"));
     let guest = bench.id("web");
-    let clone = bench.make(&Wanted { image: Some(id.clone()), ..bench.wanted(&guest, 0) });
+    let clone = bench.make(&VolumeSpec { image: Some(id.clone()), ..bench.wanted(&guest, 0) });
     assert!(begins_with(&clone.device, "first"));
     bench.clean_up(&guest);
     store.delete_image(&id, soon()).unwrap();

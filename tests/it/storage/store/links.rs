@@ -8,9 +8,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use mistify_libvirt::config::{HostConfig, StorageLimits, Store};
-use mistify_libvirt::os::resolve::Trusted;
+use mistify_libvirt::os::resolve::TrustedUsers;
 use mistify_libvirt::storage::{
-    self, Dataset, Error, Id, ImageSource, InUse, Maker, Newer, Reach, Volume, Wanted, Whose,
+    self, Dataset, Error, Id, ImageSource, InUse, Maker, NewerSnapshots, Recursion, StoredVolume,
+    VolumeSelection, VolumeSpec,
 };
 
 use super::bench::{Bench, soon, write};
@@ -51,8 +52,8 @@ impl Trap {
     }
 
     /// A volume of this guest, `disk-0`.
-    fn volume(&self, guest: &Id) -> Volume {
-        let volume = self.bench.make(&Wanted { image: None, ..self.bench.wanted(guest, 0) });
+    fn volume(&self, guest: &Id) -> StoredVolume {
+        let volume = self.bench.make(&VolumeSpec { image: None, ..self.bench.wanted(guest, 0) });
         write(&volume, "content");
         volume
     }
@@ -86,18 +87,18 @@ fn a_link_in_place_of_a_guest_is_not_followed() {
     let monday = disk.snapshot("monday").unwrap();
     let wanted = trap.bench.wanted(&guest, 1);
 
-    is_refused(store.delete(&disk, Reach::Below, &none, soon()), &link);
-    is_refused(store.delete(&trap.dataset(&relative), Reach::Below, &none, soon()), &link);
-    is_refused(store.destroy_guest(&guest, Whose::Anyones, &none, soon()), &link);
+    is_refused(store.delete(&disk, Recursion::Below, &none, soon()), &link);
+    is_refused(store.delete(&trap.dataset(&relative), Recursion::Below, &none, soon()), &link);
+    is_refused(store.destroy_guest(&guest, VolumeSelection::Anyones, &none, soon()), &link);
     is_refused(store.destroying_guest(&guest, &none, soon()), &link);
     is_refused(store.grow(&disk, 8, soon()), &link);
     is_refused(store.volume(&disk, soon()), &link);
     is_refused(store.plan(std::slice::from_ref(&wanted), soon()), &link);
     is_refused(store.set_maker(&disk, &Maker::call(), soon()), &link);
-    is_refused(store.create_snapshot(&monday, Reach::Itself, &Maker::call(), soon()), &link);
+    is_refused(store.create_snapshot(&monday, Recursion::Itself, &Maker::call(), soon()), &link);
     is_refused(store.snapshots(Some(&disk), soon()), &link);
-    is_refused(store.delete_snapshot(&monday, Reach::Itself, soon()), &link);
-    is_refused(store.rollback(&monday, Newer::Destroy, soon()), &link);
+    is_refused(store.delete_snapshot(&monday, Recursion::Itself, soon()), &link);
+    is_refused(store.rollback(&monday, NewerSnapshots::Destroy, soon()), &link);
     is_refused(store.send(&monday, soon()).map(drop), &link);
     trap.is_untouched();
     assert_eq!(store.volumes(None, soon()).unwrap(), [], "a list has no links");
@@ -125,10 +126,10 @@ fn a_link_in_place_of_a_dataset_is_not_followed() {
     trap.link(&relative, &trap.outside);
     let (link, none) = (trap.store(&relative), InUse::default());
     let below = trap.dataset(&format!("{relative}/disk-0"));
-    is_refused(store.delete(&below, Reach::Itself, &none, soon()), &link);
-    is_refused(store.delete(&trap.dataset(&relative), Reach::Below, &none, soon()), &link);
+    is_refused(store.delete(&below, Recursion::Itself, &none, soon()), &link);
+    is_refused(store.delete(&trap.dataset(&relative), Recursion::Below, &none, soon()), &link);
     // The volumes beside it go, and the link stays with the directory that it is in.
-    let removal = store.destroy_guest(&guest, Whose::Anyones, &none, soon()).unwrap();
+    let removal = store.destroy_guest(&guest, VolumeSelection::Anyones, &none, soon()).unwrap();
     assert_eq!(removal.left, []);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     trap.is_untouched();
@@ -147,12 +148,12 @@ fn a_link_in_place_of_a_volume_is_no_volume() {
     not_found(store.grow(&volume.name, 64, soon()).unwrap_err());
     let error = store.plan(&[trap.bench.wanted(&guest, 0)], soon()).unwrap_err();
     assert!(matches!(&error, Error::Differs { what, .. } if *what == ["it is not a volume"]));
-    is_refused(store.create_snapshot(&monday, Reach::Itself, &Maker::call(), soon()), &link);
-    let reach = Reach::Below;
+    is_refused(store.create_snapshot(&monday, Recursion::Itself, &Maker::call(), soon()), &link);
+    let recursion = Recursion::Below;
     let above = trap.dataset(&format!("guests/{guest}")).snapshot("monday").unwrap();
-    let made = store.create_snapshot(&above, reach, &Maker::call(), soon()).unwrap();
+    let made = store.create_snapshot(&above, recursion, &Maker::call(), soon()).unwrap();
     assert_eq!(made.len(), 1, "{made:?}");
-    is_refused(store.delete(&volume.name, reach, &InUse::default(), soon()), &link);
+    is_refused(store.delete(&volume.name, recursion, &InUse::default(), soon()), &link);
     trap.is_untouched();
 }
 
@@ -168,7 +169,7 @@ fn links_in_place_of_properties_are_not_read() {
     let (link, none) = (trap.store(&properties), InUse::default());
     is_refused(store.volume(&volume.name, soon()), &link);
     is_refused(store.set_maker(&volume.name, &Maker::call(), soon()), &link);
-    is_refused(store.destroy_guest(&guest, Whose::Marked, &none, soon()), &link);
+    is_refused(store.destroy_guest(&guest, VolumeSelection::Marked, &none, soon()), &link);
     assert!(volume.device.exists() && copy.exists());
 }
 
@@ -182,9 +183,10 @@ fn a_link_in_place_of_a_snapshot_is_none() {
     assert_eq!(store.snapshots(Some(&volume.name), soon()).unwrap(), []);
     let not_found = |error: Error| assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     not_found(store.send(&monday, soon()).err().unwrap());
-    not_found(store.rollback(&monday, Newer::Keep, soon()).unwrap_err());
-    not_found(store.delete_snapshot(&monday, Reach::Itself, soon()).unwrap_err());
-    let error = store.create_snapshot(&monday, Reach::Itself, &Maker::call(), soon()).unwrap_err();
+    not_found(store.rollback(&monday, NewerSnapshots::Keep, soon()).unwrap_err());
+    not_found(store.delete_snapshot(&monday, Recursion::Itself, soon()).unwrap_err());
+    let error =
+        store.create_snapshot(&monday, Recursion::Itself, &Maker::call(), soon()).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     trap.is_untouched();
 }
@@ -194,7 +196,8 @@ fn a_link_in_place_of_an_images_file_is_not_cloned() {
     let trap = Trap::new();
     let (store, guest, id) = (&trap.bench.store, trap.bench.id("clone"), trap.bench.id("image"));
     trap.bench.image(&id, "the image");
-    let wanted = Wanted { image: Some(id.clone()), size_mib: 0, ..trap.bench.wanted(&guest, 0) };
+    let wanted =
+        VolumeSpec { image: Some(id.clone()), size_mib: 0, ..trap.bench.wanted(&guest, 0) };
     let planned = store.plan(std::slice::from_ref(&wanted), soon()).unwrap().remove(0);
     for end in ["@image", ""] {
         trap.link(&format!("images/{id}{end}"), &trap.outside.join("disk-0"));
@@ -248,7 +251,7 @@ fn a_directory_that_others_can_change_is_not_used() {
     ] {
         let path = trap.store(relative).components().collect::<PathBuf>();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        let error = store.delete(&volume.name, Reach::Below, &InUse::default(), soon());
+        let error = store.delete(&volume.name, Recursion::Below, &InUse::default(), soon());
         let said = error.unwrap_err().to_string();
         assert!(said.contains(&format!("{} can be changed by ", path.display())), "{said}");
         let who = if by == "all users" { by } else { "group " };
@@ -262,7 +265,7 @@ fn a_directory_that_others_can_change_is_not_used() {
 /// Opens the store in a directory, as the agent does at its start; what it says against it.
 fn open(root: &Path) -> Option<String> {
     let host = HostConfig { store: Store::Directory(root.to_owned()), ..HostConfig::default() };
-    storage::open(&host, &StorageLimits::default(), Trusted::own(), None)
+    storage::open(&host, &StorageLimits::default(), TrustedUsers::own(), None)
         .err()
         .map(|error| error.to_string())
 }

@@ -7,9 +7,9 @@
 #![expect(clippy::unwrap_used, reason = "claims are tests, though clippy sees plain functions")]
 
 mod bench;
+mod directory_store;
 mod disks;
 mod faults;
-mod folder;
 mod images;
 mod links;
 mod real_zfs;

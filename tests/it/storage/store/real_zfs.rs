@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Error, ImageSource, InUse, Maker, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
+    Error, ImageSource, InUse, Maker, PoolName, Recursion, RetentionCause, Space, VolumeSelection,
+    VolumeSpec, Volumes, ZfsStore,
 };
 
 use super::bench::{Bench, begins_with, soon, write};
@@ -37,16 +38,18 @@ fn a_clone_elsewhere_keeps_its_origin_and_is_named() {
     let clone = bench.disk(&other, 7).to_string();
     zfs(&["clone", &format!("{kept}@monday"), &clone]);
 
-    let removal =
-        bench.store.destroy_guest(&guest, Whose::Anyones, &InUse::default(), soon()).unwrap();
+    let removal = bench
+        .store
+        .destroy_guest(&guest, VolumeSelection::Anyones, &InUse::default(), soon())
+        .unwrap();
     assert_eq!(removal.destroyed, [bench.disk(&guest, 1).to_string()]);
-    assert_eq!(removal.left[0].why, Why::Clones(vec![clone.clone()]));
+    assert_eq!(removal.left[0].why, RetentionCause::Clones(vec![clone.clone()]));
     let error = removal.complete().unwrap_err();
     let text = format!("cannot destroy datasets: {kept} has clones: {clone}");
     assert_eq!(error.to_string(), text);
     let snapshot = kept.snapshot("monday").unwrap();
     assert_eq!(bench.all_of(&guest), [kept.to_string(), snapshot.to_string()]);
-    let error = bench.store.delete_snapshot(&snapshot, Reach::Itself, soon());
+    let error = bench.store.delete_snapshot(&snapshot, Recursion::Itself, soon());
     assert!(matches!(error, Err(Error::HasClones { .. })), "{error:?}");
 
     bench.clean_up(&other);
@@ -61,9 +64,11 @@ fn a_hold_keeps_its_volume_with_all_its_snapshots() {
     bench.snapshot(&held, "before");
     bench.snapshot(&held, "held");
     zfs(&["hold", "keep", &format!("{held}@held")]);
-    let removal =
-        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
-    assert_eq!(removal.left[0].why, Why::Held(format!("{held}@held")));
+    let removal = bench
+        .store
+        .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+        .unwrap();
+    assert_eq!(removal.left[0].why, RetentionCause::Held(format!("{held}@held")));
     assert_eq!(bench.all_of(&guest).len(), 3);
     zfs(&["release", "keep", &format!("{held}@held")]);
     bench.clean_up(&guest);
@@ -74,7 +79,7 @@ fn an_image_with_clones_is_not_deleted() {
     let Some(bench) = Bench::on_zpool() else { return };
     let (guest, id) = (bench.id("web"), bench.id("image"));
     bench.image(&id, "content");
-    let clone = bench.make(&Wanted { image: Some(id.clone()), ..bench.wanted(&guest, 0) });
+    let clone = bench.make(&VolumeSpec { image: Some(id.clone()), ..bench.wanted(&guest, 0) });
     let error = bench.store.delete_image(&id, soon()).unwrap_err();
     let clones = vec![clone.name.to_string()];
     assert!(
@@ -91,8 +96,8 @@ fn volumes_are_compressed_marked_and_never_mounted() {
     let (guest, id) = (bench.id("web"), bench.id("image"));
     bench.image(&id, "content");
     let blank = bench.wanted(&guest, 0);
-    let clone = |index| Wanted { image: Some(id.clone()), ..bench.wanted(&guest, index) };
-    let grown = Wanted { size_mib: 32, ..clone(2) };
+    let clone = |index| VolumeSpec { image: Some(id.clone()), ..bench.wanted(&guest, index) };
+    let grown = VolumeSpec { size_mib: 32, ..clone(2) };
     for wanted in [&blank, &clone(1), &grown] {
         let name = bench.make(wanted).name.to_string();
         assert_eq!(value("compression", &name), "lz4");
@@ -102,11 +107,11 @@ fn volumes_are_compressed_marked_and_never_mounted() {
     }
     for (index, wanted) in [(3, blank.clone()), (4, clone(4))] {
         let volume = bench.disk(&guest, index);
-        let name = bench.make(&Wanted { volume, space: Space::Sparse, ..wanted }).name;
+        let name = bench.make(&VolumeSpec { volume, space: Space::Sparse, ..wanted }).name;
         assert_eq!(value("refreservation", name.as_str()), "0");
     }
-    let folder = bench.store.pool().guest(&guest).unwrap();
-    assert_eq!(value("mountpoint", folder.as_str()), "none");
+    let directory = bench.store.pool().guest(&guest).unwrap();
+    assert_eq!(value("mountpoint", directory.as_str()), "none");
     // The reservation grows along.
     bench.store.grow(&blank.volume, 64, soon()).unwrap();
     assert!(value("refreservation", blank.volume.as_str()).parse::<u64>().unwrap() >= 64 << 20);
@@ -132,7 +137,7 @@ fn sent_snapshot_becomes_an_image_unless_broken() {
     let image = image.unwrap();
     assert_eq!((image.size_mib(), image.snapshot.name()), (8, "golden"));
     assert!(last <= length);
-    let clone = bench.make(&Wanted { image: Some(id.clone()), ..bench.wanted(&guest, 1) });
+    let clone = bench.make(&VolumeSpec { image: Some(id.clone()), ..bench.wanted(&guest, 1) });
     assert!(begins_with(&clone.device, "sent along"));
     bench.clean_up(&guest);
     bench.store.delete_image(&id, soon()).unwrap();
@@ -247,18 +252,20 @@ fn disk_and_delete_cost_one_listing_and_one_command() {
     };
     calls();
     let maker = Some(Maker::domain("6e3c9f7a-25d4-4b0e-9a3d-0d7f3a1c5b22"));
-    let blank = Wanted { maker, ..bench.wanted(&guest, 0) };
+    let blank = VolumeSpec { maker, ..bench.wanted(&guest, 0) };
     bench.make(&blank);
     assert_eq!(calls(), ["list", "create"]);
-    let clone = Wanted { image: Some(id.clone()), volume: bench.disk(&guest, 1), ..blank };
+    let clone = VolumeSpec { image: Some(id.clone()), volume: bench.disk(&guest, 1), ..blank };
     bench.make(&clone);
     assert_eq!(calls(), ["list", "clone"]);
-    bench.make(&Wanted { volume: bench.disk(&guest, 2), size_mib: 64, ..clone });
+    bench.make(&VolumeSpec { volume: bench.disk(&guest, 2), size_mib: 64, ..clone });
     assert_eq!(calls(), ["list", "clone"]);
     // Each more try at a volume that udev looks at is a process; so let it end first.
     settle();
-    let removal =
-        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    let removal = bench
+        .store
+        .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+        .unwrap();
     assert_eq!(removal.complete().unwrap().len(), 3);
     assert_eq!(calls(), ["list", "destroy"]);
     bench.store.delete_image(&id, soon()).unwrap();

@@ -10,16 +10,16 @@ use crate::libvirt::version_text;
 use crate::metrics::calls::{self, Counts};
 use crate::metrics::latest::View;
 use crate::metrics::text::{Family, Kind, Text, Value};
-use crate::pool::Snapshot;
+use crate::pool::PoolSnapshot;
 use crate::sorted::Table;
 
 use Kind::{Counter, Gauge, Histogram, Info};
 
 /// The agent's own values at one moment.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct AgentStats {
     /// Its lanes and callers.
-    pub pool: Snapshot,
+    pub pool: PoolSnapshot,
     /// Calls by service and method.
     pub calls: BTreeMap<(&'static str, &'static str), Counts>,
     /// Open intents of the journal, which wait for recovery.
@@ -99,7 +99,7 @@ pub struct Listener {
 }
 
 /// Writes all families of the agent.
-pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
+pub(super) fn write(text: &mut Text, view: &View, own: &AgentStats) {
     write_build(text, own);
     write_calls(text, own);
     write_lanes(text, &own.pool);
@@ -143,7 +143,7 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     write_process(text);
 }
 
-fn write_limits(text: &mut Text, own: &Own) {
+fn write_limits(text: &mut Text, own: &AgentStats) {
     text.family(&Family {
         name: "mistify_guest_limit",
         kind: Gauge,
@@ -217,7 +217,7 @@ fn write_inside(text: &mut Text, guests: &[GuestInside]) {
     }
 }
 
-fn write_build(text: &mut Text, own: &Own) {
+fn write_build(text: &mut Text, own: &AgentStats) {
     let libvirt = own.libvirt_version.map(version_text);
     text.family(&Family {
         name: "mistify_build",
@@ -231,7 +231,7 @@ fn write_build(text: &mut Text, own: &Own) {
     text.sample(&labels, Value::Count(1));
 }
 
-fn write_calls(text: &mut Text, own: &Own) {
+fn write_calls(text: &mut Text, own: &AgentStats) {
     text.family(&Family {
         name: "mistify_requests",
         kind: Counter,
@@ -254,7 +254,7 @@ fn write_calls(text: &mut Text, own: &Own) {
     }
 }
 
-fn write_lanes(text: &mut Text, pool: &Snapshot) {
+fn write_lanes(text: &mut Text, pool: &PoolSnapshot) {
     let lanes: Vec<_> = pool.lanes.iter().map(|lane| (lane.lane.to_string(), lane)).collect();
     let mut each = |name, kind, help, value: fn(&crate::pool::LaneSnapshot) -> Value| {
         text.family(&Family { name, kind, help });
@@ -313,13 +313,13 @@ fn write_lanes(text: &mut Text, pool: &Snapshot) {
         "Callers in the pool: they hold or wait for a guest lock, or wait for a job",
         count(callers.callers),
     );
-    one(text, "mistify_keys_held", Gauge, "Guest locks that are held", count(callers.keys_held));
+    one(text, "mistify_keys_held", Gauge, "Guest locks that are held", count(callers.locks_held));
     one(
         text,
         "mistify_keys_waiting",
         Gauge,
         "Callers that wait for a guest lock",
-        count(callers.keys_waiting),
+        count(callers.locks_waiting),
     );
     one(
         text,

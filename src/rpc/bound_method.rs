@@ -9,25 +9,25 @@ use crate::guest::members::Members;
 use crate::ops::{Error, Libvirt, Posting, Question, Step, Steps};
 use crate::os::peer::Share;
 use crate::rpc::json;
-use crate::rpc::subject::About;
-use crate::rpc::table::{InSteps, Method, Verb};
+use crate::rpc::table::{Method, SteppedVerb, Verb};
+use crate::rpc::target::Targeted;
 
 /// The parameter type of a method.
 pub(super) trait Params:
-    Clone + DeserializeOwned + for<'de> Members<'de> + About + Send
+    Clone + DeserializeOwned + for<'de> Members<'de> + Targeted + Send
 {
 }
 
-impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About + Send> Params for P {}
+impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + Targeted + Send> Params for P {}
 
 /// Writes a result as JSON.
 pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()> + Send>;
 
 /// Receives the outcome of a query for which no thread waits.
-pub(super) type Then = Box<dyn FnOnce(Result<BoxedWriter, Error>) + Send>;
+pub(super) type OutcomeCallback = Box<dyn FnOnce(Result<BoxedWriter, Error>) + Send>;
 
 /// A verb and its parameter.
-pub(super) trait Given: Send {
+pub(super) trait BoundMethod: Send {
     /// The members that the parameter may have.
     fn names(&self) -> &'static [&'static str];
 
@@ -38,7 +38,7 @@ pub(super) trait Given: Send {
     fn read(&mut self, json: &str) -> serde_json::Result<()>;
 
     /// Returns the parameter.
-    fn about(&mut self) -> &mut dyn About;
+    fn params_mut(&mut self) -> &mut dyn Targeted;
 
     /// Runs the verb with the parameter, or its next step; returns the writer of its result. `is_gone` returns
     /// whether the caller has disconnected.
@@ -52,13 +52,13 @@ pub(super) trait Given: Send {
         Ok(None)
     }
 
-    /// Posts the query that [`Given::posting`] has prepared; does not block.
-    fn post(self: Box<Self>, _: &Arc<Libvirt>, _: Share, _: Posting, _: Then) {}
+    /// Posts the query that [`BoundMethod::posting`] has prepared; does not block.
+    fn post(self: Box<Self>, _: &Arc<Libvirt>, _: Share, _: Posting, _: OutcomeCallback) {}
 }
 
 impl Method {
     /// Returns the verb with an empty parameter.
-    pub(super) fn given(self) -> Box<dyn Given> {
+    pub(super) fn bind(self) -> Box<dyn BoundMethod> {
         match self {
             Self::Guest(verb) => typed(verb),
             Self::WithDryRun(verb) => typed(verb),
@@ -88,38 +88,40 @@ impl Method {
     }
 }
 
-fn typed<P: Params + 'static, R: Serialize + Send + 'static>(verb: Verb<P, R>) -> Box<dyn Given> {
-    Box::new(Typed { params: P::default(), verb })
+fn typed<P: Params + 'static, R: Serialize + Send + 'static>(
+    verb: Verb<P, R>,
+) -> Box<dyn BoundMethod> {
+    Box::new(BlockingMethod { params: P::default(), verb })
 }
 
 fn in_steps<P: Params + 'static, R: Serialize + Send + 'static>(
-    begin: InSteps<P, R>,
-) -> Box<dyn Given> {
-    Box::new(Stepping { params: P::default(), begin, steps: None })
+    begin: SteppedVerb<P, R>,
+) -> Box<dyn BoundMethod> {
+    Box::new(SteppedMethod { params: P::default(), begin, steps: None })
 }
 
 fn question<P: Params + 'static, R: Serialize + Send + 'static>(
     asks: Verb<P, Question<R>>,
-) -> Box<dyn Given> {
-    Box::new(Asking { params: P::default(), asks, question: None })
+) -> Box<dyn BoundMethod> {
+    Box::new(QueryMethod { params: P::default(), asks, question: None })
 }
 
 /// A verb that may block.
-struct Typed<P, R> {
+struct BlockingMethod<P, R> {
     params: P,
     verb: Verb<P, R>,
 }
 
 /// A verb that waits in steps.
-struct Stepping<P, R> {
+struct SteppedMethod<P, R> {
     params: P,
-    begin: InSteps<P, R>,
+    begin: SteppedVerb<P, R>,
     /// Set once the verb has started.
     steps: Option<Box<dyn Steps<R>>>,
 }
 
 /// A verb that is a single query to libvirt.
-struct Asking<P, R> {
+struct QueryMethod<P, R> {
     params: P,
     asks: Verb<P, Question<R>>,
     /// Made from the parameter, once that was done.
@@ -138,13 +140,13 @@ macro_rules! takes_params {
             Ok(())
         }
 
-        fn about(&mut self) -> &mut dyn About {
+        fn params_mut(&mut self) -> &mut dyn Targeted {
             &mut self.params
         }
     };
 }
 
-impl<P: Params, R: Serialize + Send + 'static> Given for Typed<P, R> {
+impl<P: Params, R: Serialize + Send + 'static> BoundMethod for BlockingMethod<P, R> {
     takes_params!();
 
     fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<BoxedWriter> {
@@ -152,7 +154,7 @@ impl<P: Params, R: Serialize + Send + 'static> Given for Typed<P, R> {
     }
 }
 
-impl<P: Params, R: Serialize + Send + 'static> Given for Stepping<P, R> {
+impl<P: Params, R: Serialize + Send + 'static> BoundMethod for SteppedMethod<P, R> {
     takes_params!();
 
     fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<BoxedWriter> {
@@ -170,7 +172,7 @@ impl<P: Params, R: Serialize + Send + 'static> Given for Stepping<P, R> {
     }
 }
 
-impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
+impl<P: Params, R: Serialize + Send + 'static> BoundMethod for QueryMethod<P, R> {
     takes_params!();
 
     fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<BoxedWriter> {
@@ -186,7 +188,13 @@ impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
         Ok(agent.may_post(self.question.insert(question)))
     }
 
-    fn post(self: Box<Self>, agent: &Arc<Libvirt>, user: Share, posting: Posting, then: Then) {
+    fn post(
+        self: Box<Self>,
+        agent: &Arc<Libvirt>,
+        user: Share,
+        posting: Posting,
+        then: OutcomeCallback,
+    ) {
         // A posting exists only with a query.
         let Some(question) = self.question else { return };
         agent.post(user, posting, question, |outcome| then(outcome.map(writer)));

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use log::{error, warn};
 
-use super::job::Record;
-use super::{Error, State};
+use super::job::JobRecord;
+use super::{Error, JobState};
 use crate::os::files::{self, CHECKSUM_START, checksum};
 use crate::os::own;
 
@@ -56,10 +56,10 @@ impl Stage {
 
     /// Returns whether a job's file of this stage may contain the record. The file of a running job is the one of the
     /// waiting job.
-    fn fits(self, record: &Record) -> bool {
+    fn fits(self, record: &JobRecord) -> bool {
         match self {
             Self::Queued | Self::Running => {
-                record.job.state == State::Queued && record.request.is_some()
+                record.job.state == JobState::Queued && record.request.is_some()
             }
             Self::Ended => record.job.state.is_end() && record.request.is_none(),
         }
@@ -67,7 +67,7 @@ impl Stage {
 }
 
 /// The directory of jobs. It is inside the directory that the journal locks, so this agent uses it exclusively.
-pub(super) struct Folder {
+pub(super) struct JobDirectory {
     path: PathBuf,
     set_aside: PathBuf,
     scope: String,
@@ -76,7 +76,7 @@ pub(super) struct Folder {
     open: File,
 }
 
-impl Folder {
+impl JobDirectory {
     pub(super) fn open(
         path: &Path,
         set_aside: &Path,
@@ -90,7 +90,7 @@ impl Folder {
     }
 
     /// Reads all jobs, removes drafts and files of earlier stages, and sets the other files aside.
-    pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, Record)>, Error> {
+    pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, JobRecord)>, Error> {
         let mut found: Vec<(u64, Stage)> = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(at("list", &self.path))? {
             let entry = entry.map_err(at("list", &self.path))?;
@@ -130,7 +130,7 @@ impl Folder {
         Ok(records)
     }
 
-    fn read(&self, number: u64, stage: Stage) -> io::Result<Record> {
+    fn read(&self, number: u64, stage: Stage) -> io::Result<JobRecord> {
         let content = files::read_own(&self.file(number, stage), self.file_bytes)?;
         let damaged = || io::Error::other("its content is damaged");
         let text = std::str::from_utf8(&content).map_err(|_| damaged())?;
@@ -146,7 +146,7 @@ impl Folder {
         if *scope != self.scope {
             return Err(io::Error::other(format!("it belongs to {scope}")));
         }
-        let record = Record::read(texts).filter(|it| stage.fits(it)).ok_or_else(damaged)?;
+        let record = JobRecord::read(texts).filter(|it| stage.fits(it)).ok_or_else(damaged)?;
         match record.job.id == number.to_string() {
             true => Ok(record),
             false => Err(io::Error::other("it belongs to another job")),
@@ -154,7 +154,7 @@ impl Folder {
     }
 
     /// Makes the file of a waiting job. The file is on the disk when this returns.
-    pub(super) fn place(&self, number: u64, record: &Record) -> Result<(), Error> {
+    pub(super) fn place(&self, number: u64, record: &JobRecord) -> Result<(), Error> {
         self.write(number, Stage::Queued, record)?;
         self.sync().inspect_err(|_| {
             // The job is refused; a file that remains would run at the next start.
@@ -170,7 +170,7 @@ impl Folder {
     }
 
     /// Writes the outcome of a job to the disk. Even if that fails, the job does not start again.
-    pub(super) fn end(&self, number: u64, record: &Record) -> Result<(), Error> {
+    pub(super) fn end(&self, number: u64, record: &JobRecord) -> Result<(), Error> {
         let written = self.write(number, Stage::Ended, record);
         self.discard(&self.file(number, Stage::Queued))?;
         written?;
@@ -183,7 +183,7 @@ impl Folder {
         Stage::ALL.into_iter().try_for_each(|stage| self.discard(&self.file(number, stage)))
     }
 
-    fn write(&self, number: u64, stage: Stage, record: &Record) -> Result<(), Error> {
+    fn write(&self, number: u64, stage: Stage, record: &JobRecord) -> Result<(), Error> {
         let json = serde_json::to_string(&self.texts(record)).expect("texts have a JSON form");
         let content = line(&json);
         let (draft, path) = (self.path.join(name(number, "new")), self.file(number, stage));
@@ -197,7 +197,7 @@ impl Folder {
     }
 
     /// Returns the content of a job's file.
-    pub(super) fn texts(&self, record: &Record) -> Vec<String> {
+    pub(super) fn texts(&self, record: &JobRecord) -> Vec<String> {
         let mut texts = vec![FORMAT.to_owned(), self.scope.clone()];
         texts.extend(record.texts());
         texts

@@ -7,7 +7,7 @@ use super::JobName;
 use crate::sorted::Table;
 
 /// The running jobs of each guest, and those that query emulators.
-pub(super) struct Turns {
+pub(super) struct ConcurrencyLimit {
     /// The maximum of running jobs of one guest.
     per_guest_most: usize,
     /// The maximum of running jobs that query emulators.
@@ -22,7 +22,7 @@ struct Running {
     emulator: usize,
 }
 
-impl Turns {
+impl ConcurrencyLimit {
     /// Lets every job run.
     pub(super) fn unlimited() -> Self {
         Self { per_guest_most: usize::MAX, emulator_most: usize::MAX, running: Mutex::default() }
@@ -96,23 +96,25 @@ mod tests {
 
     #[test]
     fn hanging_guests_leave_a_worker_to_others() {
-        let turns = Turns::among(4);
-        assert!(turns.begin(&metrics("a")) && turns.begin(&metrics("a")));
-        assert!(!turns.begin(&metrics("a")), "a guest takes half");
-        assert!(turns.begin(&metrics("b")) && !turns.begin(&metrics("c")));
-        assert!(turns.holds_back(&metrics("c")) && !turns.holds_back(&"List".into()));
-        assert!(turns.begin(&JobName::new("Status", "c")) && turns.begin(&"List".into()));
-        assert!(turns.end(&metrics("b")) && turns.begin(&metrics("c")));
+        let concurrency = ConcurrencyLimit::among(4);
+        assert!(concurrency.begin(&metrics("a")) && concurrency.begin(&metrics("a")));
+        assert!(!concurrency.begin(&metrics("a")), "a guest takes half");
+        assert!(concurrency.begin(&metrics("b")) && !concurrency.begin(&metrics("c")));
+        assert!(concurrency.holds_back(&metrics("c")) && !concurrency.holds_back(&"List".into()));
+        assert!(
+            concurrency.begin(&JobName::new("Status", "c")) && concurrency.begin(&"List".into())
+        );
+        assert!(concurrency.end(&metrics("b")) && concurrency.begin(&metrics("c")));
     }
 
     #[test]
     fn all_counts_return_to_nothing() {
-        let turns = Turns::among(1);
+        let concurrency = ConcurrencyLimit::among(1);
         for name in [metrics("a"), JobName::new("Status", "a"), "List".into()] {
-            assert!(turns.begin(&name));
-            turns.end(&name);
+            assert!(concurrency.begin(&name));
+            concurrency.end(&name);
         }
-        let running = turns.running.lock();
+        let running = concurrency.running.lock();
         assert!(running.per_guest.is_empty() && running.emulator == 0);
     }
 }

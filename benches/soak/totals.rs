@@ -9,7 +9,7 @@ use crate::common::report::Report;
 use crate::common::sample::float;
 
 /// Most violations that are kept in words; all are counted.
-const TOLD: usize = 20;
+const VIOLATIONS_SHOWN: usize = 20;
 
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ const COLUMNS: [&str; 10] = [
 
 /// All counts.
 #[derive(Default)]
-pub(crate) struct Tally {
+pub(crate) struct Totals {
     calls: Mutex<BTreeMap<String, [usize; COLUMNS.len()]>>,
     faults: Mutex<BTreeMap<String, usize>>,
     violations: Mutex<(usize, Vec<String>)>,
@@ -84,7 +84,7 @@ impl Outcome {
     }
 }
 
-impl Tally {
+impl Totals {
     pub(crate) fn call(&self, method: &str, outcome: Outcome) {
         let mut calls = self.calls.lock();
         let counts = calls.entry(method.to_owned()).or_default();
@@ -98,10 +98,10 @@ impl Tally {
     /// What may not happen.
     pub(crate) fn violation(&self, what: &str) {
         eprintln!("violation: {what}");
-        let (count, told) = &mut *self.violations.lock();
+        let (count, shown) = &mut *self.violations.lock();
         *count += 1;
-        if told.len() < TOLD {
-            told.push(what.to_owned());
+        if shown.len() < VIOLATIONS_SHOWN {
+            shown.push(what.to_owned());
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::admission::{Admission, Place, Stopping};
+use super::admission::{AdmissionState, Stopping, TicketState};
 use super::permits::{NoPermit, Waits};
 
 /// Callers and locks, and their totals since the start.
@@ -16,31 +16,31 @@ pub struct CallerSnapshot {
     /// Callers in the pool now: in a verb that holds or waits for a lock, or blocked in a job.
     pub callers: usize,
     /// Held locks.
-    pub keys_held: usize,
+    pub locks_held: usize,
     /// Callers that wait for a lock.
-    pub keys_waiting: usize,
+    pub locks_waiting: usize,
     /// Calls that wait for their permit; except for the calls of batches and jobs, they wait without a thread.
     pub calls_waiting: usize,
     /// Callers and calls that were refused instead of waiting for a lock or a permit.
-    pub holds_refused: u64,
+    pub waits_refused: u64,
     /// Callers and calls that did not get their lock or their permit by their deadline.
-    pub holds_late: u64,
+    pub waits_late: u64,
 }
 
-/// A callback that receives a key.
-type Tell = Box<dyn Fn(&str) + Send + Sync>;
+/// A callback that receives a lock.
+type ReleaseCallback = Box<dyn Fn(&str) + Send + Sync>;
 
-/// [`Admission`] in its mutex, and the condition variable of its waiters.
+/// [`AdmissionState`] in its mutex, and the condition variable of its waiters.
 #[derive(Default)]
-pub(super) struct Gate {
-    admission: Mutex<Admission>,
+pub(super) struct Admission {
+    state: Mutex<AdmissionState>,
     /// Signals that a lock changed its holder, that the gate stops, or that a caller left during a stop. All
     /// waiters share it: they are few, as permits limit the callers, and each checks its own ticket.
     changed: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
-    /// The callback for a key before its lock is free again.
-    on_release: OnceLock<Tell>,
+    /// The callback for a lock before its lock is free again.
+    on_release: OnceLock<ReleaseCallback>,
 }
 
 impl From<Stopping> for NoPermit {
@@ -49,21 +49,21 @@ impl From<Stopping> for NoPermit {
     }
 }
 
-impl Gate {
-    /// Sets the callback for each key whose lock is released from now on. A second call of this method changes
+impl Admission {
+    /// Sets the callback for each lock whose lock is released from now on. A second call of this method changes
     /// nothing.
-    pub(super) fn on_release(&self, tell: Tell) {
+    pub(super) fn on_release(&self, callback: ReleaseCallback) {
         // An earlier callback stays.
-        let _ = self.on_release.set(tell);
+        let _ = self.on_release.set(callback);
     }
 
     /// Adds a caller, which leaves when the seat is dropped.
     ///
     /// # Errors
-    /// When the gate stops.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<Seat, Stopping> {
-        self.admission.lock().enter()?;
-        Ok(Seat { gate: Arc::clone(self) })
+    /// When the pool stops.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<CallerGuard, Stopping> {
+        self.state.lock().enter()?;
+        Ok(CallerGuard { admission: Arc::clone(self) })
     }
 
     /// Adds a caller and waits for its lock.
@@ -73,11 +73,15 @@ impl Gate {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn hold(self: &Arc<Self>, key: &str, deadline: Instant) -> Result<Hold, NoPermit> {
-        let held = self.enter().map_err(NoPermit::from).and_then(|seat| {
-            self.wait_for_key(key, deadline)?;
-            let key = HeldKey { gate: Arc::clone(self), name: Arc::from(key) };
-            Ok(Hold { key: Arc::new(key), more: Vec::new(), seat: Some(seat) })
+    pub(super) fn lock_guest(
+        self: &Arc<Self>,
+        guest: &str,
+        deadline: Instant,
+    ) -> Result<GuestLock, NoPermit> {
+        let held = self.enter().map_err(NoPermit::from).and_then(|caller| {
+            self.wait_for_lock(guest, deadline)?;
+            let held = HeldLock { admission: Arc::clone(self), name: Arc::from(guest) };
+            Ok(GuestLock { held: Arc::new(held), more: Vec::new(), caller: Some(caller) })
         });
         let counted = match held {
             Ok(_) => return held,
@@ -90,23 +94,23 @@ impl Gate {
 
     /// # Errors
     /// When the caller does not get the lock.
-    fn wait_for_key(&self, key: &str, deadline: Instant) -> Result<(), NoPermit> {
+    fn wait_for_lock(&self, guest: &str, deadline: Instant) -> Result<(), NoPermit> {
         // Otherwise a late caller could take a free lock and start its verb after the deadline.
         if Instant::now() >= deadline {
             return Err(NoPermit::Late);
         }
-        let mut admission = self.admission.lock();
-        let ticket = admission.acquire(key)?;
+        let mut admission = self.state.lock();
+        let ticket = admission.acquire(guest)?;
         let mut expired = false;
         loop {
-            match admission.place(key, ticket) {
-                Place::Holder => return Ok(()),
-                Place::Gone => return Err(NoPermit::Stopping),
-                Place::Waiting if expired => {
-                    admission.give_up(key, ticket);
+            match admission.ticket_state(guest, ticket) {
+                TicketState::Holder => return Ok(()),
+                TicketState::Gone => return Err(NoPermit::Stopping),
+                TicketState::Waiting if expired => {
+                    admission.give_up(guest, ticket);
                     return Err(NoPermit::Late);
                 }
-                Place::Waiting => {
+                TicketState::Waiting => {
                     expired = self.changed.wait_until(&mut admission, deadline).timed_out();
                 }
             }
@@ -119,107 +123,107 @@ impl Gate {
     /// # Blocking
     /// Up to `deadline`.
     pub(super) fn stop(&self, deadline: Instant) -> bool {
-        let mut admission = self.admission.lock();
+        let mut admission = self.state.lock();
         admission.stop();
         self.changed.notify_all();
         self.changed.wait_while_until(&mut admission, |now| now.callers() > 0, deadline);
         admission.callers() == 0
     }
 
-    /// Returns the keys of the held locks.
+    /// Returns the locks of the held locks.
     pub(super) fn held(&self) -> Vec<String> {
-        self.admission.lock().held()
+        self.state.lock().held()
     }
 
     /// Returns the counts of callers and locks, together with those of waiting calls.
     pub(super) fn snapshot(&self, waits: Waits) -> CallerSnapshot {
-        let admission = self.admission.lock();
+        let admission = self.state.lock();
         CallerSnapshot {
             callers: admission.callers(),
-            keys_held: admission.keys_held(),
-            keys_waiting: admission.keys_waiting(),
+            locks_held: admission.locks_held(),
+            locks_waiting: admission.locks_waiting(),
             calls_waiting: waits.waiting,
-            holds_refused: self.refused.load(Ordering::Relaxed) + waits.refused,
-            holds_late: self.late.load(Ordering::Relaxed) + waits.late,
+            waits_refused: self.refused.load(Ordering::Relaxed) + waits.refused,
+            waits_late: self.late.load(Ordering::Relaxed) + waits.late,
         }
     }
 }
 
 /// A caller's registration in the admission.
-pub(super) struct Seat {
-    gate: Arc<Gate>,
+pub(super) struct CallerGuard {
+    admission: Arc<Admission>,
 }
 
-impl Drop for Seat {
+impl Drop for CallerGuard {
     fn drop(&mut self) {
-        let mut admission = self.gate.admission.lock();
+        let mut admission = self.admission.state.lock();
         admission.leave();
         if admission.stopping() {
-            self.gate.changed.notify_all();
+            self.admission.changed.notify_all();
         }
     }
 }
 
 /// A guest lock, which is released when the last clone is dropped.
 ///
-/// The hold of [`super::Pool::hold`] also carries its caller's registration, so that an accepted verb does not
+/// The hold of [`super::Pool::lock_guest`] also carries its caller's registration, so that an accepted verb does not
 /// get `busy` between its jobs. A clone carries the lock alone: it can stay with a job whose caller has its
 /// answer.
-pub struct Hold {
-    key: Arc<HeldKey>,
+pub struct GuestLock {
+    held: Arc<HeldLock>,
     /// Locks of other guests that are held together with this one.
-    more: Vec<Arc<HeldKey>>,
-    seat: Option<Seat>,
+    more: Vec<Arc<HeldLock>>,
+    caller: Option<CallerGuard>,
 }
 
-impl Hold {
-    /// Returns the key.
-    pub fn key(&self) -> &str {
-        &self.key.name
+impl GuestLock {
+    /// Returns the lock.
+    pub fn guest(&self) -> &str {
+        &self.held.name
     }
 
-    /// Holds the lock of `other` as long as this one; the key of this hold stays its name. Callers must take
-    /// several locks in the order of their keys, so that no two of them wait for each other.
+    /// Holds the lock of `other` as long as this one; the lock of this hold stays its name. Callers must take
+    /// several locks in the order of their locks, so that no two of them wait for each other.
     pub fn keep(&mut self, other: Self) {
-        self.more.push(other.key);
+        self.more.push(other.held);
         self.more.extend(other.more);
     }
 
-    /// Returns the shared key.
+    /// Returns the shared lock.
     pub(super) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.key.name)
+        Arc::clone(&self.held.name)
     }
 
     /// Returns whether this carries the caller's registration.
-    pub(super) fn has_seat(&self) -> bool {
-        self.seat.is_some()
+    pub(super) fn has_caller_guard(&self) -> bool {
+        self.caller.is_some()
     }
 }
 
-impl Clone for Hold {
+impl Clone for GuestLock {
     fn clone(&self) -> Self {
-        Self { key: Arc::clone(&self.key), more: self.more.clone(), seat: None }
+        Self { held: Arc::clone(&self.held), more: self.more.clone(), caller: None }
     }
 }
 
-impl fmt::Debug for Hold {
+impl fmt::Debug for GuestLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").field("key", &self.key()).finish_non_exhaustive()
+        f.debug_struct("GuestLock").field("guest", &self.guest()).finish_non_exhaustive()
     }
 }
 
-struct HeldKey {
-    gate: Arc<Gate>,
+struct HeldLock {
+    admission: Arc<Admission>,
     name: Arc<str>,
 }
 
-impl Drop for HeldKey {
+impl Drop for HeldLock {
     fn drop(&mut self) {
-        if let Some(tell) = self.gate.on_release.get() {
-            tell(&self.name);
+        if let Some(callback) = self.admission.on_release.get() {
+            callback(&self.name);
         }
-        if self.gate.admission.lock().release(&self.name).is_some() {
-            self.gate.changed.notify_all();
+        if self.admission.state.lock().release(&self.name).is_some() {
+            self.admission.changed.notify_all();
         }
     }
 }
@@ -234,13 +238,13 @@ mod tests {
 
     #[test]
     fn guest_lock_is_not_acquired_after_the_deadline() {
-        let gate = Arc::new(Gate::default());
+        let admission = Arc::new(Admission::default());
         let callers = || {
-            let seen = gate.snapshot(Waits { waiting: 0, refused: 0, late: 0 });
-            (seen.callers, seen.keys_held)
+            let seen = admission.snapshot(Waits { waiting: 0, refused: 0, late: 0 });
+            (seen.callers, seen.locks_held)
         };
-        assert_eq!(gate.hold("a", Instant::now()).unwrap_err(), NoPermit::Late);
-        let held = gate.hold("a", Instant::now() + FAR).unwrap();
+        assert_eq!(admission.lock_guest("a", Instant::now()).unwrap_err(), NoPermit::Late);
+        let held = admission.lock_guest("a", Instant::now() + FAR).unwrap();
         assert_eq!(callers(), (1, 1));
         drop(held);
         assert_eq!(callers(), (0, 0));

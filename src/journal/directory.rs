@@ -24,7 +24,7 @@ use log::{error, warn};
 
 use super::Error;
 use super::intent::Scope;
-use super::record::{Record, Unfit};
+use super::record::{IntentRecord, InvalidIntent};
 use crate::config::JournalLimits;
 use crate::config::fixed::LOCK_PAUSE;
 use crate::os::{files, own};
@@ -37,7 +37,7 @@ const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// The journal's directory. This agent uses it exclusively while this value exists.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct JournalDirectory {
     intents: PathBuf,
     set_aside: PathBuf,
     /// The open directory of intents, so that a sync needs no free descriptor.
@@ -48,22 +48,22 @@ pub(super) struct Folder {
 
 /// The content of the directory at a start.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct StoredIntents {
     /// Intents with their numbers, the oldest first.
-    pub(super) records: Vec<(u64, Record)>,
+    pub(super) records: Vec<(u64, IntentRecord)>,
     /// A number above all numbers in use.
     pub(super) next: u64,
 }
 
-impl Folder {
+impl JournalDirectory {
     /// Locks the directory, and makes it if it is absent.
     pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
-        let make_folder = |path: &Path| own::make_directory(path).map_err(at("create", path));
-        make_folder(path)?;
+        let make_directory = |path: &Path| own::make_directory(path).map_err(at("create", path));
+        make_directory(path)?;
         let lock = lock(path, Instant::now() + limits.lock)?;
         let (intents, set_aside) = (path.join("intents"), path.join("set-aside"));
-        make_folder(&intents)?;
-        make_folder(&set_aside)?;
+        make_directory(&intents)?;
+        make_directory(&set_aside)?;
         let open = File::open(&intents).map_err(at("open", &intents))?;
         Ok(Self { intents, set_aside, open, _lock: lock })
     }
@@ -79,7 +79,11 @@ impl Folder {
     }
 
     /// Reads the oldest intents, removes drafts, and sets the other files aside.
-    pub(super) fn sweep(&self, scope: &Scope, limits: &JournalLimits) -> Result<Left, Error> {
+    pub(super) fn sweep(
+        &self,
+        scope: &Scope,
+        limits: &JournalLimits,
+    ) -> Result<StoredIntents, Error> {
         let (mut oldest, mut next, mut unread) = (BTreeSet::new(), 1, 0_usize);
         for entry in fs::read_dir(&self.intents).map_err(at("list", &self.intents))? {
             let name = entry.map_err(at("list", &self.intents))?.file_name();
@@ -89,7 +93,8 @@ impl Folder {
                     oldest.insert(number);
                 }
                 Some(Name::Draft) => self.discard(&self.intents.join(&name)),
-                None => self.put_aside(&name, &Unfit::Foreign("its name is not that of an intent")),
+                None => self
+                    .put_aside(&name, &InvalidIntent::Foreign("its name is not that of an intent")),
             }
             if oldest.len() > limits.files {
                 oldest.pop_last();
@@ -106,7 +111,7 @@ impl Folder {
         for number in oldest {
             records.extend(self.read(number, scope, limits)?.map(|record| (number, record)));
         }
-        Ok(Left { records, next })
+        Ok(StoredIntents { records, next })
     }
 
     /// Reads an intent; `None` if the file was set aside.
@@ -115,11 +120,11 @@ impl Folder {
         number: u64,
         scope: &Scope,
         limits: &JournalLimits,
-    ) -> Result<Option<Record>, Error> {
+    ) -> Result<Option<IntentRecord>, Error> {
         let path = self.path(number);
-        let content = files::read_own(&path, limits.file_bytes).map_err(Unfit::Io);
+        let content = files::read_own(&path, limits.file_bytes).map_err(InvalidIntent::Io);
         let read = content.and_then(|content| {
-            let record = Record::read(&content, scope, limits)?;
+            let record = IntentRecord::read(&content, scope, limits)?;
             let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
             if bytes > record.tail.bytes {
                 let torn = bytes - record.tail.bytes;
@@ -133,7 +138,9 @@ impl Folder {
         match read {
             Ok(record) => Ok(Some(record)),
             // The file itself may be valid, and may be needed for a rollback.
-            Err(Unfit::Io(error)) if files::is_shortage(&error) => Err(at("read", &path)(error)),
+            Err(InvalidIntent::Io(error)) if files::is_shortage(&error) => {
+                Err(at("read", &path)(error))
+            }
             Err(unfit) => {
                 self.put_aside(path.file_name().unwrap_or_default(), &unfit);
                 Ok(None)
@@ -198,7 +205,7 @@ impl Folder {
     }
 
     /// Moves a file to `set-aside` without overwriting another; if that fails, the file stays.
-    fn put_aside(&self, name: &OsStr, why: &Unfit) {
+    fn put_aside(&self, name: &OsStr, why: &InvalidIntent) {
         let moved = files::set_aside(&self.intents, name, &self.set_aside);
         let from = self.intents.join(name);
         let from = from.display();
@@ -232,14 +239,14 @@ impl Name {
 }
 
 /// Locks the directory, and writes this process id into the lock file.
-fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
-    let path = folder.join("lock");
+fn lock(directory: &Path, deadline: Instant) -> Result<File, Error> {
+    let path = directory.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
     let mut file = files::straight(&mut options).open(&path).map_err(at("open", &path))?;
     while !files::lock(&file).map_err(at("lock", &path))? {
         if Instant::now() >= deadline {
-            return Err(Error::Locked { folder: folder.to_owned(), holder: holder(&file) });
+            return Err(Error::Locked { directory: directory.to_owned(), holder: holder(&file) });
         }
         thread::sleep(LOCK_PAUSE);
     }

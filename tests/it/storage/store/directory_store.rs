@@ -1,4 +1,4 @@
-//! What others put into the folder of a directory store, or take out of it, between two calls.
+//! What others put into the directory of a directory store, or take out of it, between two calls.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Dataset, DirectoryStore, Error, Id, ImageSource, InUse, Maker, Newer, PoolName, Reach, Volume,
-    Volumes, Wanted, Whose,
+    Dataset, DirectoryStore, Error, Id, ImageSource, InUse, Maker, NewerSnapshots, PoolName,
+    Recursion, StoredVolume, VolumeSelection, VolumeSpec, Volumes,
 };
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
@@ -79,19 +79,19 @@ fn file_created_after_the_plan_is_not_overwritten() {
 fn file_in_place_of_guest_directory_stays() {
     let bench = Bench::on_directory();
     let guest = bench.id("file");
-    let folder = path(&bench, &bench.store.pool().guest(&guest).unwrap());
-    fs::create_dir_all(folder.parent().unwrap()).unwrap();
-    fs::write(&folder, "precious").unwrap();
+    let directory = path(&bench, &bench.store.pool().guest(&guest).unwrap());
+    fs::create_dir_all(directory.parent().unwrap()).unwrap();
+    fs::write(&directory, "precious").unwrap();
     let error = bench.store.provision(&bench.wanted(&guest, 0), soon()).unwrap_err();
-    assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
-    assert_eq!(fs::read_to_string(&folder).unwrap(), "precious");
+    assert!(error.to_string().contains(&directory.display().to_string()), "{error}");
+    assert_eq!(fs::read_to_string(&directory).unwrap(), "precious");
 }
 
 #[test]
 fn an_undo_keeps_the_properties_of_another_call() {
     let bench = Bench::on_directory();
     let guest = bench.id("shared");
-    let of_call = |index| Wanted { owner: None, ..bench.wanted(&guest, index) };
+    let of_call = |index| VolumeSpec { owner: None, ..bench.wanted(&guest, index) };
     let planned = bench.store.plan(&[of_call(0)], soon()).unwrap().remove(0);
     bench.store.make(&planned, soon()).unwrap();
     // Another call has written the properties of a volume that it is about to make.
@@ -108,7 +108,7 @@ fn failed_or_late_copy_leaves_not_even_a_directory() {
     let bench = Bench::on_directory();
     let (guest, id) = (bench.id("copy"), bench.id("image"));
     let image = bench.image(&id, "the image");
-    let wanted = Wanted { image: Some(id), size_mib: 0, ..bench.wanted(&guest, 0) };
+    let wanted = VolumeSpec { image: Some(id), size_mib: 0, ..bench.wanted(&guest, 0) };
     let planned = bench.store.plan(&[wanted], soon()).unwrap().remove(0);
     let before = everything(&bench);
     // A file system that shares blocks has made it before it looks at the clock.
@@ -145,14 +145,14 @@ fn damaged_properties_are_named_and_destroy_nothing() {
         named(
             bench
                 .store
-                .destroy_guest(&guest, Whose::Marked, &InUse::default(), soon())
+                .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
                 .unwrap_err(),
         );
         assert!(begins_with(&volume.device, "precious"));
     }
     fs::write(&beside, kept).unwrap();
     let found = bench.store.volume(&volume.name, soon()).unwrap();
-    assert_eq!(found, Volume { is_written: true, ..volume });
+    assert_eq!(found, StoredVolume { is_written: true, ..volume });
     bench.clean_up(&guest);
 }
 
@@ -173,7 +173,7 @@ fn open_image_or_volume_is_not_deleted_or_copied() {
     let open = Holder::of(&volume);
     let before = everything(&bench);
     let monday = volume.name.snapshot("monday").unwrap();
-    match bench.store.create_snapshot(&monday, Reach::Itself, &Maker::call(), Instant::now()) {
+    match bench.store.create_snapshot(&monday, Recursion::Itself, &Maker::call(), Instant::now()) {
         // The file system shares blocks, and what is shared is of one moment.
         Ok(_) => {}
         Err(error) => {
@@ -205,20 +205,20 @@ fn directory_snapshot_is_not_sent_nor_rolled_back() {
     let bench = Bench::on_directory();
     let guest = bench.id("sent");
     bench.make(&bench.wanted(&guest, 0));
-    let folder = bench.store.pool().guest(&guest).unwrap();
-    let monday = folder.snapshot("monday").unwrap();
-    bench.store.create_snapshot(&monday, Reach::Below, &Maker::call(), soon()).unwrap();
+    let directory = bench.store.pool().guest(&guest).unwrap();
+    let monday = directory.snapshot("monday").unwrap();
+    bench.store.create_snapshot(&monday, Recursion::Below, &Maker::call(), soon()).unwrap();
     let error = bench.store.send(&monday, soon()).err().unwrap();
     let why = format!("invalid argument: {monday} is not the snapshot of a volume");
     assert_eq!(error.to_string(), why);
     let before = everything(&bench);
-    bench.store.rollback(&monday, Newer::Keep, soon()).unwrap();
+    bench.store.rollback(&monday, NewerSnapshots::Keep, soon()).unwrap();
     assert_eq!(everything(&bench), before);
     bench.clean_up(&guest);
 }
 
 /// A guest's volume with the snapshot `s1`, whose file somebody has removed.
-fn lost(bench: &Bench, guest: &Id) -> Volume {
+fn lost(bench: &Bench, guest: &Id) -> StoredVolume {
     let volume = bench.make(&bench.wanted(guest, 0));
     write(&volume, "SECRET");
     bench.snapshot(&volume.name, "s1");
@@ -234,7 +234,7 @@ fn a_new_volume_has_no_former_ones_snapshot() {
     let volume = bench.make(&bench.wanted(&guest, 0));
     assert_eq!(bench.store.snapshots(Some(&volume.name), soon()).unwrap(), []);
     let snapshot = former.name.snapshot("s1").unwrap();
-    let error = bench.store.rollback(&snapshot, Newer::Keep, soon()).unwrap_err();
+    let error = bench.store.rollback(&snapshot, NewerSnapshots::Keep, soon()).unwrap_err();
     assert_eq!(error.to_string(), "not found");
     assert!(!begins_with(&volume.device, "SECRET"));
 }
@@ -251,12 +251,12 @@ fn a_start_removes_snapshots_of_nothing() {
     let before = everything(&bench);
 
     lost(&bench, &gone);
-    let folder = path(&bench, &bench.store.pool().guest(&gone).unwrap());
-    fs::remove_file(folder.join("disk-0#")).unwrap();
+    let directory = path(&bench, &bench.store.pool().guest(&gone).unwrap());
+    fs::remove_file(directory.join("disk-0#")).unwrap();
     let deleted = bench.image(&id, "image");
     fs::remove_file(path(&bench, &deleted.volume)).unwrap();
     bench.store.prepare(soon()).unwrap();
-    fs::remove_dir(&folder).expect("it is empty");
+    fs::remove_dir(&directory).expect("it is empty");
     assert_eq!(everything(&bench), before);
     assert_eq!(bench.store.image(&image.id, soon()).unwrap(), image);
 }
@@ -269,8 +269,12 @@ fn a_volume_outlives_a_snapshot_that_stays() {
     bench.snapshot(&volume.name, "s1");
     let snapshot = volume.device.with_file_name("disk-0@s1");
     let Some(mount) = require("mount", Mounted::on_itself(&snapshot)) else { return };
-    let destroy =
-        || bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    let destroy = || {
+        bench
+            .store
+            .destroy_guest(&guest, VolumeSelection::Marked, &InUse::default(), soon())
+            .unwrap()
+    };
     let removal = destroy();
     assert_eq!(removal.left.len(), 1, "{removal:?}");
     assert!(volume.device.exists() && snapshot.exists());

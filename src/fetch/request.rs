@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::hop::{fetch, parse};
-use super::{Order, Service};
+use super::{FetchRequest, Service};
 use crate::config::fixed::{FETCH_KILL, FETCH_ORDER, FETCH_TIME};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::rights;
@@ -71,7 +71,7 @@ impl Cancellation {
     }
 
     /// Gives an order to this fetcher; its answer. A cancel meanwhile ends the connection.
-    fn talk(&self, stream: UnixStream, order: &Order, target: &File) -> io::Result<Answer> {
+    fn talk(&self, stream: UnixStream, order: &FetchRequest, target: &File) -> io::Result<Answer> {
         {
             let mut state = self.0.lock();
             if state.is_cancelled {
@@ -99,7 +99,7 @@ impl Cancellation {
 /// # Blocking
 /// Somewhat longer than [`fetch`] may.
 pub fn ask(
-    order: &Order,
+    order: &FetchRequest,
     service: Option<&str>,
     target: &File,
     cancellation: &Cancellation,
@@ -172,7 +172,7 @@ fn answer(answer: Answer) -> Result<u64, String> {
     }
 }
 
-fn talk(mut stream: UnixStream, order: &Order, target: &File) -> io::Result<Answer> {
+fn talk(mut stream: UnixStream, order: &FetchRequest, target: &File) -> io::Result<Answer> {
     let patience = FETCH_TIME + FETCH_KILL + FETCH_ORDER;
     stream.set_write_timeout(Some(FETCH_ORDER))?;
     stream.set_read_timeout(Some(patience))?;
@@ -228,14 +228,14 @@ fn has_left(stream: &UnixStream) -> bool {
     set.wait(Some(Duration::ZERO)).is_ok() && set.is_ready(index)
 }
 
-fn receive(stream: &UnixStream) -> io::Result<(Order, File)> {
+fn receive(stream: &UnixStream) -> io::Result<(FetchRequest, File)> {
     let mut bytes = [0; LINE_BYTES_MAX];
     let received = rights::receive(stream, &mut bytes);
     let (count, target) = received.map_err(|error| timed_out(error, FETCH_ORDER))?;
     let target =
         target.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the order has no file"))?;
-    let begun = bytes.get(..count).unwrap_or_default();
-    let order = read_line(begun.chain(stream), FETCH_ORDER)?;
+    let started = bytes.get(..count).unwrap_or_default();
+    let order = read_line(started.chain(stream), FETCH_ORDER)?;
     Ok((order, target))
 }
 
@@ -273,8 +273,8 @@ mod tests {
     use super::*;
     use crate::os::files;
 
-    fn order(url: &str) -> Order {
-        Order { url: url.to_owned(), bytes_max: 100 }
+    fn order(url: &str) -> FetchRequest {
+        FetchRequest { url: url.to_owned(), bytes_max: 100 }
     }
 
     /// What a fetcher with these settings answers to an order.

@@ -10,18 +10,18 @@ type Guests<T> = VecDeque<(Arc<str>, VecDeque<T>)>;
 /// Items that wait for a user `U` and a guest.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Rotation<U, T> {
+pub(super) struct FairQueue<U, T> {
     users: VecDeque<(U, Guests<T>)>,
     len: usize,
 }
 
-impl<U, T> Default for Rotation<U, T> {
+impl<U, T> Default for FairQueue<U, T> {
     fn default() -> Self {
         Self { users: VecDeque::new(), len: 0 }
     }
 }
 
-impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
+impl<U: Copy + PartialEq, T: PartialEq> FairQueue<U, T> {
     /// Adds an item after all others of its guest; a new guest and a new user get their turn last.
     pub(super) fn push(&mut self, user: U, guest: &Arc<str>, item: T) {
         self.len += 1;
@@ -95,13 +95,13 @@ impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
 mod tests {
     use super::*;
 
-    fn order(rotation: &mut Rotation<u32, u32>, may: impl Fn(&str) -> bool + Copy) -> Vec<u32> {
+    fn order(rotation: &mut FairQueue<u32, u32>, may: impl Fn(&str) -> bool + Copy) -> Vec<u32> {
         std::iter::from_fn(|| rotation.next(may)).map(|(_, _, item)| item).collect()
     }
 
     #[test]
     fn users_and_their_guests_have_turns() {
-        let mut rotation = Rotation::default();
+        let mut rotation = FairQueue::default();
         for (user, guest, item) in [
             (1, "a", 1),
             (1, "a", 2),
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_may_not_keeps_no_other() {
-        let mut rotation = Rotation::default();
+        let mut rotation = FairQueue::default();
         for (user, guest, item) in [(1, "full", 1), (1, "a", 2), (2, "full", 3), (2, "", 4)] {
             rotation.push(user, &guest.into(), item);
         }

@@ -10,7 +10,7 @@ use crate::cli::values::{
     metadata, number, on_or_off, on_port, pool_name, profile, seconds, store, tcp_address, vnc,
     workers,
 };
-use crate::cli::{LogFormat, Settings};
+use crate::cli::{LogFormat, Options};
 use crate::config::{
     Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_ZPOOL,
     SocketConfig, Store,
@@ -18,7 +18,7 @@ use crate::config::{
 
 /// One setting: `--name VALUE`, `MISTIFY_NAME=VALUE`, and `name = VALUE` in the file.
 #[derive(Debug)]
-pub(super) struct Setting {
+pub(super) struct ConfigOption {
     /// The name without leading dashes.
     pub(super) name: &'static str,
     /// The one-letter option, if any.
@@ -43,7 +43,7 @@ pub(super) enum Takes {
     Many(&'static str),
 }
 
-impl Setting {
+impl ConfigOption {
     const fn one(
         name: &'static str,
         value: &'static str,
@@ -78,23 +78,23 @@ impl Setting {
 }
 
 /// Returns the setting of that name.
-pub(super) fn setting(name: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.name == name)
+pub(super) fn option(name: &str) -> Option<&'static ConfigOption> {
+    OPTIONS.iter().find(|option| option.name == name)
 }
 
 /// The setting of the log format.
 pub(super) const LOG_FORMAT: &str = "log-format";
 
 /// All settings, in the order of the usage.
-pub(super) const SETTINGS: &[Setting] = &[
-    Setting::one(
+pub(super) const OPTIONS: &[ConfigOption] = &[
+    ConfigOption::one(
         "port",
         "N",
         "Listen on TCP port N (default 20001; 0: the system chooses)",
         |draft, text| number(text).map(|port| draft.port = port),
     )
     .short('p'),
-    Setting::many(
+    ConfigOption::many(
         "listen",
         "ADDR[:PORT]",
         "Listen on ADDR, IPv6 in brackets; 127.0.0.1 includes [::1] (default 127.0.0.1)",
@@ -104,13 +104,13 @@ pub(super) const SETTINGS: &[Setting] = &[
             tcp_address(text, DEFAULT_PORT).map(|_| draft.listen.push(text.to_owned()))
         },
     ),
-    Setting::one(
+    ConfigOption::one(
         "socket",
         "PATH",
         "Listen also on a Unix socket at PATH, mode 0660; the agent removes it at exit",
         |draft, text| absolute(text).map(|path| draft.socket = Some(path)),
     ),
-    Setting::one(
+    ConfigOption::one(
         "socket-group",
         "GROUP",
         "Set the group that owns the Unix socket of --socket (default: the agent's group; access: \
@@ -120,7 +120,7 @@ pub(super) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    Setting::many(
+    ConfigOption::many(
         "allow-user",
         "USER",
         "Let the local user USER (name or number) call, in addition to root and the agent's user",
@@ -129,7 +129,7 @@ pub(super) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    Setting::many(
+    ConfigOption::many(
         "allow-group",
         "GROUP",
         "Let members of the local group GROUP (name or number) call",
@@ -138,19 +138,19 @@ pub(super) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "allow-any-local",
         "Let every local user call, as the original agent did; the agent logs a warning at start",
         |draft, text| on_or_off(text).map(|is_on| draft.config.callers.any_local = is_on),
     ),
-    Setting::one(
+    ConfigOption::one(
         "token-file",
         "FILE",
         "Require the token in FILE (mode 0600 or 0640) from other hosts, as Authorization: Bearer; \
          --listen beyond loopback needs it",
         |draft, text| absolute(text).map(|path| draft.config.callers.token_file = Some(path)),
     ),
-    Setting::many(
+    ConfigOption::many(
         "allow-host",
         "NAME",
         "Accept NAME as a name of this host in requests, besides its addresses and localhost",
@@ -159,43 +159,43 @@ pub(super) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    Setting::one(
+    ConfigOption::one(
         "audit-log",
         "FILE",
         "Append a line of JSON to FILE for each changing call; SIGHUP reopens FILE",
         |draft, text| absolute(text).map(|path| draft.config.audit.log = Some(path)),
     ),
-    Setting::one(
+    ConfigOption::one(
         "zpool",
         "NAME",
         "Store disks in the ZFS pool or dataset NAME (default mistify; empty: no store)",
         |draft, text| pool_name(text).map(|name| draft.zpool = Some(name)),
     )
     .short('z'),
-    Setting::one(
+    ConfigOption::one(
         "storage",
         "WHERE",
         "Create disks in the ZFS pool (zfs, the default) or as sparse files below PATH \
          (directory:PATH)",
         |draft, text| store(text).map(|store| draft.store = Some(store)),
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "sparse",
         "Reserve no space for new disks; they may then run out of space while a guest writes",
         |draft, text| on_or_off(text).map(|is_on| draft.config.host.sparse = is_on),
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "image-store",
         "Serve the methods of the image store, on the port of --image-store-port",
         |draft, text| on_or_off(text).map(|is_on| draft.image_store = is_on),
     ),
-    Setting::one(
+    ConfigOption::one(
         "image-store-port",
         "N",
         "Serve the image store on TCP port N, on the addresses of --listen (default 19999)",
         |draft, text| number(text).map(|port| draft.image_store_port = port),
     ),
-    Setting::one(
+    ConfigOption::one(
         "image-service",
         "HOST[:PORT]",
         "Fetch images for RequestImage from HOST over HTTP (default port 80); without it \
@@ -206,7 +206,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     )
     .short('i'),
-    Setting::one(
+    ConfigOption::one(
         "log-level",
         "LEVEL",
         "Log at LEVEL: debug, info, warning, error, critical, fatal or panic (default warning); \
@@ -214,13 +214,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         |draft, text| level(text).map(|level| draft.log_level = Some(level)),
     )
     .short('l'),
-    Setting::one(
+    ConfigOption::one(
         LOG_FORMAT,
         "FORMAT",
         "Log as text (default; with priorities under systemd) or json (as the original agent)",
         |draft, text| log_format(text).map(|format| draft.log_format = format),
     ),
-    Setting::one(
+    ConfigOption::one(
         "libvirt-uri",
         "URI",
         "Connect to the libvirt at URI (default qemu:///system)",
@@ -229,47 +229,47 @@ pub(super) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    Setting::one(
+    ConfigOption::one(
         "guest-profile",
         "PROFILE",
         "Create guests as modern (default: q35, the host's processor, virtio) or classic (as before \
          version 0.2.0, for images without virtio drivers) where a request leaves it open",
         |draft, text| profile(text).map(|profile| draft.config.host.profile = profile),
     ),
-    Setting::one(
+    ConfigOption::one(
         "bridge-type",
         "TYPE",
         "Connect NICs to bridges of TYPE openvswitch (default) or linux (without VLAN tags); nat:CIDR, such as \
          nat:192.168.77.0/24, is linux and provides the bridge mistify0 with DHCP and NAT",
         |draft, text| bridge_type(text).map(|kind| draft.config.host.bridge_type = kind),
     ),
-    Setting::one(
+    ConfigOption::one(
         "vnc",
         "WHERE",
         "Let VNC displays listen on a Unix socket for root and QEMU's user (socket, the default) \
          or on 127.0.0.1 at the guest's port (tcp)",
         |draft, text| vnc(text).map(|listen| draft.config.host.vnc = listen),
     ),
-    Setting::one(
+    ConfigOption::one(
         "nwfilter",
         "NAME",
         "Apply the libvirt network filter NAME to every NIC of new guests (default none)",
         |draft, text| filter_name(text).map(|name| draft.config.host.nwfilter = Some(name)),
     ),
-    Setting::many(
+    ConfigOption::many(
         "allow-disk-path",
         "DIR",
         "Permit disk sources below DIR as well; / permits every path, as the original agent did",
         |draft, text| absolute(text).map(|path| draft.config.host.allow_disk_paths.push(path)),
     ),
-    Setting::one(
+    ConfigOption::one(
         "state-dir",
         "DIR",
         "Store the agent's state in DIR (default $STATE_DIRECTORY, else /var/lib/mistify-libvirt \
          for root, else mistify-libvirt in $XDG_STATE_HOME or ~/.local/state)",
         |draft, text| absolute(text).map(|path| draft.config.state_dir = Some(path)),
     ),
-    Setting::many(
+    ConfigOption::many(
         "metrics-listen",
         "ADDR[:PORT]",
         "Serve only /metrics and /healthz on ADDR (default port 9177); beyond loopback it needs \
@@ -279,7 +279,7 @@ pub(super) const SETTINGS: &[Setting] = &[
             address.map(|address| draft.config.metrics_listen.push(address))
         },
     ),
-    Setting::one(
+    ConfigOption::one(
         "metrics-token-file",
         "FILE",
         "Require the token in FILE from other hosts at --metrics-listen",
@@ -287,52 +287,52 @@ pub(super) const SETTINGS: &[Setting] = &[
             absolute(text).map(|path| draft.config.callers.metrics_token_file = Some(path))
         },
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "metrics-open",
         "Let every client that reaches --metrics-listen read it without a token",
         |draft, text| on_or_off(text).map(|is_on| draft.config.callers.metrics_open = is_on),
     ),
-    Setting::one(
+    ConfigOption::one(
         "metrics-max-age",
         "SECONDS",
         "Answer scrapes from a sample up to this age, 0 to 60 (default 1)",
         |draft, text| max_age(text).map(|age| draft.config.metrics.max_age = age),
     ),
-    Setting::many(
+    ConfigOption::many(
         "metrics-metadata",
         "NAME",
         "Add the guest metadata NAME as a label to the _info series of guests",
         |draft, text| metadata(&mut draft.config.metrics.metadata, text),
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "metrics-filesystems",
         "Add the size and use of guests' file systems, by their guest agents, to the metrics",
         |draft, text| on_or_off(text).map(|is_on| draft.config.metrics.filesystems = is_on),
     ),
-    Setting::switch(
+    ConfigOption::switch(
         "no-touch",
         "Do not ask running guests for memory statistics that their definitions do not ask for",
         |draft, text| on_or_off(text).map(|is_on| draft.config.metrics.may_touch = !is_on),
     ),
-    Setting::many(
+    ConfigOption::many(
         "workers",
         "LANE=N",
         "Run N workers in LANE: control, read, urgent (default 4 each) or storage (default 2)",
         |draft, text| workers(&mut draft.config.pool, text),
     ),
-    Setting::one(
+    ConfigOption::one(
         "queue",
         "N",
         "Let at most N calls wait in each lane, 1 to 1024 (default 1024)",
         |draft, text| at_least_one(text).map(|count| draft.config.pool.queue = count),
     ),
-    Setting::one(
+    ConfigOption::one(
         "deadline-read",
         "SECONDS",
         "Set the deadline of Status and the metrics, 1 to 3600 (default 5)",
         |draft, text| seconds(text).map(|time| draft.config.deadlines.read = time),
     ),
-    Setting::one(
+    ConfigOption::one(
         "deadline-change",
         "SECONDS",
         "Set the deadline of changing calls, 1 to 3600 (default 60)",
@@ -380,7 +380,7 @@ impl Draft {
     ///
     /// # Errors
     /// Settings that contradict each other.
-    pub(super) fn finish(self) -> Result<Settings, String> {
+    pub(super) fn finish(self) -> Result<Options, String> {
         let mut config = self.config;
         config.listen = match self.listen.is_empty() {
             true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))],
@@ -415,6 +415,6 @@ impl Draft {
             config.image_store = on_port(&config.listen, self.image_store_port);
         }
         let (log_level, log_format) = (self.log_level, self.log_format);
-        Ok(Settings { config: Box::new(config), log_level, log_format })
+        Ok(Options { config: Box::new(config), log_level, log_format })
     }
 }

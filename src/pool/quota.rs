@@ -1,5 +1,5 @@
 //! Places that callers hold for long, such as streams of events. Each user has a share of them, or each
-//! address if the user is unknown, and the last places are reserved for root and the agent's own user.
+//! address if the user is unknown, and the last slots are reserved for root and the agent's own user.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use crate::os::peer::Share;
 /// The limits of the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quota {
-    /// All places.
+    /// All slots.
     pub(crate) all: usize,
     /// The maximum for one caller; root and the agent's own user may have all.
     pub(crate) per_caller: usize,
-    /// The places that only root and the agent's own user may take.
+    /// The slots that only root and the agent's own user may take.
     pub(crate) reserved: usize,
 }
 
@@ -32,7 +32,7 @@ impl Quota {
         self,
         caller: Share,
         held: &mut dyn Iterator<Item = Share>,
-    ) -> Result<(), NoPlace> {
+    ) -> Result<(), QuotaExceeded> {
         let (mut all, mut own) = (0, 0);
         for holder in held {
             all += 1;
@@ -43,11 +43,11 @@ impl Quota {
             false => self.all.saturating_sub(self.reserved),
         };
         if all >= limit {
-            return Err(NoPlace { limit, is_own: false });
+            return Err(QuotaExceeded { limit, is_own: false });
         }
         match own {
             own if own >= self.per_caller && !caller.is_privileged() => {
-                Err(NoPlace { limit: self.per_caller, is_own: true })
+                Err(QuotaExceeded { limit: self.per_caller, is_own: true })
             }
             _ => Ok(()),
         }
@@ -56,7 +56,7 @@ impl Quota {
 
 /// The limit that forbids one more place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoPlace {
+pub struct QuotaExceeded {
     /// The number of places that are held already.
     pub limit: usize,
     /// Whether the limit is the caller's own; otherwise it is the limit of all callers.
@@ -64,7 +64,7 @@ pub struct NoPlace {
 }
 
 /// Writes ` of this user` for the caller's own limit, otherwise nothing.
-impl fmt::Display for NoPlace {
+impl fmt::Display for QuotaExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_own { " of this user" } else { "" })
     }
@@ -72,12 +72,12 @@ impl fmt::Display for NoPlace {
 
 /// Places and their holders.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Slots {
     quota: Quota,
     held: Mutex<Vec<Share>>,
 }
 
-impl Places {
+impl Slots {
     /// Makes `all` places, all of them free.
     pub(crate) fn new(all: usize) -> Self {
         Self { quota: Quota::of(all), held: Mutex::default() }
@@ -87,14 +87,14 @@ impl Places {
     ///
     /// # Errors
     /// As [`Quota::admit`].
-    pub(crate) fn take(&self, caller: Share) -> Result<(), NoPlace> {
+    pub(crate) fn take(&self, caller: Share) -> Result<(), QuotaExceeded> {
         let mut held = self.held.lock();
         self.quota.admit(caller, &mut held.iter().copied())?;
         held.push(caller);
         Ok(())
     }
 
-    /// Gives back a place of this caller.
+    /// Gives back a slot of this caller.
     pub(crate) fn give_back(&self, caller: Share) {
         let mut held = self.held.lock();
         if let Some(index) = held.iter().position(|holder| *holder == caller) {
@@ -111,32 +111,32 @@ mod tests {
 
     #[test]
     fn one_user_leaves_places_to_others() {
-        let places = Places::new(16);
+        let slots = Slots::new(16);
         let (one, other) = (Share::User(1_000_001), Share::User(1_000_002));
-        assert!((0..8).all(|_| places.take(one).is_ok()));
-        assert_eq!(places.take(one), Err(NoPlace { limit: 8, is_own: true }));
-        assert!((0..6).all(|_| places.take(other).is_ok()));
-        assert_eq!(places.take(other), Err(NoPlace { limit: 14, is_own: false }));
-        assert!((0..2).all(|_| places.take(ROOT).is_ok()), "the last are root's");
-        assert_eq!(places.take(ROOT), Err(NoPlace { limit: 16, is_own: false }));
-        (0..3).for_each(|_| places.give_back(one));
-        assert!(places.take(one).is_ok() && places.take(one).is_err());
+        assert!((0..8).all(|_| slots.take(one).is_ok()));
+        assert_eq!(slots.take(one), Err(QuotaExceeded { limit: 8, is_own: true }));
+        assert!((0..6).all(|_| slots.take(other).is_ok()));
+        assert_eq!(slots.take(other), Err(QuotaExceeded { limit: 14, is_own: false }));
+        assert!((0..2).all(|_| slots.take(ROOT).is_ok()), "the last are root's");
+        assert_eq!(slots.take(ROOT), Err(QuotaExceeded { limit: 16, is_own: false }));
+        (0..3).for_each(|_| slots.give_back(one));
+        assert!(slots.take(one).is_ok() && slots.take(one).is_err());
     }
 
     #[test]
     fn root_and_the_agents_user_may_hold_all_places() {
         let own = Share::User(crate::os::process::user());
         for caller in [ROOT, own] {
-            let places = Places::new(4);
-            assert!((0..4).all(|_| places.take(caller).is_ok()) && places.take(caller).is_err());
+            let slots = Slots::new(4);
+            assert!((0..4).all(|_| slots.take(caller).is_ok()) && slots.take(caller).is_err());
         }
     }
 
     #[test]
     fn callers_of_one_address_share_its_places() {
-        let places = Places::new(8);
+        let slots = Slots::new(8);
         let [one, other] = [1, 2].map(|last| Share::Host(Some([192, 0, 2, last].into())));
-        assert!((0..4).all(|_| places.take(one).is_ok()) && places.take(one).is_err());
-        assert!(places.take(other).is_ok());
+        assert!((0..4).all(|_| slots.take(one).is_ok()) && slots.take(one).is_err());
+        assert!(slots.take(other).is_ok());
     }
 }

@@ -19,7 +19,7 @@ use crate::rpc::dry_run;
 
 /// The target of a call: one of the names, as the caller wrote it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Subject {
+pub(super) struct Target {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) guest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub(super) struct Subject {
     pub(super) job: Option<String>,
 }
 
-impl Subject {
+impl Target {
     /// Returns the members, for log lines.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
         let Self { guest, image, dataset, dest, job } = self;
@@ -88,8 +88,8 @@ impl Subject {
 }
 
 /// A request that has a target.
-pub(super) trait About {
-    fn subject(&self) -> Subject;
+pub(super) trait Targeted {
+    fn target(&self) -> Target;
 
     /// Returns the guest and the arguments, if a job can be made from the request.
     fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
@@ -116,17 +116,17 @@ pub(super) trait About {
     }
 }
 
-fn about_guest(guest: Option<&Guest>) -> Subject {
+fn guest_target(guest: Option<&Guest>) -> Target {
     let id = guest.map(|guest| guest.id.clone()).unwrap_or_default();
-    Subject { guest: Some(id), ..Subject::default() }
+    Target { guest: Some(id), ..Target::default() }
 }
 
 /// Requests about one guest with arguments, from which jobs can be made; each with its additional methods.
-macro_rules! about_one_guest {
+macro_rules! guest_requests {
     ($($request:ty $({ $($besides:tt)* })?),*) => {$(
-        impl About for $request {
-            fn subject(&self) -> Subject {
-                about_guest(self.guest.as_ref())
+        impl Targeted for $request {
+            fn target(&self) -> Target {
+                guest_target(self.guest.as_ref())
             }
 
             fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
@@ -142,7 +142,7 @@ macro_rules! about_one_guest {
     )*};
 }
 
-about_one_guest!(
+guest_requests!(
     GuestRequest,
     AutostartRequest,
     DiskRequest,
@@ -163,9 +163,9 @@ about_one_guest!(
     }
 );
 
-impl About for GuestMetricsRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
+impl Targeted for GuestMetricsRequest {
+    fn target(&self) -> Target {
+        guest_target(self.guest.as_ref())
     }
 
     fn args(&self) -> Option<&BTreeMap<String, String>> {
@@ -174,9 +174,9 @@ impl About for GuestMetricsRequest {
 }
 
 /// No job can be made from it: the job's file would contain its secrets.
-impl About for LoginRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
+impl Targeted for LoginRequest {
+    fn target(&self) -> Target {
+        guest_target(self.guest.as_ref())
     }
 
     fn args(&self) -> Option<&BTreeMap<String, String>> {
@@ -185,48 +185,48 @@ impl About for LoginRequest {
 }
 
 /// All guests: an empty name, as in the metrics of all.
-impl About for ListRequest {
-    fn subject(&self) -> Subject {
-        about_guest(None)
+impl Targeted for ListRequest {
+    fn target(&self) -> Target {
+        guest_target(None)
     }
 }
 
-impl About for EventsRequest {
-    fn subject(&self) -> Subject {
+impl Targeted for EventsRequest {
+    fn target(&self) -> Target {
         let guest = Some(self.guest.clone()).filter(|guest| !guest.is_empty());
-        Subject { guest, ..Subject::default() }
+        Target { guest, ..Target::default() }
     }
 }
 
-impl About for JobRequest {
-    fn subject(&self) -> Subject {
-        Subject { job: Some(self.id.clone()), ..Subject::default() }
+impl Targeted for JobRequest {
+    fn target(&self) -> Target {
+        Target { job: Some(self.id.clone()), ..Target::default() }
     }
 }
 
-impl About for JobsRequest {
-    fn subject(&self) -> Subject {
+impl Targeted for JobsRequest {
+    fn target(&self) -> Target {
         let guest = Some(self.guest.clone()).filter(|guest| !guest.is_empty());
-        Subject { guest, ..Subject::default() }
+        Target { guest, ..Target::default() }
     }
 }
 
-impl About for ImageRequest {
-    fn subject(&self) -> Subject {
-        Subject { image: Some(self.id.clone()), ..Subject::default() }
+impl Targeted for ImageRequest {
+    fn target(&self) -> Target {
+        Target { image: Some(self.id.clone()), ..Target::default() }
     }
 }
 
-impl About for VolumeRequest {
-    fn subject(&self) -> Subject {
-        Subject { dataset: Some(self.id.clone()), ..Subject::default() }
+impl Targeted for VolumeRequest {
+    fn target(&self) -> Target {
+        Target { dataset: Some(self.id.clone()), ..Target::default() }
     }
 }
 
-impl About for SnapshotRequest {
-    fn subject(&self) -> Subject {
+impl Targeted for SnapshotRequest {
+    fn target(&self) -> Target {
         let (dataset, dest) = (Some(self.id.clone()), Some(self.dest.clone()));
-        Subject { dataset, dest, ..Subject::default() }
+        Target { dataset, dest, ..Target::default() }
     }
 }
 
