@@ -124,7 +124,7 @@ sanitize:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address G_SLICE=always-malloc \
 	CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target))/sanitize \
 	$(CARGO) test --target $(HOST) --lib --test it -- \
-		libvirt:: events:: client::verbs:: ops::inventory:: ops::screens:: api::inventory:: api::verbs:: \
+		libvirt:: events:: client::verbs:: ops::guests::inventory:: ops::guests::screens:: api::inventory:: api::verbs:: \
 		compatibility::conformance:: guests::screens:: lifecycle::qemu:: lifecycle::settings:: networks::openvswitch::
 
 # Looks for input that breaks what must hold, SECONDS for each target of src/fuzz.rs, or FUZZ=... alone.

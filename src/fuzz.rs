@@ -15,7 +15,7 @@ pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their directories in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 12] = [
-    ("http-framing", http::parse::fuzz::framing),
+    ("http-framing", http::http1::parse::fuzz::framing),
     ("rpc-decode", rpc::fuzz::decode),
     ("rpc-v2", rpc::fuzz_calls),
     ("guest-xml", guest::guest_to_xml),

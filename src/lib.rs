@@ -15,10 +15,10 @@
 //! | [`libvirt`] | handles over libvirt's C library: with [`os`] the only module with `unsafe` |
 //! | [`storage`] | volumes, by `zfs` or as files |
 //!
-//! Beside them: [`guest`] has the types of the wire and of libvirt's XML, [`events`] and [`jobs`] serve callers that do
-//! not wait, [`metrics`] samples all guests, [`fetch`] and [`import`] make images, [`check`] and [`client`] are the
-//! command line. `docs/design.md` has the order of the modules, the threads and the decisions. Begin with
-//! [`ops::Libvirt::create_guest`].
+//! Beside them: [`daemon`] listens, serves until a signal and stops, [`guest`] has the types of the wire and of
+//! libvirt's XML, [`events`] and [`jobs`] serve callers that do not wait, [`metrics`] samples all guests, [`fetch`] and
+//! [`import`] make images, [`check`] and [`client`] are the command line. `docs/design.md` has the order of the
+//! modules, the threads and the decisions. Begin with [`ops::Libvirt::create_guest`].
 //!
 //! [`go_names`] is the stable interface; everything else is public for the program's own tests and benchmarks, and
 //! changes without notice.
@@ -30,6 +30,7 @@ pub mod config;
 #[cfg(test)]
 #[path = "../tests/it/harness/cost.rs"]
 mod cost;
+pub mod daemon;
 pub mod events;
 pub mod fetch;
 #[cfg(any(test, fuzzing))]

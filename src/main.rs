@@ -7,10 +7,12 @@ use log::info;
 use mistify_libvirt::cli::{self, Command, Request};
 use mistify_libvirt::config::fixed::{OPEN_FILES, STOP_NEWS};
 use mistify_libvirt::config::{Config, Store};
-use mistify_libvirt::http::listen;
+use mistify_libvirt::daemon::listen;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::{Libvirt, Stopped};
-use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
+use mistify_libvirt::os::notify::Notify;
+use mistify_libvirt::os::signals::Signals;
+use mistify_libvirt::os::{activation, memory, process};
 use mistify_libvirt::rpc::Audit;
 use mistify_libvirt::{check, client, fetch, libvirt};
 

@@ -1,14 +1,12 @@
 //! The log of a process: the agent writes it with a thread of its own, other commands write it directly.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::env;
-use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
-use std::thread;
 use std::time::SystemTime;
+use std::{env, fs, thread};
 
 use env_logger::{Builder, DEFAULT_FILTER_ENV};
 use log::kv::{Error, Key, Value, VisitSource};
@@ -17,7 +15,7 @@ use serde_json::{Map, json};
 
 use crate::cli::{LogFormat, Options};
 use crate::config::fixed::{LAST_LINES, LOG_BYTES, LOG_LINES};
-use crate::http::STARTED;
+use crate::daemon::STARTED;
 use crate::os::clock;
 use crate::os::poll::{Interest, PollSet};
 use crate::threads::{Bounds, LOG_WRITER, LineSink, Writer};

@@ -314,7 +314,7 @@ members!(Nic {
     "limits" => limits: optional,
 });
 
-/// The [`kind`](Disk::kind) of a CD-ROM.
+/// The [`kind`](GuestDisk::kind) of a CD-ROM.
 pub const CDROM: &str = "cdrom";
 
 /// A disk of a guest.

@@ -1,54 +1,37 @@
-//! HTTP/1: the sockets, the framing of requests with limits and deadlines, and the writing of responses.
+//! HTTP/1: sockets, framing with limits and deadlines, authorization, and the paths that the agent serves.
 //!
-//! One thread (`front`) waits for all sockets, reads, and frames (`parse`, `head`). A fixed number of threads
-//! (`handlers`) answer complete requests with a [`Handler`], whose types are rouille's. A [`Responder`] writes what the
-//! socket takes at once. A slow writer or reader occupies a connection slot and never a handler. The front itself
-//! starts short requests that need not block. A call that waits holds its responder and no thread. A response of
-//! unknown length is sent in chunks by a thread of its own (`stream`); the number of these threads is small.
+//! | module | contents |
+//! |---|---|
+//! | `net` | the thread `http-front`, which owns all sockets, and the handlers, which answer requests |
+//! | `http1` | the bytes of HTTP/1: requests are parsed, responses are encoded |
+//! | `auth` | permitted callers: users, groups, tokens, and rules against cross-origin requests |
+//! | `api` | the paths: JSON-RPC, `/metrics`, health, `/events`, the page |
+//! | `http_stats` | reasons for refusals, and counts |
+//! | `rate_limited_log`, `socket` | what these share |
+//!
+//! One thread (`net::front`) waits for all sockets, reads, and frames requests (`http1`). A fixed number of threads
+//! (`net::handlers`) answer complete requests: they call a [`Handler`] with rouille's request and a [`Responder`], which
+//! writes what the socket accepts at once. A slow reader or writer therefore occupies a connection and never a handler.
+//! The front begins short requests itself: those that need not block need no handler. A call that waits keeps its
+//! responder and no thread. A response of unknown length is sent in chunks by a thread of its own (`net::streams`), of
+//! which there are few.
 
-mod access;
-mod caller_probe;
-mod connection;
-mod entrance;
-mod events;
-mod exchange;
-mod front;
-mod gate;
-mod guard;
-mod handlers;
-mod head;
-mod health;
-mod heartbeat;
-mod listener;
-mod members;
-mod page;
-pub mod parse;
-mod rarely;
-pub mod request;
-mod respond;
-mod responder;
-mod responses;
-pub mod routes;
-mod scrape;
-mod serve;
-mod shared;
-mod stream;
-mod stream_counts;
-mod tally;
-mod token;
-mod wiring;
+pub mod api;
+pub(crate) mod auth;
+pub mod http1;
+mod http_stats;
+pub(crate) mod net;
+mod rate_limited_log;
+mod socket;
+
+pub use api::scrape::ListenerStats;
+pub use auth::access::{Access, AccessError};
+pub use auth::token::{TokenError, look_at_token};
+pub use http_stats::{Counters, HttpStats, Reason, Refusal};
+pub use net::front::{BindError, Front, Running, ipv6_twin};
+pub use net::responder::Responder;
 
 use std::sync::Arc;
-
-pub use access::{Access, AccessError};
-pub use front::{BindError, Front, Running, ipv6_twin};
-pub use responder::Responder;
-pub use scrape::ListenerStats;
-pub use serve::{Fronts, STARTED, ServeError};
-pub use tally::{Counters, HttpStats, Reason, Refusal};
-pub use token::{TokenError, look_at_token};
-pub(crate) use wiring::{IMAGE_STORE, METRICS, RPC};
-pub use wiring::{ListenError, listen};
 
 /// Answers one request of a caller, at once or later. A panic is answered with status 500. On the front's thread a
 /// handler must not block: it continues by [`Inbound::on_handler`](crate::rpc::Inbound::on_handler). A handler's thread
@@ -56,4 +39,4 @@ pub use wiring::{ListenError, listen};
 pub type Handler = Arc<dyn Fn(&rouille::Request, Responder) + Send + Sync>;
 
 /// Returns whether the front itself starts a request.
-pub type IsShort = Arc<dyn Fn(&request::Request) -> bool + Send + Sync>;
+pub type IsShort = Arc<dyn Fn(&http1::request::Request) -> bool + Send + Sync>;

@@ -10,8 +10,9 @@ use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{self, Job, JobCall, JobOutcome, JobPage, JobState, Jobs, RunningJob};
 use crate::journal::{Direction, Journal, Scope};
-use crate::ops::recovery::{STATE_LANE, state_write};
-use crate::ops::{Error, Libvirt, named_guest};
+use crate::ops::requests::named_guest;
+use crate::ops::transaction::{STATE_LANE, state_write};
+use crate::ops::{Error, Libvirt};
 
 /// Opens the jobs below the state directory, which the journal has locked; without one, jobs in memory.
 pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {

@@ -6,10 +6,13 @@ use crate::guest::domain::VirDomain;
 use crate::guest::domain_xml::is_of_another;
 use crate::guest::metadata::Metadata;
 use crate::guest::wire::Guest;
-use crate::guest::{DEVICE_NAMESPACE, DEVICE_PREFIX, GUEST_NAMESPACE, GUEST_PREFIX};
-use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
+use crate::guest::{
+    DEVICE_NAMESPACE, DEVICE_PREFIX, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE,
+    USER_METADATA_PREFIX,
+};
 use crate::libvirt::{self, Domain, XmlKind};
-use crate::ops::{Error, unreadable};
+use crate::ops::Error;
+use crate::ops::hypervisor::definition::unreadable;
 
 /// The metadata stored with a domain, for a change.
 pub(super) struct Stored {

@@ -1,7 +1,7 @@
 //! The callers in the pool, and the holder of each guest lock: a pure state machine.
 //!
 //! It has no mutex, thread or clock: every method is an event, and its return value is the decision.
-//! [`super::lock`] wraps it in a mutex and wakes the waiting callers.
+//! [`super::guest_lock`] wraps it in a mutex and wakes the waiting callers.
 //!
 //! ```text
 //!             acquire                    the holder releases

@@ -14,16 +14,18 @@ use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::Connection;
-use crate::ops::create::{complete, same_or_exists};
-use crate::ops::domains::sources;
-use crate::ops::networks::NetworkState;
+use crate::ops::disks::domain_uses::sources;
+use crate::ops::disks::path_uses::PathUses;
+use crate::ops::disks::sources;
+use crate::ops::disks::volumes::{fill, wants_volumes};
+use crate::ops::guests::create::{complete, same_or_exists};
+use crate::ops::guests::machine;
+use crate::ops::guests::seeds::{KeyAccess, unsaid};
+use crate::ops::networks::guest_networks::{self, NetworkState};
+use crate::ops::networks::{bridges, nat};
 use crate::ops::plan::{OperationPlan, Problem, step_of};
-use crate::ops::seeds::{KeyAccess, unsaid};
-use crate::ops::uses::PathUses;
-use crate::ops::volumes::{fill, wants_volumes};
-use crate::ops::{
-    CommittedMemory, Error, Libvirt, args, bridges, disks, machine, named_guest, nat, networks,
-};
+use crate::ops::requests::named_guest;
+use crate::ops::{CommittedMemory, Error, Libvirt, args};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, AdoptionRule, Maker, VolumePlans, Volumes};
 
@@ -246,10 +248,10 @@ impl Libvirt {
     ) -> Result<Option<Vec<SourceKind>>, Error> {
         let (guest, host) = (operation.guest.clone(), self.host.clone());
         let look = move || {
-            let judged = disks::judge_each(&guest, &host);
+            let judged = sources::judge_each(&guest, &host);
             judged
                 .zip(&guest.disks)
-                .map(|(it, disk)| (it, disks::is_missing(&disk.source)))
+                .map(|(it, disk)| (it, sources::is_missing(&disk.source)))
                 .collect()
         };
         let what = JobName::new("plan CreateGuest", format!("{}: disks", operation.guest.id));
@@ -350,7 +352,7 @@ fn look_for(
     for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
         let wanted = NetworkDefinition::for_nic(nic, host.bridge_type, &guest.id, &uuid);
         let step = |what| PlanStep { what, name: nic.mac.clone(), ..PlanStep::default() };
-        match networks::network_state(connection, &wanted, &guest.id)? {
+        match guest_networks::network_state(connection, &wanted, &guest.id)? {
             NetworkState::Absent => {
                 let (xml, detail) = (
                     wanted.network_xml(),

@@ -6,14 +6,15 @@ use std::time::Instant;
 use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{self, Code, Connection};
-use crate::ops::delete::leaving;
-use crate::ops::domains::uses_of_others;
-use crate::ops::lifecycle::get_state;
-use crate::ops::networks::{OwnerMatch, Use};
+use crate::ops::disks::domain_uses::uses_of_others;
+use crate::ops::disks::volume_owners::Expected;
+use crate::ops::guests::delete::leaving;
+use crate::ops::guests::lifecycle::get_state;
+use crate::ops::guests::screens;
+use crate::ops::guests::seed_files::SeedFiles;
+use crate::ops::networks::guest_networks::{self, OwnerMatch, Use};
 use crate::ops::plan::{OperationPlan, Problem, step_of};
-use crate::ops::seed_files::SeedFiles;
-use crate::ops::volume_owners::Expected;
-use crate::ops::{Error, Libvirt, args, networks, screens};
+use crate::ops::{Error, Libvirt, args};
 use crate::pool::{JobName, Lane};
 use crate::storage::{Id, InUse, PoolName, RemovalPlan, Volumes};
 
@@ -126,7 +127,7 @@ fn look_at_leaving(
     let mut warnings = Vec::new();
     let others = uses_of_others(connection, id)?;
     for name in &names {
-        match networks::present(connection, id, name, &others, OwnerMatch::OrOriginal)? {
+        match guest_networks::present(connection, id, name, &others, OwnerMatch::OrOriginal)? {
             Some(Use::Used) => {
                 warnings.push(format!("keeping network {name}: another guest uses it"))
             }

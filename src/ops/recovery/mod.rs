@@ -4,20 +4,19 @@
 //! fails, a caller leaves, or the agent ends in the middle, the intent stays in the journal. The next holder of the
 //! guest lock recovers it first: the method itself, the guest's next method, or the reconciler.
 //!
-//! - `transaction`: begin, record, commit, abort.
 //! - `table`: how each step is undone, and how it is finished.
 //! - `recover`: the one function that undoes or finishes a transaction, and the policy for leftovers.
 //! - `leftovers`: the steps that could not be undone or finished, for operators.
 //! - `reconciler`: the thread that recovers, and checks libvirt and storage.
+//!
+//! [`Transaction`]: crate::ops::transaction::Transaction
 
 mod leftovers;
 mod reconciler;
 mod recover;
 mod table;
-mod transaction;
 
 pub use self::leftovers::Leftover;
 pub(super) use self::reconciler::StatusCache;
 pub use self::reconciler::{Reconciler, StorageStatus};
 pub(super) use self::recover::Recovered;
-pub(super) use self::transaction::{STATE_LANE, Stop, Transaction, state_write};

@@ -18,7 +18,7 @@ use crate::config::fixed::{
     HEALTH_FRESH, HEALTH_FRESH_FOR_SCRAPES, MARKS_PAUSE, RECOVERY_LOCK, RECOVERY_PAUSE,
 };
 use crate::metrics::GuestVolume;
-use crate::ops::volume_owners::guest_of;
+use crate::ops::disks::volume_owners::guest_of;
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{Job, Lane};
 use crate::storage::{self, StoredVolume, Usage, Volumes};

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
-use super::leftovers::{Leftover, error_of};
-use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
-use super::transaction::{Abort, STATE_LANE, Transaction, state_write};
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, RECOVERY_TRIES, TAKE_BACK};
 use crate::events::EventKind;
 use crate::guest::wire::Guest;
 use crate::jobs::reached;
 use crate::journal::{Direction, Intent, IntentState, JournalEntry, Retained, Step, Verb};
+use crate::ops::transaction::{Abort, STATE_LANE, Transaction, state_write};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{self, GuestLock, Job};
 use crate::storage::{InUse, Volumes};
+
+use super::leftovers::{Leftover, error_of};
+use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
 
 /// The result of a recovery.
 #[derive(Debug, Default)]

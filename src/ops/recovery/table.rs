@@ -22,20 +22,22 @@ use std::time::Instant;
 
 use log::warn;
 
-use super::leftovers::Leftover;
 use crate::config::fixed::AGENT_COMMAND;
 use crate::guest::domain::VirDomain;
 use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
-use crate::ops::domains::{DomainUse, all_uses};
-use crate::ops::networks::OwnerMatch;
-use crate::ops::undefine::{destroy_if_active, undefine};
-use crate::ops::volume_owners::{Expected, guest_of};
-use crate::ops::{Error, Session, devices, networks};
+use crate::ops::disks::domain_uses::{DomainUse, all_uses};
+use crate::ops::disks::volume_owners::{Expected, guest_of};
+use crate::ops::guests::devices;
+use crate::ops::guests::undefine::{destroy_if_active, undefine};
+use crate::ops::networks::guest_networks::{self, OwnerMatch};
+use crate::ops::{Error, Session};
 use crate::storage::{
     self, CreatedVolume, Id, InUse, LeftoverVolume, Maker, PoolName, Recursion, Removal,
     StoredVolume, VolumeSelection, Volumes,
 };
+
+use super::leftovers::Leftover;
 
 /// The result of recovery in libvirt.
 #[derive(Debug, Default)]
@@ -181,14 +183,14 @@ impl InLibvirt {
                 let users = users_of(session, users)?;
                 let connection = session.connection()?;
                 let is_marked =
-                    networks::mark_of(connection, name)?.is_some_and(|it| it.guest == id);
+                    guest_networks::mark_of(connection, name)?.is_some_and(|it| it.guest == id);
                 if is_marked && !users.iter().any(|user| user.may_have_network(name)) {
-                    self.removed |= networks::remove(connection, name)?;
+                    self.removed |= guest_networks::remove(connection, name)?;
                 }
             }
             (Step::NetworkStarted(name), Direction::Back) => {
                 let users = users_of(session, users)?;
-                networks::stop_unused(session.connection()?, name, users)?;
+                guest_networks::stop_unused(session.connection()?, name, users)?;
             }
             (Step::Domain { .. }, Direction::Forward) if !is_followed => {
                 if let Some(domain) = session.find(id)? {
@@ -205,8 +207,13 @@ impl InLibvirt {
                 let names = names.iter().cloned().collect();
                 // After a restart, or for a retry, an unmarked network may belong to somebody else.
                 let recursion = if is_resumed { OwnerMatch::Only } else { OwnerMatch::OrOriginal };
-                let removal =
-                    networks::remove_all(session.connection()?, id, &names, users, recursion)?;
+                let removal = guest_networks::remove_all(
+                    session.connection()?,
+                    id,
+                    &names,
+                    users,
+                    recursion,
+                )?;
                 self.removed |= removal.removed > 0;
                 let networks: Vec<String> =
                     removal.left.iter().map(|(name, _)| name.clone()).collect();
@@ -252,7 +259,7 @@ impl InLibvirt {
 }
 
 /// Returns whether a step needs libvirt, if only to find the users of a volume.
-pub(super) fn needs_libvirt(step: &Step) -> bool {
+pub(in crate::ops) fn needs_libvirt(step: &Step) -> bool {
     !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::SeedFiles(_) | Step::Released)
 }
 

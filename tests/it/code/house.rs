@@ -9,10 +9,11 @@ use crate::code::rust_source::{absolute, module_of, named, tokens};
 use crate::documents::commands::{documents, read};
 
 /// Layers of modules from top to bottom: a module may name itself and modules of layers below.
-pub(super) const ORDER: [&[&str]; 11] = [
+pub(super) const ORDER: [&[&str]; 12] = [
     &["main", "lib", "go_names", "fuzz"],
     &["cli"],
     &["client", "check"],
+    &["daemon"],
     &["http"],
     &["rpc"],
     &["ops"],

@@ -13,7 +13,7 @@ use crate::harness::support::files_below;
 const BY_MODULE: [&str; 1] = ["Error"];
 
 /// Words that are no part of an identifier, each with its standard term.
-const INVENTED: [(&str, &str); 28] = [
+const INVENTED: [(&str, &str); 32] = [
     ("asker", "query thread"),
     ("behalf", "call context"),
     ("begun", "started"),
@@ -27,7 +27,11 @@ const INVENTED: [(&str, &str); 28] = [
     ("hears", "receives"),
     ("hushed", "without secrets"),
     ("keeper", "reconciler"),
+    ("entrance", "acceptor"),
     ("knock", "probe"),
+    ("rarely", "rate-limited log"),
+    ("tally", "statistics"),
+    ("wiring", "listeners"),
     ("newcomer", "new connection"),
     ("newcomers", "backlog"),
     ("nudge", "wake"),

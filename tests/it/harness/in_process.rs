@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use mistify_libvirt::config::{Config, Deadlines};
-use mistify_libvirt::http::{Counters, Front, Running, routes};
+use mistify_libvirt::http::api::routes;
+use mistify_libvirt::http::{Counters, Front, Running};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, JobName, Lane};
