@@ -178,8 +178,8 @@ fn has_end(version: &str, length: &str, coding: &str) -> bool {
 const WRITE_OUT: &str = "%{stderr}%{http_code}\\t%{http_version}\\t%header{content-length}\\t\
                          %header{transfer-encoding}\\t%{redirect_url}\\n";
 
-/// What curl is told; it reads no configuration and no environment. Its answer goes to standard output, and
-/// [`WRITE_OUT`] to standard error.
+/// The options of curl, which reads no configuration and no environment. curl writes the content to standard output,
+/// and [`WRITE_OUT`] to standard error.
 fn arguments(url: &Url, addresses: &[IpAddr], bytes_max: u64, time: Duration) -> Vec<String> {
     let [size, whole, connect, silent, silence, rate, redirects] = [
         bytes_max,

@@ -26,7 +26,7 @@ pub use self::request::{Cancellation, REMEDY, SOCKET, ask, serve};
 pub(crate) use self::url::is_uri;
 pub use self::url::{Host, Scheme, Service, Url, component};
 
-/// What is to be fetched.
+/// A download.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchRequest {
     /// From where.

@@ -1,5 +1,5 @@
 //! Who asks for content and who fetches it: one line each way over a Unix socket, and with the first the file
-//! that is to be filled.
+//! that the fetcher fills.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -55,7 +55,7 @@ struct Cancelling {
 }
 
 impl Cancellation {
-    /// Ends the download that runs, and all that would begin: they fail. Without one it is noted alone.
+    /// Ends the running download; downloads that would start later fail, too.
     pub fn cancel(&self) {
         let mut state = self.0.lock();
         state.is_cancelled = true;
@@ -81,7 +81,7 @@ impl Cancellation {
         }
         let said = talk(stream, order, target);
         let mut state = self.0.lock();
-        // The fetcher sees the end of the connection when no copy of it is left.
+        // The fetcher sees the end of the connection when every copy of the socket is closed.
         state.fetcher = None;
         match state.is_cancelled {
             true => Err(io::Error::other("cancelled")),

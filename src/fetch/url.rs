@@ -165,7 +165,7 @@ fn is_target(text: &str) -> bool {
     text.starts_with('/') && is_uri(text, b"-._~!$&'()*+,;=:@/?")
 }
 
-/// Whether all of it may stand in a URI: letters, digits, `marks`, and bytes written as `%` and two
+/// Returns whether a text is valid in a URI: letters, digits, `marks`, and bytes written as `%` and two
 /// hexadecimal digits.
 pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
     let mut bytes = text.bytes();

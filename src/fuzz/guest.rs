@@ -59,7 +59,7 @@ thread_local! {
     static LIBVIRT: OnceCell<Connection> = const { OnceCell::new() };
 }
 
-/// What libvirt makes of it, where it takes it: its parser is not ours.
+/// The XML as libvirt's own parser reads and writes it, if libvirt accepts it.
 fn to_libvirt(guest: Guest, host: &HostConfig) {
     let model = VirDomain::for_guest(&Guest { kind: "test".to_owned(), ..guest }, host, &[]);
     LIBVIRT.with(|connection| {
@@ -92,8 +92,8 @@ fn to_libvirt(guest: Guest, host: &HostConfig) {
     });
 }
 
-/// XML of a domain or a network, or of neither. What is read of it is the same when it is written
-/// and read again, and a display's port is the only thing that leaving it to libvirt changes.
+/// XML of a domain or a network, or of neither. Parsing, writing and parsing again gives the same values. If libvirt
+/// chooses the display's port, nothing else of the XML changes.
 pub(super) fn live_xml(data: &[u8]) {
     let Ok(xml) = str::from_utf8(data) else { return };
     for root in ["domain", "network"] {

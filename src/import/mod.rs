@@ -30,7 +30,7 @@ use crate::storage::copy::copy;
 use crate::storage::format::{Format, first_bytes};
 use crate::storage::{Id, ImageSource, StoredImage, Volumes};
 
-/// Progress is told this often from beginning to end.
+/// The number of progress reports of one import.
 const PROGRESS_STEPS: u64 = 20;
 /// Deflate makes a file at most so many times smaller.
 const RATIO_MAX: u64 = 1032;

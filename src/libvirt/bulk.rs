@@ -96,15 +96,15 @@ impl Connection {
 }
 
 impl Domain {
-    /// Statistics of this domain (`virDomainListGetStats`); `None` where the driver has no record
-    /// of it.
+    /// Returns the statistics of this domain (`virDomainListGetStats`); `None` if the driver has no record for this
+    /// domain.
     ///
     /// # Errors
     /// As [`Connection::stats_of`].
     ///
     /// # Blocking
     /// One round trip; where the emulator is asked, until it has answered, and up to libvirt's 30 s
-    /// for whoever is busy with the domain.
+    /// for another job of the domain.
     pub fn stats(&self, groups: Groups) -> Result<Option<DomainStats>, Error> {
         Ok(list_stats(slice::from_ref(self), groups, 0)?.pop())
     }

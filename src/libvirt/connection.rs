@@ -59,7 +59,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection still stands, as far as this side knows (`virConnectIsAlive`).
+    /// Returns whether the connection is open, by what this side knows (`virConnectIsAlive`).
     ///
     /// Local knowledge: the event loop notices a closed socket at once and silence after 8 s.
     /// Blocks on nothing.
@@ -203,8 +203,8 @@ impl Connection {
         self.list_domains_by(0)
     }
 
-    /// The domains in a state, by libvirt's number of it. For states other than running, paused and
-    /// off libvirt has one choice together: there are more than the wanted ones in the answer then.
+    /// Returns the domains in a state, by libvirt's number of the state. libvirt has one filter for all states other than
+    /// running, paused and off: then the answer has domains in other states, too.
     ///
     /// # Errors
     /// As [`Connection::list_domains`].
@@ -284,7 +284,7 @@ impl Connection {
     }
 
     /// Closes the connection (`virConnectClose`), as dropping it does, and tells how that went.
-    /// Domains and networks of it that are still held keep it open until they are dropped.
+    /// Handles of its domains and networks keep the connection open until they are dropped.
     ///
     /// # Errors
     /// What libvirt says; the connection is gone for this process all the same.
@@ -305,7 +305,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Whoever wants to know calls `release`.
+        // A caller that needs the outcome calls `release`.
         let _ = self.close();
     }
 }

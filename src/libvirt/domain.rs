@@ -30,7 +30,7 @@ pub enum XmlKind {
     Live,
     /// What the next start will take.
     Inactive,
-    /// The same with its secrets, as a new definition of it has to have them.
+    /// The same with its secrets, which a new definition of the domain must contain.
     Definition,
 }
 
@@ -295,7 +295,7 @@ impl Domain {
         check_int(done, "virDomainResume").map(drop)
     }
 
-    /// Tells a running domain that a disk of it has grown (`virDomainBlockResize`). `disk` is its
+    /// Tells a running domain that one of its disks has grown (`virDomainBlockResize`). `disk` is its
     /// target, such as `vda`, or its source.
     ///
     /// # Errors

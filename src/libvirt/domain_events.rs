@@ -70,7 +70,7 @@ pub enum DomainChange {
     DeviceAdded,
     /// The guest let go of a device that was detached.
     DeviceRemoved {
-        /// libvirt's alias of it.
+        /// libvirt's alias of the disk.
         device: String,
     },
     /// Its balloon has changed the memory that it uses.

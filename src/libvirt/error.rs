@@ -44,7 +44,7 @@ impl Code {
     pub const NO_DOMAIN: Self = Self::new(sys::VIR_ERR_NO_DOMAIN);
     /// There is no such network.
     pub const NO_NETWORK: Self = Self::new(sys::VIR_ERR_NO_NETWORK);
-    /// libvirtd wants a proof of who calls, and did not get it.
+    /// libvirtd requires authentication, and the agent has none.
     pub const AUTH_FAILED: Self = Self::new(sys::VIR_ERR_AUTH_FAILED);
     /// The object's state does not allow the operation.
     pub const OPERATION_INVALID: Self = Self::new(sys::VIR_ERR_OPERATION_INVALID);

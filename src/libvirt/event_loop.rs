@@ -48,7 +48,7 @@ struct State {
     last: c_int,
     handles: Table<c_int, Handle>,
     timers: Table<c_int, Timer>,
-    /// What was removed and is to be freed by the loop's thread.
+    /// Removed handles that the loop's thread will free.
     removed: Vec<Opaque>,
     sleep: Sleep,
 }
@@ -323,7 +323,7 @@ impl EventLoop {
     }
 }
 
-/// A file of libvirt's, by the number that a handle has of it.
+/// A file descriptor of libvirt's, by its number in a handle.
 fn borrow(fd: &c_int) -> Option<BorrowedFd<'_>> {
     // SAFETY: libvirt keeps it open as long as it has the handle; it is used under the loop's lock
     // for changes of the set alone, which refuse a file that is closed.

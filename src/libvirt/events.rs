@@ -52,7 +52,7 @@ pub fn quiet_log() {
     }
 }
 
-/// Why libvirt is of no use to this process.
+/// The reasons why this process cannot use libvirt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartError {
     /// A call of the preparation failed.

@@ -148,7 +148,7 @@ impl ParamArray {
         self.0.iter().filter_map(|raw| unsafe { read(raw) })
     }
 
-    /// The same for the `len` entries from `start` on, as far as there are any.
+    /// The same for the `len` entries from `start` on; fewer if the array ends before.
     pub(super) fn part(&self, start: usize, len: usize) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: as in `entries`.
         self.0.iter().skip(start).take(len).filter_map(|raw| unsafe { read(raw) })

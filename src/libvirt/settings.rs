@@ -134,8 +134,8 @@ impl Domain {
 
     /// Takes the device that this XML describes from the domain (`virDomainDetachDeviceFlags`):
     /// disks are known by their target, interfaces by their MAC. With [`AffectFlags::Live`] the system
-    /// inside is asked to let go of it, and a success says no more than that: the live XML has the
-    /// device until it has.
+    /// inside the guest is asked to release the device, and success means only that it was asked: the live XML
+    /// contains the device until the system has released it.
     ///
     /// # Errors
     /// One that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for

@@ -25,7 +25,7 @@ const PARAMS_A_DISK: usize = 16;
 pub struct CpuTime {
     /// Everything the domain did on this processor.
     pub cpu_ns: u64,
-    /// The part of it inside virtual processors.
+    /// The part of this time inside virtual processors.
     pub vcpu_ns: u64,
 }
 

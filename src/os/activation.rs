@@ -1,4 +1,4 @@
-//! Sockets that whoever started the agent had listened on already, as `sd_listen_fds(3)` has it.
+//! Sockets that the service manager listened on before it started the agent, as `sd_listen_fds(3)` has it.
 
 #![expect(
     unsafe_code,

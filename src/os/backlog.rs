@@ -1,6 +1,6 @@
-//! Connections to a socket that listens, before they are accepted: how many the kernel keeps, and the end of their
-//! coming, while those that stand already can still be accepted. To close the socket resets all that nobody has
-//! accepted yet: their callers have connected and may have sent a request.
+//! The backlog of a listening socket: how many connections the kernel keeps until they are accepted, and how to stop
+//! new connections while the agent still accepts the existing ones. Closing the socket would reset every connection
+//! in the backlog: its caller has connected and may have sent a request.
 
 #![expect(
     unsafe_code,
@@ -25,7 +25,7 @@ const ALL: u32 = u32::MAX;
 const STD_BACKLOG: usize = 128;
 
 /// Has the kernel keep so many connections until they are accepted, or as many as `net.core.somaxconn` says, and no
-/// fewer than std asks for: whoever finds no room tries again after 1 s, then 3 s and more.
+/// fewer than std asks for: a caller that finds no room tries again after 1 s, then 3 s and more.
 ///
 /// # Errors
 /// When the kernel refuses; nothing is known that makes it.

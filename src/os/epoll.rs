@@ -34,8 +34,7 @@ impl Events {
         self.0 & others.0 != 0
     }
 
-    /// As the kernel takes them. What is waited for in nothing is told once more at most, when it
-    /// breaks, and not again and again.
+    /// The events as the kernel takes them. A file without interests is reported at most once more, when it breaks.
     fn raw(self) -> u32 {
         if self == Self::NONE { bits(libc::EPOLLET) } else { self.0 }
     }
@@ -54,7 +53,7 @@ impl BitOr for Events {
     }
 }
 
-/// A set of files, each with a number by which it is told.
+/// A set of files, each with a number by which events name it.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 

@@ -94,8 +94,8 @@ pub fn is_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// Takes the whole file for this opening of it, until all its descriptors are closed; a process
-/// that ends, however it does, lets go. `false` where another opening has it.
+/// Locks the whole file for this opening, until all its descriptors are closed; the end of the process releases
+/// the lock. `false` where another opening has it.
 ///
 /// # Errors
 /// Where the file system has no locks.
@@ -206,7 +206,7 @@ pub fn set_aside(from: &Path, name: &OsStr, directory: &Path) -> io::Result<Path
 /// The checksum of nothing.
 pub const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// A checksum continued over more bytes: FNV-1a of 64 bits. A step of it loses nothing, so one changed
+/// A checksum continued over more bytes: FNV-1a of 64 bits. A step loses no information, so one changed
 /// byte always changes the sum, and any other damage passes once in 2^64. It guards against
 /// accidents; against people the modes of files do.
 pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {

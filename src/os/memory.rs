@@ -1,4 +1,4 @@
-//! The host's memory, and what glibc's allocator keeps of it for itself: little, as it is the guests'.
+//! The host's memory, and the free memory that glibc's allocator keeps: little, as guests need the memory.
 //!
 //! By default it makes eight arenas a processor, one after the other as threads meet, and learns
 //! from each large block to keep more: a few requests of a megabyte leave ten behind for ever.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The way to whoever started the service.
+/// The socket of the service manager.
 #[derive(Debug)]
 pub struct Notify {
     socket: UnixDatagram,

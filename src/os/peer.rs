@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::os::process;
 
-/// A process of this host, as the kernel tells it: nothing of it is the process's own word.
+/// A process of this host, as the kernel reports it: no value comes from the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The effective user that made the socket.
@@ -86,7 +86,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The host that it calls from, where that is all that is known of it.
+    /// The host that the caller calls from, if nothing else is known.
     pub(crate) fn host(&self) -> Option<IpAddr> {
         self.origin.address().map(|address| address.ip().to_canonical())
     }

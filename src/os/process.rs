@@ -128,7 +128,7 @@ pub fn forgo_new_privileges() -> io::Result<()> {
     }
 }
 
-/// "Try again later" (`EX_TEMPFAIL` of sysexits.h): whoever started the agent is to start it again.
+/// "Try again later" (`EX_TEMPFAIL` of sysexits.h): the service manager starts the agent again.
 pub const TEMPORARY_FAILURE: i32 = 75;
 
 /// Ends the process at once with this status (`_exit(2)`): no destructor, no handler, no thread that

@@ -15,7 +15,7 @@ use super::poll::{Interest, PollSet};
 const LOOK: Duration = Duration::from_millis(50);
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 4096;
-/// What is kept of an error output, for the first line of it.
+/// Bytes of an error output that are kept, for its first line.
 const ERROR_BYTES: usize = 4096;
 
 /// How a program ended.

@@ -91,14 +91,14 @@ impl Resolved {
 pub enum ResolveError {
     /// It does not begin at the root.
     Relative,
-    /// A step of it is somebody else's.
+    /// Another user owns a step of the path.
     Exposed {
         /// What lies on the way.
         path: PathBuf,
         /// Who may change it.
         by: String,
     },
-    /// A step of it is a link, where none is followed.
+    /// A step of the path is a link, and links are not followed there.
     Link(PathBuf),
     /// The system fails to tell.
     Io(PathBuf, io::Error),
@@ -130,7 +130,7 @@ pub fn resolve(path: &Path, trusted: TrustedUsers) -> Result<Resolved, ResolveEr
     PathResolution::from(path)?.follow(trusted)
 }
 
-/// Opens a file for reading that may be another user's. Links are followed as far as others cannot change
+/// Opens a file for reading that may be another user's. Links are followed where others cannot change
 /// them; from the first directory of others on none is, so that nobody leads the open to a file of root's.
 ///
 /// # Errors
@@ -164,7 +164,7 @@ impl PathResolution {
         }
     }
 
-    /// As [`resolve`]. After an error the step that failed is the next of those that are left.
+    /// As [`resolve`]. After an error, the next remaining step is the step that failed.
     fn follow(&mut self, trusted: TrustedUsers) -> Result<Resolved, ResolveError> {
         let (mut link, mut links) = (None, 0);
         while let Some(step) = self.todo.last().cloned() {

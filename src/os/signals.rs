@@ -23,7 +23,7 @@ pub enum Signal {
     Terminate,
     /// SIGINT: somebody at a terminal ends us.
     Interrupt,
-    /// SIGHUP: files that are only written to are to be opened anew.
+    /// SIGHUP: the agent opens its audit file again.
     Hangup,
 }
 
@@ -99,8 +99,8 @@ fn catch(signal: Signal) -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = on_signal;
     action.sa_sigaction = handler as libc::sighandler_t;
     // Calls that a signal interrupts go on: libraries do not all expect EINTR. After the first of
-    // those that end us the default is back: whoever asks twice does not want to wait for what still
-    // runs.
+    // those that end us the default is back: an operator who asks twice does not want to wait for running
+    // requests.
     action.sa_flags = match signal {
         Signal::Terminate | Signal::Interrupt => libc::SA_RESTART | libc::SA_RESETHAND,
         Signal::Hangup => libc::SA_RESTART,

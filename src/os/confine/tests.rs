@@ -202,7 +202,7 @@ fn a_file_that_grows_over_its_limit_ends_the_program() {
 
 #[test]
 fn memory_and_processor_time_have_limits() {
-    // 16 MiB of text, and copies of it.
+    // 16 MiB of text, and copies of this text.
     let script = "x=xxxxxxxxxxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
                   x=$x$x; done; echo done";
     for (memory_bytes, is_enough) in [(1024 * MIB, true), (16 * MIB, false)] {
