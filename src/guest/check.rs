@@ -1,4 +1,4 @@
-//! What a guest must be before anything is made of it.
+//! What a guest must be before the agent makes anything for it.
 //!
 //! What libvirt judges better is left to it: VLAN ranges, hypervisor types, models, sizes.
 
@@ -66,7 +66,7 @@ pub fn xml_carries(c: char) -> bool {
     }
 }
 
-/// Checks a guest that a domain is to be made of: what `Create` needs.
+/// Checks a guest before its domain is made: what `Create` needs.
 ///
 /// # Errors
 /// The first thing that is wrong, by name.
@@ -119,7 +119,7 @@ pub fn check_limits(guest: &Guest) -> Result<(), Invalid> {
     first(found)
 }
 
-/// Checks a guest that networks are to be made for, too: what `CreateGuest` needs.
+/// Checks a guest before its networks and its domain are made: what `CreateGuest` needs.
 ///
 /// # Errors
 /// The first thing that is wrong, by name.
@@ -127,8 +127,8 @@ pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Resul
     first(faults(guest, host))
 }
 
-/// All that is wrong with a guest that `CreateGuest` is to make, by name. Where its id is none or
-/// it has too many of something, nothing else of it is looked at.
+/// Returns every fault of a guest for `CreateGuest`, by name. If its id is invalid or it has too many of something,
+/// nothing else is checked.
 pub fn faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
     let mut found = definition_faults(guest, host);
     if !found.iter().all(Invalid::is_of_a_part) {
@@ -262,7 +262,7 @@ fn line_faults(place: &str, texts: &[(&str, &String)]) -> Vec<Invalid> {
     texts.iter().filter_map(|text| line(text).err()).collect()
 }
 
-/// Checks metadata that is to be kept with a domain.
+/// Checks metadata before it is stored with a domain.
 ///
 /// # Errors
 /// A character that XML cannot carry, with its place.

@@ -6,7 +6,7 @@ use crate::guest::hardware_xml::AGENT_CHANNEL;
 use crate::guest::limits::Limits;
 use crate::guest::xml::{Element, Error};
 
-/// The element of a domain's first disk for which `is_it` holds, with all that libvirt wrote in it: the model
+/// The element of a domain's first disk for which `is_it` holds, with everything that libvirt wrote in it: the model
 /// cannot write each kind of disk.
 ///
 /// # Errors

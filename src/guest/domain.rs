@@ -49,7 +49,7 @@ pub struct VirDomain {
     /// What the machine is besides. Beyond the owner's model.
     #[serde(skip_serializing_if = "Hardware::is_none")]
     pub hardware: Hardware,
-    /// Name of the running state. Not in the XML: whoever asked libvirt sets it.
+    /// Name of the running state. Not in the XML: the caller that asked libvirt sets it.
     pub state: String,
     /// Why it is in that state, where nobody asked for it. Set with the state; beyond the owner's model, as what
     /// follows.
@@ -256,12 +256,12 @@ pub struct InterfaceModel {
 pub struct FilterRef {
     /// Name of the filter; empty for none.
     pub filter: String,
-    /// What the filter is told.
+    /// The parameters of the filter.
     #[serde(serialize_with = "null_when_empty")]
     pub parameters: Vec<FilterRefParameter>,
 }
 
-/// What a packet filter is told.
+/// A parameter of a packet filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FilterRefParameter {
     /// Name.

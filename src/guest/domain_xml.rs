@@ -442,8 +442,8 @@ impl Metadata {
 
 /// Reads what this agent stored with the domain of this name and uuid.
 ///
-/// virt-clone copies the metadata of another domain: then its uuid is not this domain's, and nothing of it
-/// is this domain's. A former agent stored no uuid: there the id in the request has to be the name.
+/// virt-clone copies the metadata of another domain: then its uuid is another domain's, and the metadata does
+/// not count. A former agent stored no uuid: there the id in the request has to be the name.
 fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
     let stored = metadata.child_in(GUEST_NAMESPACE, "guest");
     let request = stored_request(stored);

@@ -1,4 +1,4 @@
-//! Changes to a domain's XML that leave all else of it as it stands.
+//! Changes to a domain's XML that leave the rest of the XML as it stands.
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, Writer};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The longest guest id in bytes. libvirt makes file names of it, the longest of them
+/// The longest guest id in bytes. libvirt makes file names from the id, the longest is
 /// `<id>.xml.new`, and a file name has at most 255.
 pub(super) const ID_BYTES_MAX: usize = 247;
 /// The port of qemu's display 0.
@@ -64,7 +64,7 @@ pub enum Fault {
     NotVncPort(i64),
     /// A port below the first that qemu gives to displays.
     LowVncPort(i64),
-    /// It is not one of the words that it can be.
+    /// It is not one of the permitted words.
     NotOneOf {
         /// What it is.
         found: String,
@@ -88,7 +88,7 @@ pub enum Fault {
     NotObject,
     /// The name of a credential cannot be one.
     NotCredential,
-    /// A value of it is empty.
+    /// One of its values is empty.
     EmptyValue,
     /// Its product does not go with the number of processors.
     Product {

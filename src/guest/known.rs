@@ -19,8 +19,8 @@ pub fn answered(request: &Guest, found: &VirDomain) -> Guest {
     guest
 }
 
-/// A guest of the original agent, which kept no request: what the domain says of it, and for the
-/// rest what the caller does. `networks` has those of its interfaces.
+/// A guest of the original agent, which stored no request: the guest as its domain describes it, and
+/// the rest as the caller does. `networks` has those of its interfaces.
 pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[NetworkDefinition]) -> Guest {
     let disks = found.devices.disks.iter().map(|disk| of_disk(asked, disk));
     let nics = found.devices.interfaces.iter().map(|it| of_interface(asked, it, networks));

@@ -56,7 +56,7 @@ pub fn limited(asked: Option<&Limits>) -> Limits {
     limits
 }
 
-/// libvirt's parameters for a disk with these limits: all that there are, so that the others are lifted.
+/// libvirt's parameters for a disk with these limits: every parameter, so that absent limits are lifted.
 pub fn disk_parameters(limits: &Limits) -> [(&'static str, u64); 6] {
     DISK.map(|limit| (limit.name, limits.get(limit.member).copied().unwrap_or_default()))
 }

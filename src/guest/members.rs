@@ -167,7 +167,7 @@ where
     Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
 }
 
-/// Reads one value that is told apart from its absence.
+/// Reads one value, which differs from an absent one.
 pub(crate) fn optional<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
 where
     T: Deserialize<'de>,
@@ -176,8 +176,8 @@ where
     map.next_value()
 }
 
-/// Reads an object that is told apart from its absence. No error repeats what it says, and no note: an unknown
-/// member is an error here.
+/// Reads an object, which differs from an absent one. No error and no note repeats its content: an unknown member is an
+/// error here.
 pub(crate) fn secret<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
 where
     T: DeserializeOwned + for<'any> Members<'any>,
@@ -227,7 +227,7 @@ where
     Ok(nullable_list(map)?.unwrap_or_default())
 }
 
-/// Reads an array that is told apart from `null`.
+/// Reads an array, which differs from `null`.
 pub(crate) fn nullable_list<'de, T, A>(map: &mut A) -> Result<Option<Vec<T>>, A::Error>
 where
     T: Deserialize<'de> + Default,

@@ -149,7 +149,7 @@ impl Plugged {
         Ok(self.domain.to_xml())
     }
 
-    /// What a running domain is told to have so many KiB: the device's XML, and the balloon's target in KiB.
+    /// Returns how a running domain gets so many KiB: the device's XML, and the balloon's target in KiB.
     /// None where it booted with its maximum.
     ///
     /// The balloon takes what the guest shall have less than it booted with: libvirt's target does not count what

@@ -50,7 +50,7 @@ impl NetworkDefinition {
         }
     }
 
-    /// Whether both lead to the same place under the same name, whoever made them.
+    /// Returns whether both networks have the same name and the same bridge, also if different programs made them.
     pub fn same_connection(&self, other: &Self) -> bool {
         self.name == other.name
             && self.bridge == other.bridge

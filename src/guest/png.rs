@@ -1,8 +1,8 @@
 //! A screen's picture as PNG (ISO/IEC 15948), which browsers show, from the PPM that qemu made before
 //! its version 7.1.
 //!
-//! Each row is written as what differs from the row above, and runs of equal bytes as one: screens
-//! of text become a fiftieth of their size by that, which is all that is asked for here.
+//! Each row is written as its difference from the row above, and a run of equal bytes as one code. Screens of text
+//! shrink to a fiftieth by that, which is enough here.
 
 /// Takes a PPM (`P6`, 255 shades) for a picture; `None` if it is none.
 pub fn of_ppm(ppm: &[u8]) -> Option<Vec<u8>> {

@@ -118,7 +118,7 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
 ///
 /// `native` blocks qemu where a sparse file has to grow, and needs a cache that is passed by.
 pub fn fill_disk(disk: &mut GuestDisk, place: DiskSourceInfo, uuid: &str) {
-    // Its medium may be changed for one of another file system, and nothing of it can be freed.
+    // A medium of another file system may replace its medium, and its blocks cannot be freed.
     if disk.is_cdrom() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Whether a guest that is to be made is the one that is there already (contract section 9), so
+//! Whether an existing guest is the guest that a request describes (contract section 9), so
 //! that a repeated `Create` or `CreateGuest` succeeds and a different one does not.
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
@@ -25,8 +25,8 @@ pub fn same_guest(a: &Guest, b: &Guest) -> bool {
         && pairwise(&a.disks, &b.disks, same_disk)
 }
 
-/// Whether a guest has the machine that a request describes, by the request that is kept and by the domain that
-/// the profile made of it. Members that the request does not have may be anything.
+/// Whether a guest has the machine that a request describes, by the stored request and by the domain that
+/// the profile made from it. Members that the request does not have may be anything.
 pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
     let is = |asked: &str, stored: &str, found: &str| {
         asked.is_empty() || asked == stored || (stored.is_empty() && asked == found)
@@ -73,7 +73,7 @@ pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
         })
 }
 
-/// Whether a disk has the settings that a request has of it.
+/// Whether a disk has the settings of the request.
 pub fn same_disk_settings(asked: &GuestDisk, own: &domain::Disk) -> bool {
     let is = |asked: &String, own: &String| asked.is_empty() || asked == own;
     is(&asked.kind, &own.device)

@@ -1,8 +1,8 @@
 //! The seed of a guest: what cloud-init finds at the guest's first boot, on a small disk of the datasource
 //! NoCloud (<https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>).
 //!
-//! What it says is secret. [`CloudInit`] has no serializer, and its `Debug` says nothing of it: neither an answer
-//! nor a journal nor the metadata of a domain can have it.
+//! The content is secret. [`CloudInit`] has no serializer, and its `Debug` does not print the content: no answer, no
+//! journal and no metadata of a domain can contain it.
 
 pub mod files;
 
@@ -29,7 +29,7 @@ const MIB: usize = 1 << 20;
 const HASHES: [&str; 5] = ["$1$", "$2a$", "$2y$", "$5$", "$6$"];
 
 impl CloudInit {
-    /// All that it says, so that two that differ have other texts: each part after its length.
+    /// The whole content as text, each part after its length, so that different seeds have different texts.
     pub fn canonical(&self) -> Vec<u8> {
         let Self { user_data, meta_data, network_config, vendor_data, .. } = self;
         let Self { hostname, user, password_hash, .. } = self;

@@ -40,7 +40,7 @@ impl fmt::Display for Loss {
 /// A changed definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Updated {
-    /// The whole of it.
+    /// The whole definition.
     pub xml: String,
     /// What the change loses.
     pub losses: Vec<Loss>,

@@ -282,7 +282,7 @@ pub struct Nic {
     /// The host's device while the guest runs, for example `vnet0`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// VLAN tags; absent is told apart from an empty list.
+    /// VLAN tags; absent differs from an empty list.
     pub vlans: Option<Vec<i64>>,
     /// Pairs of queues of a virtio NIC; 0: one, or what the profile says.
     #[serde(skip_serializing_if = "is_zero")]

@@ -50,7 +50,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An element with all that is in it.
+/// An element with its attributes and content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element {
     /// The name: of an element that was read, without prefix; it is written as it stands.

@@ -13,9 +13,9 @@ use crate::os::resolve::ResolveError;
 pub enum Error {
     /// A name is none.
     Name(InvalidName),
-    /// What was asked for cannot be; the sentence says why.
+    /// The request cannot be carried out; the sentence gives the reason.
     Invalid(String),
-    /// There is no such image, volume or snapshot; the wire text says no more (contract 8).
+    /// There is no such image, volume or snapshot; the wire text has nothing else (contract 8).
     NotFound {
         /// Its full name.
         name: String,
@@ -242,9 +242,9 @@ impl LeftoverVolume {
 /// What keeps a volume from being destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetentionCause {
-    /// Volumes elsewhere are clones of it, by full name.
+    /// Volumes elsewhere are clones of the dataset, by full name.
     Clones(Vec<String>),
-    /// This snapshot of it is held, by full name.
+    /// A hold keeps this snapshot of the dataset, by full name.
     Held(String),
     /// These processes have it open; unknown ones where it is empty.
     Open(Vec<String>),

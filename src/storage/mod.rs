@@ -119,15 +119,15 @@ pub trait Volumes: Send + Sync {
     /// As the trait says.
     fn prepare(&self, deadline: Instant) -> Result<(), Error>;
 
-    /// The directory of a file that is to become an image, and so may be as large; none where that is left to
-    /// the system's directory for temporary files.
+    /// The directory for a file that becomes an image, and so may be as large; none if the system's directory for
+    /// temporary files serves.
     ///
     /// # Errors
     /// As the trait says.
     fn drafts(&self) -> Result<Option<PathBuf>, Error>;
 
-    /// Checks all volumes of one guest together, and changes nothing: names, images, sizes, what is
-    /// there already, free space with reservations counted. The answers are in the order of
+    /// Checks all volumes of one guest together, and changes nothing: names, images, sizes,
+    /// existing volumes, free space with reservations counted. The answers are in the order of
     /// `wanted`; for zfs it is one listing. The error of one of them is [`Error::Invalid`] for a size
     /// that cannot be, [`Error::NotFound`] for an unknown image, [`Error::Differs`] for a volume that
     /// is another.
@@ -148,7 +148,7 @@ pub trait Volumes: Send + Sync {
     fn making(&self, planned: &PlannedVolume) -> Vec<Action>;
 
     /// Makes one planned volume, or adopts it where the plan found it, and waits for its device.
-    /// A failure leaves nothing of it.
+    /// A failure leaves no volume.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] when somebody made it meanwhile,
@@ -166,8 +166,8 @@ pub trait Volumes: Send + Sync {
     /// What is gone already is left alone.
     ///
     /// # Errors
-    /// As the trait says, [`Error::Hung`] also for one command that hangs: it may yet make what is
-    /// to be taken back. What could not be destroyed is in the answer.
+    /// As the trait says, [`Error::Hung`] also for one command that hangs: it may still make a
+    /// volume that must be removed. What could not be destroyed is in the answer.
     fn take_back(
         &self,
         made: &[CreatedVolume],
@@ -238,8 +238,8 @@ pub trait Volumes: Send + Sync {
     /// would be there. `None` for a path outside the store. Asks the system alone, not `zfs`.
     fn name_of(&self, path: &Path) -> Option<Dataset>;
 
-    /// Destroys a dataset below `guests/`, whoever made it; with [`Recursion::Below`] all that is below
-    /// it and its snapshots. What is in use is left and reported.
+    /// Destroys a dataset below `guests/`, also one that the agent did not make; with [`Recursion::Below`] everything
+    /// below the dataset and its snapshots. What is in use is left and reported.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or where something is below and
@@ -252,7 +252,7 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// Takes a snapshot of a dataset, with [`Recursion::Below`] at once of all that is below it.
+    /// Takes a snapshot of a dataset, with [`Recursion::Below`] at once of everything below.
     /// Answers with those that were made.
     ///
     /// # Errors

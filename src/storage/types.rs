@@ -37,7 +37,7 @@ pub struct VolumeSpec {
     pub content: Option<Content>,
 }
 
-/// The beginning of a new volume. It is secret: `Debug` says nothing of it.
+/// The beginning of a new volume. The content is secret: `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content(Arc<[u8]>);
 
@@ -351,7 +351,7 @@ impl InUse {
         self.users.insert(resolved(path), user);
     }
 
-    /// Adds all that was made by the domain of this uuid.
+    /// Names the user of every volume that was made for the domain of this uuid.
     pub fn add_domain(&mut self, uuid: String, user: String) {
         self.domains.insert(uuid, user);
     }
@@ -361,7 +361,7 @@ impl InUse {
         self.unreadable = Some(user);
     }
 
-    /// Who has all that was made by this one.
+    /// Returns the user of the volumes that were made by this maker.
     pub fn by_maker(&self, maker: Option<&Maker>) -> Option<String> {
         self.domains.get(maker?.domain_uuid()?).cloned()
     }
@@ -468,7 +468,7 @@ impl Removal {
         }
     }
 
-    /// The volumes that are gone, if all that was meant is.
+    /// The removed volumes, if every chosen volume is removed.
     ///
     /// # Errors
     /// [`Error::Left`].

@@ -29,7 +29,7 @@ pub fn given(guest: &Guest) -> Vec<&'static str> {
     members.into_iter().filter(|(_, is_given)| *is_given).map(|(member, _)| member).collect()
 }
 
-/// Returns the kind of a seed that is files, as its fingerprint begins, and all that it says; none for other seeds.
+/// Returns the kind of a seed that is files, as its fingerprint begins, and its whole content; none for other seeds.
 /// Two seeds that differ have other texts.
 pub fn canonical(guest: &Guest) -> Option<(&'static str, Vec<u8>)> {
     if !guest.ignition.0.is_empty() {

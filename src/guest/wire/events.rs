@@ -7,7 +7,7 @@ use crate::guest::members::members;
 /// Which events are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventsRequest {
-    /// Those after the event of this number; 0: all that are kept; absent: those that come.
+    /// The events after the event of this number; 0: all stored events; absent: new events.
     pub after: Option<u64>,
     /// Seconds to wait for one where there is none; absent: as long as may be.
     pub timeout: Option<u64>,

@@ -15,7 +15,7 @@ members!(JobRequest {
     "id" => id: value,
 });
 
-/// Which jobs are wanted. All of it may be absent.
+/// The parameters of Job.List. Every member may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct JobsRequest {
     /// Those of this guest.

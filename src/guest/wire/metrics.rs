@@ -71,7 +71,7 @@ pub struct AllGuestMetrics {
 /// Time used on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CpuMetrics {
-    /// Seconds used by the guest, all of it.
+    /// Seconds of processor time used by the guest in all.
     pub cpu_time: f64,
     /// Seconds used by the guest's vCPUs.
     pub vcpu_time: f64,

@@ -1,11 +1,11 @@
-//! What a guest is told at its first boot.
+//! The configuration that a guest gets at its first boot.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::guest::members::members;
 
-/// What cloud-init is told: whole documents, or the short form, of which the agent makes `user_data`.
+/// The documents of cloud-init, or the short form, from which the agent makes `user_data`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CloudInit {
     /// What cloud-init does: a `#cloud-config`, a script or another of its formats.

@@ -9,7 +9,7 @@ use crate::guest::members::members;
 use crate::guest::wire::agent::Address;
 use crate::guest::wire::{Guest, GuestDisk, GuestRequest, Nic};
 
-/// What List is called with. All of it may be absent.
+/// The parameters of List. Every member may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ListRequest {
     /// The id after which the page begins; empty for the first.
@@ -102,7 +102,7 @@ pub struct PlanRequest {
     /// As those of [`GuestRequest`]; `mistify.dry_run` is the same as `dry_run`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
-    /// Whether nothing is to be done, and the answer is to have the plan.
+    /// Whether the call only answers with its plan, and changes nothing.
     pub dry_run: bool,
     /// As that of [`GuestRequest`].
     #[serde(skip)]
@@ -138,7 +138,7 @@ pub struct PlanResponse {
 /// What a verb would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// In this order, as far as they are known; none where nothing would be started.
+    /// In this order, if they are known; none if nothing would start.
     pub steps: Vec<PlanStep>,
     /// What would make the verb fail, each as its error would say it.
     pub problems: Vec<String>,
@@ -162,7 +162,7 @@ pub struct PlanStep {
     /// What libvirt is given.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub xml: String,
-    /// More of it in words.
+    /// Details in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// What goes along, by full name, as a volume's snapshots.
@@ -175,8 +175,7 @@ pub struct PlanStep {
 pub struct SettingResponse {
     /// The request's guest; from the verbs for devices the guest as it is now.
     pub guest: Option<Guest>,
-    /// Whether what was asked for holds for the guest that runs, too, and not only for its next
-    /// start.
+    /// Whether the change applies to the running guest, too, and not only to its next start.
     pub live: bool,
     /// Why not.
     #[serde(skip_serializing_if = "String::is_empty")]

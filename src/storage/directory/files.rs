@@ -301,7 +301,7 @@ impl Draft {
         }
     }
 
-    /// The same, over what is there.
+    /// The same; replaces an existing file.
     pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         fs::rename(&self.path, path).map_err(at("create", path))?;
@@ -333,7 +333,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(at("write", directory))
 }
 
-/// The names in a directory, without those that are no text; empty where there is no directory.
+/// The names in a directory, without names that are not UTF-8; empty where there is no directory.
 pub(super) fn names_in(directory: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

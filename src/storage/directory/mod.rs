@@ -78,8 +78,8 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// The file or directory of a dataset, without a link on its way. It may be a link itself: whoever opens
-    /// or lists it looks by `symlink_metadata`, or follows none.
+    /// The file or directory of a dataset, without a link on its way. It may be a link itself: the caller opens or
+    /// lists it by `symlink_metadata`, or follows no link.
     ///
     /// # Errors
     /// [`Error::Untrusted`].

@@ -94,7 +94,7 @@ impl Zfs {
         if output.status.success() { Ok(output.stdout) } else { Err(output.failed()) }
     }
 
-    /// Runs a command until it ends, or until `late` says that it is to be killed.
+    /// Runs a command until it ends, or kills it once `late` says so.
     pub(super) fn run_until(
         &self,
         words: &[&str],
@@ -298,7 +298,7 @@ impl Drop for RunningCommand {
 pub(super) struct Pipe {
     /// `None` at its end.
     pub(super) file: Option<File>,
-    /// The first bytes of it, as many as are kept.
+    /// The first bytes of the output, as many as are kept.
     pub(super) supplied: Vec<u8>,
     max: usize,
     /// Whether there were more.

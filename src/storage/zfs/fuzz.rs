@@ -6,7 +6,7 @@ use super::delegation::granted;
 use super::listing::{self, Kind};
 use super::survey::Survey;
 
-/// The text as a listing, of which the first line is what is to be removed, and as permissions. What
+/// The text as a listing, with the dataset to remove in its first line, and as permissions. What
 /// is destroyed was chosen, lies below, and keeps nobody's origin; all the rest is named.
 pub(crate) fn zfs_output(data: &[u8]) {
     let text = String::from_utf8_lossy(data);

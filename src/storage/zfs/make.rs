@@ -141,7 +141,7 @@ impl ZfsStore {
         self.set_fresh(&found, deadline)
     }
 
-    /// Stores what this entry counts. When it returns, the pool has synced all that was written before.
+    /// Stores what this entry counts. When it returns, the pool has synced every earlier write.
     pub(super) fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
         let fresh = format!("{FRESH}={}", volume.counts());
         self.zfs.succeed(&["set", &fresh, &volume.name], deadline).map(drop)

@@ -1,7 +1,7 @@
 //! The store on ZFS, by the `zfs` command.
 //!
-//! What is there is known from listings, never from the text of an error alone: a command that
-//! fails is followed by a second look. Whatever the agent destroys it has looked at before.
+//! The agent knows the state of the store from listings, never from the text of an error alone: after a command that
+//! fails it lists again. Whatever the agent destroys it has looked at before.
 
 mod command;
 mod delegation;
@@ -62,7 +62,7 @@ enum Depth {
 }
 
 impl ZfsStore {
-    /// The store of this pool. Neither the pool nor the `zfs` command has to be there yet.
+    /// The store of this pool. Neither the pool nor the `zfs` command need exist yet.
     pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
         Self::of(pool, Zfs::new(None, limits, FormerCommands::none()))
     }
@@ -164,7 +164,7 @@ impl ZfsStore {
         })
     }
 
-    /// What to look at for the whole pool or a part of it.
+    /// The dataset to list for the whole pool or one of its parts.
     fn scope<'n>(&'n self, under: Option<&'n Dataset>) -> &'n str {
         under.map_or(self.pool.as_str(), Dataset::as_str)
     }

@@ -26,7 +26,7 @@ impl ZfsStore {
         Ok(VolumePlans { each, free_bytes: bound.map_or(0, |bound| bound.available) })
     }
 
-    /// What to list, one level deep, to know all that plans need. Not `guests` itself, for it may
+    /// The datasets to list, one level deep, for everything that plans need. Not `guests` itself, for it may
     /// have many children; it is a child of the pool.
     fn names_for(&self, wanted: &[VolumeSpec]) -> Result<BTreeSet<String>, Error> {
         let mut names = iter::once(self.pool.as_str().to_owned()).into_set();
@@ -107,7 +107,7 @@ impl ZfsStore {
         (mountable || !absent.is_empty()).then_some(top)
     }
 
-    /// The image's only or newest snapshot, and the block size of clones of it.
+    /// The image's only or newest snapshot, and the block size of its clones.
     fn origin(&self, id: &Id, seen: &[Entry]) -> Result<(CloneOrigin, u64), Error> {
         let name = self.pool.image(id)?;
         let volume = find(seen, name.as_str()).filter(|entry| entry.kind == Kind::Volume);

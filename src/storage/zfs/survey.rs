@@ -7,7 +7,7 @@ use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
 use crate::storage::{LeftoverVolume, RetentionCause};
 
-/// What is below a dataset and what is to become of it.
+/// The datasets below a dataset, and which of them are destroyed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
     /// The volumes to destroy with their snapshots, full names, clones before their origins.
@@ -22,7 +22,7 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Looks at a recursive listing of `root`. `chosen` says which datasets are meant; a file system
-    /// that is the root goes with them. What is not below the root is nothing of it, whoever listed it.
+    /// that is the root goes with them. Datasets outside the root are ignored, even if the listing has them.
     /// `user` says who uses a volume, which stays then.
     pub(super) fn of(
         root: &str,
@@ -92,7 +92,7 @@ impl Survey {
         survey
     }
 
-    /// Whether all that is below goes, so that one command can destroy it.
+    /// Returns whether everything below is destroyed, so that one command can do it.
     pub(super) fn is_whole(&self) -> bool {
         self.left.is_empty() && self.foreign.is_empty()
     }
