@@ -1,9 +1,9 @@
-//! What libvirt offers for domains of a kind (`virConnectGetDomainCapabilities`), see
+//! The capabilities that libvirt reports for domains of a type (`virConnectGetDomainCapabilities`), see
 //! <https://libvirt.org/formatdomaincaps.html>.
 
 use crate::guest::xml::{Element, Error};
 
-/// What libvirt offers for domains of a kind on a machine.
+/// The capabilities that libvirt reports for domains of a type on a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// The guests' type: `kvm` or `qemu`.
@@ -12,31 +12,31 @@ pub struct Capabilities {
     pub arch: String,
     /// The machine's exact version, for example `pc-q35-7.2`.
     pub machine: String,
-    /// Most virtual processors of a guest.
+    /// The maximum number of virtual processors of a guest.
     pub max_cpu: u64,
-    /// Ways to choose a processor that are supported, such as `host-model`.
+    /// Supported CPU modes, such as `host-model`.
     pub cpu_modes: Vec<String>,
-    /// Names of processors that a guest can have on this host.
+    /// CPU models that a guest can have on this host.
     pub cpu_models: Vec<String>,
-    /// Names of processors that this host's processor cannot be.
+    /// CPU models that this host's processor does not support.
     pub unusable_cpu_models: Vec<String>,
-    /// Firmware that libvirt selects by itself, such as `efi`.
+    /// Firmware that libvirt can select by itself, such as `efi`.
     pub firmwares: Vec<String>,
-    /// Whether there is firmware with Secure Boot.
+    /// Whether firmware with Secure Boot is available.
     pub has_secure_boot: bool,
-    /// Buses of disks.
+    /// Supported disk buses.
     pub disk_buses: Vec<String>,
-    /// Video devices.
+    /// Supported video devices.
     pub videos: Vec<String>,
-    /// What is behind a TPM, such as `emulator`.
+    /// Supported backends of a TPM, such as `emulator`.
     pub tpm_backends: Vec<String>,
 }
 
-/// Returns the user and the group, by number, that emulators of a kind run as, out of what libvirt says of the host
-/// (`virConnectGetCapabilities`, <https://libvirt.org/formatcaps.html>); none where it does not say.
+/// Returns the user and group ids that emulators of a type run as, from the host's capabilities
+/// (`virConnectGetCapabilities`, <https://libvirt.org/formatcaps.html>); `None` if libvirt does not report them.
 ///
 /// # Errors
-/// If it is not that XML.
+/// If the text is not the XML of host capabilities.
 pub fn emulator_user(xml: &str, kind: &str) -> Result<Option<(u32, u32)>, Error> {
     let found = Element::from_xml(xml, "capabilities")?;
     let models = found.child("host").children_in("", "secmodel");
@@ -53,10 +53,10 @@ pub fn emulator_user(xml: &str, kind: &str) -> Result<Option<(u32, u32)>, Error>
 }
 
 impl Capabilities {
-    /// Reads libvirt's answer.
+    /// Reads the answer of libvirt.
     ///
     /// # Errors
-    /// If it is not that XML, or a number in it is none.
+    /// If the text is not the XML of domain capabilities, or a number in it is invalid.
     pub fn from_xml(xml: &str) -> Result<Self, Error> {
         let found = Element::from_xml(xml, "domainCapabilities")?;
         let (os, cpu, devices) = (found.child("os"), found.child("cpu"), found.child("devices"));
@@ -87,18 +87,18 @@ impl Capabilities {
         })
     }
 
-    /// The machine of a modern guest: none on architectures that this agent was not made for.
+    /// Returns the machine of a modern guest; `None` on architectures that this agent does not support.
     pub fn modern_machine(&self) -> Option<&'static str> {
         modern_machine(&self.arch)
     }
 
-    /// Whether guests can have this video device.
+    /// Returns whether guests can have this video device.
     pub fn has_video(&self, model: &str) -> bool {
         self.videos.iter().any(|video| video == model)
     }
 }
 
-/// The machine of a modern guest on an architecture.
+/// Returns the machine of a modern guest on an architecture.
 pub fn modern_machine(arch: &str) -> Option<&'static str> {
     match arch {
         "x86_64" => Some("q35"),
@@ -107,7 +107,7 @@ pub fn modern_machine(arch: &str) -> Option<&'static str> {
     }
 }
 
-/// The values of the `<enum>` of this name.
+/// Returns the values of the `<enum>` of this name.
 fn values(element: &Element, name: &str) -> Vec<String> {
     let enums = element.children_in("", "enum").filter(|it| it.attribute("name") == name);
     enums.flat_map(|it| it.children_in("", "value")).map(|it| it.trimmed().to_owned()).collect()

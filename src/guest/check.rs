@@ -1,6 +1,6 @@
-//! What a guest must be before the agent makes anything for it.
+//! Checks of a guest before the agent creates anything for it.
 //!
-//! What libvirt judges better is left to it: VLAN ranges, hypervisor types, models, sizes.
+//! libvirt judges VLAN ranges, hypervisor types, models and sizes better, so libvirt checks those.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use crate::guest::xml::escaped_bytes;
 
 const VNC_PORT_MAX: i64 = 65535;
 
-/// The id of a guest, checked: it names a libvirt domain and libvirt's files.
+/// The checked id of a guest. It names a libvirt domain and libvirt's files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuestId(String);
 
 impl GuestId {
-    /// Takes an id that is not empty, at most 247 bytes long, without control characters, `/` and
-    /// XML's `<>&"'`, that begins neither with `-` nor `.`, and has no blank at either end.
+    /// Accepts an id of 1 to 247 bytes without control characters, `/` and XML's `<>&"'`, that
+    /// starts neither with `-` nor `.`, and has no blank at either end.
     ///
     /// # Errors
-    /// [`Invalid::Missing`] if it is empty, else [`Invalid::Member`].
+    /// [`Invalid::Missing`] if the id is empty, else [`Invalid::Member`].
     pub fn parse(id: &str) -> Result<Self, Invalid> {
         let fault = |fault| Err(Invalid::Member { member: "id".to_owned(), fault });
         let (Some(first), Some(last)) = (id.chars().next(), id.chars().next_back()) else {
@@ -45,19 +45,19 @@ impl GuestId {
         Ok(Self(id.to_owned()))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether `text` is six hexadecimal pairs with colons between them.
+/// Returns whether `text` is six hexadecimal pairs with colons between them.
 pub fn is_mac(text: &str) -> bool {
     let is_pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
     text.split(':').count() == 6 && text.split(':').all(is_pair)
 }
 
-/// Whether XML 1.0 can carry a character, be it by reference.
+/// Returns whether XML 1.0 can carry a character, literally or by reference.
 pub fn xml_carries(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => true,
@@ -66,27 +66,27 @@ pub fn xml_carries(c: char) -> bool {
     }
 }
 
-/// Checks a guest before its domain is made: what `Create` needs.
+/// Checks a guest for which a domain will be defined, as `Create` needs it.
 ///
 /// # Errors
-/// The first thing that is wrong, by name.
+/// The first fault, with the name of the member.
 pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
     first(definition_faults(guest, host))
 }
 
-/// Checks a disk that comes to a guest.
+/// Checks a disk that will be attached to a guest.
 ///
 /// # Errors
-/// The first thing that is wrong, by name.
+/// The first fault, with the name of the member.
 pub fn check_attached_disk(disk: &GuestDisk) -> Result<(), Invalid> {
     first(disk_text_faults("disk", disk))?;
     first(machine::disk_faults("disk", disk))
 }
 
-/// Checks a NIC that comes to a guest, and a network with it.
+/// Checks a NIC that will be attached to a guest, and its network.
 ///
 /// # Errors
-/// The first thing that is wrong, by name.
+/// The first fault, with the name of the member.
 pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
     first(nic_text_faults("nic", nic))?;
     first(machine::nic_faults("nic", nic))?;
@@ -96,10 +96,10 @@ pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
     check_nic("nic", nic, host.bridge_type)
 }
 
-/// Checks the limits of a request that sets limits and nothing else.
+/// Checks the limits of a request that only sets limits.
 ///
 /// # Errors
-/// The first thing that is wrong, by name; a request that lists no disk and no NIC.
+/// The first fault, with the name of the member; also a request without disks and NICs.
 pub fn check_limits(guest: &Guest) -> Result<(), Invalid> {
     let missing = |place: String| Invalid::Member { member: place, fault: Fault::Missing };
     let mut found = Vec::new();
@@ -119,16 +119,16 @@ pub fn check_limits(guest: &Guest) -> Result<(), Invalid> {
     first(found)
 }
 
-/// Checks a guest before its networks and its domain are made: what `CreateGuest` needs.
+/// Checks a guest whose networks will be created too, as `CreateGuest` needs it.
 ///
 /// # Errors
-/// The first thing that is wrong, by name.
+/// The first fault, with the name of the member.
 pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
     first(faults(guest, host))
 }
 
-/// Returns every fault of a guest for `CreateGuest`, by name. If its id is invalid or it has too many of something,
-/// nothing else is checked.
+/// Returns all faults of a guest in a `CreateGuest` request, by member. If the id is invalid or the
+/// guest has too many disks or NICs, checks nothing else.
 pub fn faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
     let mut found = definition_faults(guest, host);
     if !found.iter().all(Invalid::is_of_a_part) {
@@ -171,7 +171,7 @@ fn definition_faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
     found
 }
 
-/// Checks how many of something a guest has.
+/// Checks the number of disks or NICs of a guest.
 ///
 /// # Errors
 /// [`Invalid::TooMany`].
@@ -209,7 +209,7 @@ fn check_nic(place: &str, nic: &Nic, bridge_type: BridgeType) -> Result<(), Inva
     Ok(())
 }
 
-/// Checks every text of a guest: the whole request is kept in the domain's XML.
+/// Checks every text of a guest, because the domain's XML stores the whole request.
 fn check_texts(guest: &Guest, found: &mut Vec<Invalid>) {
     // Module `machine` checks the other texts.
     let Guest { kind, image, nics, disks, state, reason, metadata, .. } = guest;
@@ -262,10 +262,10 @@ fn line_faults(place: &str, texts: &[(&str, &String)]) -> Vec<Invalid> {
     texts.iter().filter_map(|text| line(text).err()).collect()
 }
 
-/// Checks metadata before it is stored with a domain.
+/// Checks metadata that will be stored with a domain.
 ///
 /// # Errors
-/// A character that XML cannot carry, with its place.
+/// A character that XML cannot carry, with the member; metadata above the size limit.
 pub fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
     for (name, value) in metadata {
         check_text(name, || "a name in metadata".to_owned())?;
@@ -281,8 +281,8 @@ pub fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid
     }
 }
 
-/// Checks a text that libvirt keeps in XML of its own, which it writes with raw tabs and line ends:
-/// they would come back as blanks.
+/// Checks a text that libvirt stores in its own XML. libvirt writes tabs and line ends unescaped,
+/// so they would read as blanks.
 fn check_line(text: &str, member: impl FnOnce() -> String) -> Result<(), Invalid> {
     match text.chars().find(|c| matches!(c, '\t' | '\n' | '\r')) {
         Some(c) => Err(Invalid::Member { member: member(), fault: Fault::NotOneLine(c) }),

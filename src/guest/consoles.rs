@@ -4,8 +4,8 @@ use quick_xml::XmlVersion;
 
 use crate::guest::edit;
 
-/// The XML of a domain whose consoles are logged to `own` where they were logged to `other`; `None` where
-/// none was. Not a byte else is changed.
+/// Replaces the log `other` of a domain's consoles by `own`; `None` if no console has the log `other`. All other bytes
+/// stay unchanged.
 pub fn with_console_log(xml: &str, other: &str, own: &str) -> Option<String> {
     edit::tags(xml, |around, tag| {
         let is_console = matches!(

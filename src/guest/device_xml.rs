@@ -1,4 +1,4 @@
-//! One device of a domain, as libvirt wrote it: the model cannot write each kind.
+//! Single devices of a domain, as libvirt wrote them: the model cannot write every kind.
 
 use crate::guest::domain::{Device, Disk, Interface, VirDomain};
 use crate::guest::domain_xml::{read_disk, read_interface, write_source};
@@ -6,11 +6,11 @@ use crate::guest::hardware_xml::AGENT_CHANNEL;
 use crate::guest::limits::Limits;
 use crate::guest::xml::{Element, Error};
 
-/// The element of a domain's first disk for which `is_it` holds, with everything that libvirt wrote in it: the model
-/// cannot write each kind of disk.
+/// Returns the element of a domain's first disk for which `is_it` holds, complete as libvirt wrote it: the model cannot
+/// write every kind of disk.
 ///
 /// # Errors
-/// If it is not the XML of a domain.
+/// If the text is not the XML of a domain.
 pub(crate) fn disk_element(
     xml: &str,
     is_it: impl Fn(&Disk) -> bool,
@@ -18,7 +18,7 @@ pub(crate) fn disk_element(
     device_element(xml, "disk", |disk| is_it(&read_disk(disk)))
 }
 
-/// The same for an interface.
+/// Returns the element of a domain's first interface for which `is_it` holds, as [`disk_element`] does for disks.
 ///
 /// # Errors
 /// As [`disk_element`].
@@ -29,8 +29,8 @@ pub(crate) fn interface_element(
     device_element(xml, "interface", |interface| is_it(&read_interface(interface)))
 }
 
-/// libvirt's aliases of the disks and NICs of a domain that runs, each with the name that the guest's request has
-/// for it: the target of a disk, the MAC address of a NIC.
+/// Returns libvirt's aliases of the disks and NICs of a running domain, each with the name in the guest's request: the
+/// target of a disk, the MAC address of a NIC.
 ///
 /// # Errors
 /// As [`disk_element`].
@@ -46,19 +46,19 @@ pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
     Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
 }
 
-/// What a domain that runs has to be reached by.
+/// Identifiers by which the agent finds the addresses and the guest agent of a running domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LiveAliases {
     /// MAC addresses of its NICs, in lower case.
     pub(crate) macs: Vec<String>,
-    /// The networks of libvirt that they are plugged into.
+    /// The libvirt networks of its NICs.
     networks: Vec<String>,
-    /// Whether its guest agent is connected; none without a channel for one.
+    /// Whether its guest agent is connected; `None` without a channel for a guest agent.
     pub(crate) agent: Option<bool>,
 }
 
 impl LiveAliases {
-    /// Reads it from the live definition of a domain.
+    /// Reads the live definition of a domain.
     ///
     /// # Errors
     /// As [`disk_element`].
@@ -76,17 +76,18 @@ impl LiveAliases {
         Ok(inside)
     }
 
-    /// The networks that may lease addresses. One with the name of a NIC is made for that NIC, and leases none.
+    /// Returns the networks that may lease addresses. A network with the name of a NIC was made for that NIC, and
+    /// leases none.
     pub(crate) fn networks(&self) -> impl Iterator<Item = String> {
         let is_own = |network: &String| self.macs.contains(&network.to_lowercase());
         self.networks.iter().filter(move |it| !it.is_empty() && !is_own(it)).cloned()
     }
 }
 
-/// The limits of the disks and NICs of a domain that runs, by their targets: those that have any.
+/// Returns the limits of the disks and NICs of a running domain, by target; only devices with limits.
 ///
 /// # Errors
-/// If it is not the XML of a domain, or a number in it is none.
+/// If the text is not the XML of a domain, or a number in it is invalid.
 pub(crate) fn limits(xml: &str) -> Result<Vec<(String, Limits)>, Error> {
     if !xml.contains("<iotune>") && !xml.contains("<bandwidth>") {
         return Ok(Vec::new());
@@ -97,8 +98,8 @@ pub(crate) fn limits(xml: &str) -> Result<Vec<(String, Limits)>, Error> {
     Ok(disks.chain(nics).filter(|(_, limits)| !limits.is_empty()).collect())
 }
 
-/// The element of a domain's disk with this target, with another medium and all else as libvirt wrote it; none
-/// where it has that medium already.
+/// Returns the element of a domain's disk with this target and another medium, otherwise as libvirt wrote it; `None` if
+/// the disk has that medium already.
 ///
 /// # Errors
 /// As [`disk_element`].

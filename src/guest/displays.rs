@@ -4,8 +4,8 @@ use quick_xml::events::BytesStart;
 
 use crate::guest::edit;
 
-/// The XML of a domain with the fixed TCP ports of its VNC displays left to libvirt to choose;
-/// `None` where there is no such display. Not a byte else is changed.
+/// Sets the fixed TCP ports of a domain's VNC displays to automatic; `None` if no display has a
+/// fixed port. All other bytes stay unchanged.
 pub fn with_chosen_vnc_port(xml: &str) -> Option<String> {
     edit::tags(xml, |around, tag| {
         let in_devices = around.len() == 2 && around[1] == b"devices";

@@ -1,8 +1,8 @@
-//! The domain model of the project's owner: what libvirt's domain XML says that matters here.
+//! The domain model of the project's owner: the parts of libvirt's domain XML that the agent uses.
 //!
-//! Type names and JSON member names are the owner's, and so is what JSON leaves out when empty; a
-//! list that Go would write as `null` when it is empty is written so. What the owner's model lacks
-//! and a new guest needs is not in the JSON and says so. XML is read and written in `domain_xml`.
+//! Type names, JSON member names and the rules for omitted members are the owner's. A list that Go writes as `null`
+//! when it is empty is written so here too. Members beyond the owner's model are marked as such; JSON omits them when
+//! they are empty. Module `domain_xml` reads and writes the XML.
 
 use serde::Serialize;
 
@@ -14,9 +14,9 @@ use crate::guest::paths::console_log;
 use crate::guest::wire::agent::Address;
 use crate::guest::wire::{self, CDROM};
 
-/// The unit that libvirt counts memory in, against the wire's MiB.
+/// Converts the wire's MiB to KiB, libvirt's unit of memory.
 pub(crate) const KIB_PER_MIB: u64 = 1024;
-/// The format of a disk whose source is the disk itself.
+/// The format of a disk whose source is its raw content.
 pub(crate) const RAW: &str = "raw";
 /// The port group of a NIC's network that carries its VLAN tags (contract section 5.2).
 pub const PORT_GROUP: &str = "vlan-all";
@@ -27,57 +27,56 @@ pub struct VirDomain {
     /// Hypervisor, for example `kvm`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// libvirt's own identifier; empty before libvirt drew one.
+    /// libvirt's own identifier; empty before libvirt has assigned one.
     pub uuid: String,
-    /// Name: the guest's id.
+    /// Name: the id of the guest.
     pub name: String,
-    /// Memory in KiB that the guest starts with, or has.
+    /// Memory in KiB, current or at the next start.
     #[serde(rename = "memory")]
     pub memory_kib: u64,
-    /// Most memory in KiB that it can have; 0 where that is `memory`. Beyond the owner's model.
+    /// Maximum memory in KiB; 0 if equal to `memory`. Beyond the owner's model.
     #[serde(rename = "memory_max", skip_serializing_if = "wire::is_zero")]
     pub memory_max_kib: u64,
-    /// Number of virtual CPUs that the guest starts with, or has.
+    /// Number of virtual CPUs, current or at the next start.
     pub vcpu: u64,
-    /// Most virtual CPUs that can be plugged; 0 where that is `vcpu`. Beyond the owner's model.
+    /// Maximum number of virtual CPUs; 0 if equal to `vcpu`. Beyond the owner's model.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub vcpu_max: u64,
     /// Devices.
     pub devices: Device,
-    /// What is booted.
+    /// Boot settings.
     pub os: Os,
-    /// What the machine is besides. Beyond the owner's model.
+    /// Other parts of the machine. Beyond the owner's model.
     #[serde(skip_serializing_if = "Hardware::is_none")]
     pub hardware: Hardware,
-    /// Name of the running state. Not in the XML: the caller that asked libvirt sets it.
+    /// Name of the state. Not in the XML: the caller that queries libvirt sets it.
     pub state: String,
-    /// Why it is in that state, where nobody asked for it. Set with the state; beyond the owner's model, as what
-    /// follows.
+    /// Reason of an unrequested state. Set with the state; beyond the owner's model, like all fields below.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Whether libvirt starts it when the host starts. Not in the XML either.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub autostart: bool,
-    /// As the member of a guest, where the agent keeps it. Not in the XML either, as what follows.
+    /// The guest's member of this name, if the agent stores one. Not in the XML, like the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_order: Option<u64>,
-    /// As the member of a guest, in seconds.
+    /// The guest's member of this name, in seconds.
     #[serde(rename = "start_delay", skip_serializing_if = "Option::is_none")]
     pub start_delay_s: Option<u64>,
-    /// As the member of a guest, in seconds.
+    /// The guest's member of this name, in seconds.
     #[serde(rename = "stop_timeout", skip_serializing_if = "Option::is_none")]
     pub stop_timeout_s: Option<u64>,
-    /// The members of the guest in which the next start differs from what runs. Not in the XML either.
+    /// The guest's members in which the definition differs from the running domain. Not in the XML either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
-    /// Items of QEMU's fw_cfg: the name of each, and the file that has its value. Written alone, and not read; beyond
-    /// the owner's model.
+    /// Items of QEMU's fw_cfg: the name of each, and the file with its value. Written only, never read; beyond the
+    /// owner's model.
     #[serde(skip)]
     pub fw_cfg: Vec<(String, String)>,
-    /// Its addresses as last seen, those that reach beyond its link first. Not in the XML either.
+    /// Last known addresses, those beyond the local link first. Not in the XML either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
-    /// What this agent keeps with the domain.
+    /// The metadata that this agent stores with the domain.
     #[serde(rename = "Metadata")]
     pub metadata: Metadata,
 }
@@ -88,8 +87,8 @@ pub struct Device {
     /// Disks, in libvirt's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
-    /// What disks use besides the files below them: targets of block copies, and external data files of qcow2
-    /// files. Beyond the owner's model.
+    /// Disks beside the backing chain: targets of block copies, and external data files of qcow2 files. Beyond the
+    /// owner's model.
     #[serde(skip)]
     pub beside_disks: Vec<Disk>,
     /// Network interfaces, in libvirt's order.
@@ -97,8 +96,7 @@ pub struct Device {
     pub interfaces: Vec<Interface>,
     /// The first graphical display.
     pub graphics: Graphics,
-    /// The file that keeps what the guest writes to its first serial console; empty for none.
-    /// Beyond the owner's model.
+    /// The log file of the first serial console; empty for none. Beyond the owner's model.
     #[serde(skip)]
     pub console_log: String,
 }
@@ -106,32 +104,32 @@ pub struct Device {
 /// A disk, see <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Disk {
-    /// What the source is, for example `block` or `file`.
+    /// Type of the source, for example `block` or `file`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What the guest sees: `disk`, `cdrom`, `floppy`.
+    /// Device type in the guest: `disk`, `cdrom`, `floppy`.
     pub device: String,
-    /// How qemu reads it.
+    /// Driver settings of qemu.
     pub driver: DiskDriver,
-    /// What is behind it on the host.
+    /// Source on the host.
     pub source: DiskSource,
-    /// Where the guest sees it.
+    /// Target in the guest.
     pub target: DiskTarget,
     /// Serial number that the guest sees; empty for none. Beyond the owner's model.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub serial: String,
-    /// Whether the guest cannot write to it. Beyond the owner's model.
+    /// Whether the disk is read-only. Beyond the owner's model.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub read_only: bool,
-    /// Place in the firmware's order, from 1; 0 for none. Beyond the owner's model.
+    /// Position in the firmware's boot order, from 1; 0 for none. Beyond the owner's model.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub boot_order: u64,
-    /// The most that it carries. Beyond the owner's model.
+    /// Limits of its throughput. Beyond the owner's model.
     #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
 }
 
-/// How a disk is read.
+/// Driver settings of a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DiskDriver {
     /// `qemu`.
@@ -139,18 +137,18 @@ pub struct DiskDriver {
     /// Format, for example `raw`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How the host caches it; empty for qemu's own choice. Beyond the owner's model, as what follows.
+    /// Cache mode on the host; empty for qemu's default. Beyond the owner's model, like the next fields.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cache: String,
-    /// How qemu reads and writes it; empty for its own choice.
+    /// I/O mode of qemu; empty for its default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub io: String,
-    /// `unmap` where space that the guest frees is freed on the host.
+    /// `unmap` if the host frees space that the guest frees.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub discard: String,
 }
 
-/// What is behind a disk on the host: one of two paths.
+/// The source of a disk on the host: one of two paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DiskSource {
     /// Path of a regular file.
@@ -159,26 +157,26 @@ pub struct DiskSource {
     /// Path of a block device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// The storage pool of libvirt's that it is a volume of; empty for none. Beyond the owner's model, as what
-    /// follows.
+    /// The libvirt storage pool, if the source is a volume; empty for none. Beyond the owner's model, like the next
+    /// fields.
     #[serde(skip)]
     pub pool: String,
-    /// The name of that volume.
+    /// The name of the volume in the pool.
     #[serde(skip)]
     pub volume: String,
-    /// Paths of the files below that, the nearest first, where libvirt names them.
+    /// Paths of the backing files, the nearest first, if libvirt names them.
     #[serde(skip)]
     pub backing: Vec<String>,
 }
 
 impl DiskSource {
-    /// The path, whichever it is; empty if there is none.
+    /// Returns the path of either kind; empty if the disk has no path.
     pub fn path(&self) -> &str {
         if self.device.is_empty() { &self.file } else { &self.device }
     }
 }
 
-/// Where a guest sees a disk.
+/// The target of a disk in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DiskTarget {
     /// Device name, for example `vda`.
@@ -190,39 +188,39 @@ pub struct DiskTarget {
 /// A network interface, see <https://libvirt.org/formatdomain.html#network-interfaces>.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Interface {
-    /// What the source is, for example `network`.
+    /// Type of the source, for example `network`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What it is plugged into.
+    /// Network or bridge.
     pub source: InterfaceSource,
-    /// Its address.
+    /// MAC address.
     pub mac: InterfaceMac,
-    /// What the guest sees.
+    /// Device model in the guest.
     pub model: InterfaceModel,
     /// Its packet filter.
     pub filterref: FilterRef,
-    /// The host's end while the domain runs.
+    /// The device on the host while the domain runs.
     pub target: InterfaceTarget,
-    /// libvirt's name for it while the domain runs.
+    /// libvirt's alias while the domain runs.
     pub alias: InterfaceAlias,
-    /// The name that the guest is to see (`<guest dev>`). Beyond the owner's model.
+    /// The device name in the guest (`<guest dev>`). Beyond the owner's model.
     #[serde(skip)]
     pub guest_device: String,
-    /// Pairs of queues; 0 for one. Beyond the owner's model, as what follows.
+    /// Number of queue pairs; 0 for one. Beyond the owner's model, like the next fields.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub queues: u64,
     /// Maximum transmission unit in bytes; 0 for the network's.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub mtu: u64,
-    /// Place in the firmware's order, from 1; 0 for none.
+    /// Position in the firmware's boot order, from 1; 0 for none.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub boot_order: u64,
-    /// The most that it carries.
+    /// Limits of its throughput.
     #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
 }
 
-/// What an interface is plugged into.
+/// The network or bridge of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InterfaceSource {
     /// Name of a libvirt network.
@@ -243,7 +241,7 @@ pub struct InterfaceMac {
     pub address: String,
 }
 
-/// What a guest sees of an interface.
+/// The device model of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InterfaceModel {
     /// Model, for example `virtio`.
@@ -256,7 +254,7 @@ pub struct InterfaceModel {
 pub struct FilterRef {
     /// Name of the filter; empty for none.
     pub filter: String,
-    /// The parameters of the filter.
+    /// Parameters of the filter.
     #[serde(serialize_with = "null_when_empty")]
     pub parameters: Vec<FilterRefParameter>,
 }
@@ -270,14 +268,14 @@ pub struct FilterRefParameter {
     pub value: String,
 }
 
-/// The host's end of an interface.
+/// The device of an interface on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InterfaceTarget {
-    /// The host's device, for example `vnet0`; empty while the domain is off.
+    /// Device name, for example `vnet0`; empty while the domain is off.
     pub device: String,
 }
 
-/// libvirt's name for an interface.
+/// libvirt's alias of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InterfaceAlias {
     /// For example `net0`; empty while the domain is off.
@@ -290,21 +288,21 @@ pub struct Graphics {
     /// Protocol, for example `vnc`; empty for no display.
     #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// TCP port; -1 while libvirt has yet to choose one; empty for a display on a socket.
+    /// TCP port; -1 until libvirt chooses one; empty for a display on a socket.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port: String,
-    /// The Unix socket that it listens on, while the domain runs. Beyond the owner's model, as what follows.
+    /// The Unix socket of the display while the domain runs. Beyond the owner's model, like the next fields.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub socket: String,
-    /// Whether it listens on a Unix socket of libvirt's choice.
+    /// Whether it listens on a Unix socket that libvirt chooses.
     #[serde(skip)]
     pub on_socket: bool,
-    /// Whether it listens nowhere.
+    /// Whether it has no listener.
     #[serde(skip)]
     pub is_private: bool,
 }
 
-/// What is booted, see <https://libvirt.org/formatdomain.html#operating-system-booting>.
+/// Boot settings, see <https://libvirt.org/formatdomain.html#operating-system-booting>.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Os {
     /// Kind of virtual machine.
@@ -336,18 +334,18 @@ pub struct OsBoot {
     pub device: String,
 }
 
-/// What a disk's `source` is. The caller looks: this room does no I/O.
+/// The type of a disk's `source`. The caller determines it, because this module does no I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
-    /// A block device, or nothing yet.
+    /// A block device, or a path that does not exist yet.
     Block,
     /// A regular file.
     File,
 }
 
 impl VirDomain {
-    /// The domain that `guest` asks for on this host. `sources` tells what each disk's source is,
-    /// in order; where it is short, a block device.
+    /// Builds the domain that `guest` requests on this host. `sources` has the type of each disk's source, in order; a
+    /// missing entry means a block device.
     pub fn for_guest(guest: &wire::Guest, host: &HostConfig, sources: &[SourceKind]) -> Self {
         let sources = sources.iter().copied().chain(std::iter::repeat(SourceKind::Block));
         let most = match guest.cpu_topology {
@@ -359,7 +357,7 @@ impl VirDomain {
         Self {
             kind: guest.kind.clone(),
             name: guest.id.clone(),
-            // Saturated, so that libvirt refuses what does not fit instead of this agent wrapping.
+            // Saturated, so that libvirt refuses an amount that is too large, instead of an overflow here.
             memory_kib: guest.memory_mib.saturating_mul(KIB_PER_MIB),
             memory_max_kib: most_memory.saturating_mul(KIB_PER_MIB),
             vcpu: guest.cpu,
@@ -390,17 +388,17 @@ impl VirDomain {
         }
     }
 
-    /// The most memory in KiB that it can have without a restart.
+    /// Returns the maximum memory in KiB without a restart.
     pub fn most_memory_kib(&self) -> u64 {
         self.memory_max_kib.max(self.memory_kib)
     }
 
-    /// The disk with this target, such as `vda`.
+    /// Returns the disk with this target, such as `vda`.
     pub fn disk_by_device(&self, device: &str) -> Option<&Disk> {
         self.devices.disks.iter().find(|disk| disk.target.device == device)
     }
 
-    /// The interface with this MAC address, letters of any case; none for an empty one.
+    /// Returns the interface with this MAC address, in upper or lower case; `None` for an empty address.
     pub fn interface_by_mac(&self, mac: &str) -> Option<&Interface> {
         let mut interfaces = self.devices.interfaces.iter();
         interfaces
@@ -409,19 +407,19 @@ impl VirDomain {
 }
 
 impl Disk {
-    /// Whether its source is something of this host that has no path here: a volume of a libvirt pool, or a
+    /// Returns whether the source has no path here though it is on this host: a volume of a libvirt pool, or a
     /// directory that the guest sees as a file system.
     pub fn is_unnamed(&self) -> bool {
         matches!(self.kind.as_str(), "volume" | "dir")
     }
 
-    /// The disk that a guest asks for, whose source is this.
+    /// Builds the disk that a guest requests, with a source of this type.
     ///
-    /// A block device is written past the host's page cache, where the contract (section 5.1) has no
-    /// `cache`: out of that cache the kernel writes later, and where the pool is full by then the write
-    /// is lost without qemu's knowledge. Without it qemu meets the full pool itself and pauses the
-    /// guest. ZFS keeps its own cache, so nothing is kept twice either. A regular file may lie where
-    /// that cannot be had (tmpfs), and stays as it was.
+    /// A block device bypasses the host's page cache by default; the contract (section 5.1) sets no `cache`. From the
+    /// page cache, the kernel writes later: if the pool is full by then, the write is lost and qemu does not notice.
+    /// Without the page cache, qemu gets the error of the full pool itself and pauses the guest. ZFS has its own cache,
+    /// so this also avoids caching data twice. A regular file may be on a file system without support for this (tmpfs),
+    /// so its default stays.
     pub fn for_guest(disk: &wire::GuestDisk, source: SourceKind) -> Self {
         let path = disk.source.clone();
         let cache = match (disk.cache.as_str(), source) {
@@ -453,7 +451,7 @@ impl Disk {
 }
 
 impl Interface {
-    /// The interface that a guest's NIC asks for on this host.
+    /// Builds the interface that a guest's NIC requests on this host.
     pub fn for_nic(nic: &wire::Nic, host: &HostConfig) -> Self {
         Self {
             kind: "network".into(),
@@ -479,10 +477,10 @@ impl Interface {
 }
 
 impl FilterRef {
-    /// The filter with what it can be told of the NIC, under the names that libvirt's own filters
-    /// (`clean-traffic` and others) have for it.
+    /// Builds the filter with the NIC's parameters, under the names that libvirt's own filters (`clean-traffic` and
+    /// others) use.
     fn for_nic(nic: &wire::Nic, filter: &str) -> Self {
-        // An address may come with its prefix length, for which filters have no place.
+        // An address may include its prefix length, which filters do not accept.
         let address = nic.address.split('/').next().unwrap_or_default();
         let parameters = [
             ("MAC", nic.mac.as_str()),
@@ -510,7 +508,7 @@ impl Graphics {
         }
     }
 
-    /// The TCP port of a VNC display, once it is known.
+    /// Returns the TCP port of a VNC display, once it is known.
     pub fn vnc_port(&self) -> Option<i64> {
         let port = self.port.parse().ok().filter(|port| *port > 0);
         port.filter(|_| self.kind == "vnc")

@@ -1,6 +1,6 @@
-//! Domain XML: what a new guest's domain is defined with, and what libvirt says of a domain.
+//! Domain XML: writes the definition of a new guest, and reads the XML that libvirt returns.
 //!
-//! Reading takes what it knows and passes over the rest; what is absent reads as empty.
+//! The reader ignores unknown elements, and reads absent ones as empty.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,13 @@ use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADAT
 use crate::guest::{hardware_xml, limits, memory, wire};
 use crate::sorted::IntoSorted;
 
-/// Where a VNC display on TCP listens.
+/// The listen address of a VNC display on TCP.
 const VNC_ADDRESS: &str = "127.0.0.1";
 
 impl VirDomain {
-    /// The XML that defines this domain as a new guest (the owner's `DomainXML`): what the model
-    /// says, and what every guest gets (ACPI, a serial console, a balloon, entropy; block devices
-    /// past the host's page cache). Not for redefining a domain of another's making: what the model
-    /// does not know would be lost.
+    /// Returns the XML that defines this domain as a new guest (the owner's `DomainXML`). It contains the model and the
+    /// parts of every guest: ACPI, a serial console, a balloon, entropy; block devices bypass the host's page cache.
+    /// Not for redefining a domain of another tool: parts outside the model would be lost.
     pub fn domain_xml(&self) -> String {
         let mut domain = Element::new("domain").with("type", &self.kind);
         if !self.uuid.is_empty() {
@@ -60,10 +59,10 @@ impl VirDomain {
         domain.to_xml()
     }
 
-    /// Reads what libvirt says of a domain (`virDomainGetXMLDesc`).
+    /// Reads the XML of a domain (`virDomainGetXMLDesc`).
     ///
     /// # Errors
-    /// If it is not the XML of a domain, or a number in it is none.
+    /// If the text is not the XML of a domain, or a number in it is invalid.
     pub fn from_xml(xml: &str) -> Result<Self, Error> {
         let domain = Element::from_xml(xml, "domain")?;
         let uuid = domain.child("uuid").trimmed().to_owned();
@@ -88,7 +87,7 @@ impl VirDomain {
     }
 }
 
-/// Items of QEMU's fw_cfg (<https://libvirt.org/formatdomain.html#smbios-system-information>), by their files.
+/// Writes items of QEMU's fw_cfg (<https://libvirt.org/formatdomain.html#smbios-system-information>), by their files.
 fn write_fw_cfg(items: &[(String, String)]) -> Option<Element> {
     let entry = |(name, file): &(String, String)| {
         Element::new("entry").with("name", name).with("file", file)
@@ -97,11 +96,11 @@ fn write_fw_cfg(items: &[(String, String)]) -> Option<Element> {
     (!items.is_empty()).then(|| info.containing(items.iter().map(entry)))
 }
 
-/// Changes the definition (`virDomainGetXMLDesc`, inactive) so that its items of fw_cfg whose files are in a directory
-/// are these. Others stay.
+/// Replaces the fw_cfg items with files in `directory` in a definition (`virDomainGetXMLDesc`, inactive). Other items
+/// stay.
 ///
 /// # Errors
-/// If it is not the XML of a domain.
+/// If the text is not the XML of a domain.
 pub(crate) fn with_fw_cfg(
     xml: &str,
     directory: &str,
@@ -116,7 +115,7 @@ pub(crate) fn with_fw_cfg(
             info.children.retain(|entry| !entry.attribute("file").starts_with(directory));
             info.children.append(&mut entries.children);
         }
-        // Another tool has removed all.
+        // Another tool has removed all items.
         None => domain.children.push(entries),
     }
     Ok(domain.to_xml())
@@ -166,7 +165,7 @@ fn write_devices(devices: &Device, hardware: &Hardware) -> Element {
         ])
 }
 
-/// Goes on where the guest's former run ended: what it said before it went off is in there, too.
+/// Appends to the log: the output of the guest's earlier runs stays in the file.
 fn write_console_log(file: &str) -> Option<Element> {
     let log = Element::new("log").with("file", file).with("append", "on");
     (!file.is_empty()).then_some(log)
@@ -215,20 +214,20 @@ fn write_disk(disk: &Disk) -> Element {
         .containing(limits::write_disk(&disk.limits))
 }
 
-/// A device's place in the firmware's order.
+/// Writes a device's position in the firmware's boot order.
 fn write_boot_order(order: u64) -> Option<Element> {
     (order > 0).then(|| Element::new("boot").with("order", &order.to_string()))
 }
 
 impl Disk {
-    /// The XML that attaches it to a domain, or takes it from one.
+    /// Returns the XML that attaches the disk to a domain, or detaches it.
     pub fn disk_xml(&self) -> String {
         write_disk(self).to_xml()
     }
 }
 
 impl Interface {
-    /// The XML that attaches it to a domain, or takes it from one.
+    /// Returns the XML that attaches the interface to a domain, or detaches it.
     pub fn interface_xml(&self) -> String {
         write_interface(self).to_xml()
     }
@@ -265,7 +264,7 @@ pub(super) fn read_disk(disk: &Element) -> Disk {
     }
 }
 
-/// What a disk uses besides the files below it, as disks.
+/// Reads the disks that a disk uses beside its backing chain.
 fn read_beside(disk: &Element) -> Vec<Disk> {
     let copies = disk.children_in("", "mirror");
     let found = copies.chain(disk.child("source").children_in("", "dataStore"));
@@ -277,12 +276,12 @@ fn read_beside(disk: &Element) -> Vec<Disk> {
     found.map(read).collect()
 }
 
-/// Its place in the firmware's order; libvirt checks that it is a number.
+/// Reads a device's position in the firmware's boot order; libvirt checks that it is a number.
 fn read_boot_order(device: &Element) -> u64 {
     device.child("boot").attribute("order").parse().unwrap_or_default()
 }
 
-/// The sources of the nested `<backingStore>` elements.
+/// Returns the sources of the nested `<backingStore>` elements.
 fn read_backing(disk: &Element) -> Vec<String> {
     let mut found = Vec::new();
     let mut store = disk.child("backingStore");
@@ -304,7 +303,7 @@ fn write_interface(interface: &Interface) -> Element {
         Element::new("parameter").with("name", &parameter.name).with("value", &parameter.value)
     });
     let number = |number: u64| if number == 0 { String::new() } else { number.to_string() };
-    // libvirt drops a single one.
+    // libvirt drops a single queue.
     let queues = if interface.queues == 1 { 0 } else { interface.queues };
     let optional = [
         Element::new("mac").with_nonempty("address", &interface.mac.address),
@@ -409,14 +408,13 @@ fn write_device(device: &MetadataDevice) -> Element {
 }
 
 impl Metadata {
-    /// The element that keeps the request and what is the guest's besides, as
-    /// `virDomainSetMetadata` wants it: under no namespace, for libvirt puts it under
-    /// [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`]. `uuid` is the domain's.
+    /// Returns the element that stores the request and the guest's other objects, for `virDomainSetMetadata`. It has no
+    /// namespace, because libvirt adds [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`]. `uuid` is the domain's.
     pub fn guest_element(&self, uuid: &str) -> String {
         self.stored("guest", uuid).to_xml()
     }
 
-    /// The element of its disks, for the same call.
+    /// Returns the element of its disks, for the same call.
     pub fn device_element(&self) -> String {
         write_device(&self.device).to_xml()
     }
@@ -434,16 +432,16 @@ impl Metadata {
             .holding(&json)
     }
 
-    /// The element that keeps a caller's metadata, for the same call.
+    /// Returns the element that stores a caller's metadata, for the same call.
     pub fn user_element(metadata: &BTreeMap<String, String>) -> String {
         write_user_metadata(&UserMetadata::from(metadata)).to_xml()
     }
 }
 
-/// Reads what this agent stored with the domain of this name and uuid.
+/// Reads the metadata that this agent stored with the domain of this name and uuid.
 ///
-/// virt-clone copies the metadata of another domain: then its uuid is another domain's, and the metadata does
-/// not count. A former agent stored no uuid: there the id in the request has to be the name.
+/// virt-clone copies the metadata of another domain: then its uuid differs from this domain's, and the metadata is
+/// ignored. Former agents stored no uuid: then the id in the request must equal the name.
 fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
     let stored = metadata.child_in(GUEST_NAMESPACE, "guest");
     let request = stored_request(stored);
@@ -478,7 +476,7 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
     }
 }
 
-/// The request that is stored; one that somebody edited beyond reading is as good as none.
+/// Returns the stored request; `None` if somebody has made it unreadable.
 fn stored_request(stored: &Element) -> Option<wire::Guest> {
     serde_json::from_str(&stored.text).ok()
 }
@@ -490,10 +488,10 @@ fn is_own(stored: &Element, request: Option<&wire::Guest>, name: &str, uuid: &st
     }
 }
 
-/// Whether a domain carries the metadata of another domain.
+/// Returns whether a domain carries the metadata of another domain.
 ///
 /// # Errors
-/// If it is not the XML of a domain.
+/// If the text is not the XML of a domain.
 pub(crate) fn is_of_another(xml: &str) -> Result<bool, Error> {
     let domain = Element::from_xml(xml, "domain")?;
     let (name, uuid) = (&domain.child("name").text, domain.child("uuid").trimmed());
@@ -501,8 +499,8 @@ pub(crate) fn is_of_another(xml: &str) -> Result<bool, Error> {
     Ok(!is_own(stored, stored_request(stored).as_ref(), name, uuid))
 }
 
-/// The disk sources of the request that is stored with a domain, also where it is another domain's request: the
-/// caller made these disks, and destroys them. None where the XML cannot be read.
+/// Returns the disk sources of the request that is stored with a domain, even if it is another domain's request: the
+/// caller made these disks, and destroys them. Empty if the XML cannot be read.
 pub(crate) fn handed_in_sources(xml: &str) -> Vec<String> {
     let Ok(domain) = Element::from_xml(xml, "domain") else { return Vec::new() };
     let request = stored_request(domain.child("metadata").child_in(GUEST_NAMESPACE, "guest"));
@@ -510,8 +508,8 @@ pub(crate) fn handed_in_sources(xml: &str) -> Vec<String> {
     disks.map(|disk| disk.source).filter(|source| !source.is_empty()).collect()
 }
 
-/// The request of a domain that may have been renamed since (`virsh domrename`). Its volumes keep the names
-/// that the former id gave them.
+/// Adapts the request to a domain that may have been renamed since (`virsh domrename`). Its volumes keep the names from
+/// the former id.
 fn under_name(mut request: wire::Guest, name: &str, device: &MetadataDevice) -> wire::Guest {
     if request.id == name {
         return request;
@@ -533,7 +531,7 @@ fn write_vcpus(count: u64, most: u64) -> Element {
     }
 }
 
-/// The number of virtual CPUs, and the most that can be plugged where that is another number.
+/// Reads the number of virtual CPUs, and the maximum, which is 0 if equal.
 fn read_vcpus(vcpus: &Element) -> Result<(u64, u64), Error> {
     let most = number("vcpu", vcpus.trimmed())?;
     match number("vcpu current", vcpus.attribute("current"))? {

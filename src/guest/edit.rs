@@ -1,11 +1,11 @@
-//! Changes to a domain's XML that leave the rest of the XML as it stands.
+//! Changes to a domain's XML that leave everything else as it is.
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, Writer};
 
-/// Replaces the tags for which `change` returns another. It gets the names of the elements around a tag,
-/// outermost first. `None` where no tag changes, or where the text is not XML. Not a byte else changes: what
-/// libvirt knows of a domain and this agent does not stays.
+/// Replaces the tags for which `change` returns another one. `change` receives the names of the enclosing elements,
+/// outermost first. `None` if no tag changes, or the text is not XML. All other bytes stay unchanged, so parts that
+/// this agent does not know are preserved.
 pub(super) fn tags(
     xml: &str,
     change: impl Fn(&[Vec<u8>], &BytesStart<'_>) -> Option<BytesStart<'static>>,
@@ -32,7 +32,7 @@ pub(super) fn tags(
     String::from_utf8(writer.into_inner()).ok().filter(|_| is_changed)
 }
 
-/// The tag with other values of these attributes; the other attributes stay as they were written.
+/// Returns the tag with new values of these attributes; the other attributes stay as they were written.
 pub(super) fn with_attributes(
     tag: &BytesStart<'_>,
     values: &[(&str, &str)],

@@ -1,18 +1,18 @@
-//! The hardware that a guest's request asks for.
+//! The hardware that a guest's request describes.
 
 use crate::guest::hardware::{BALLOON_PERIOD_S, BIOS, Hardware, is_x86, ports, scsi_controllers};
 use crate::guest::wire::Guest;
 use crate::guest::{memory, profile};
 
 impl Hardware {
-    /// What a guest asks for, whose open members its profile has filled in.
+    /// Builds the hardware for a guest whose open members its profile has filled in.
     pub(super) fn for_guest(guest: &Guest) -> Self {
         let is_modern = guest.profile == profile::MODERN;
         let has_display = guest.vnc != 0 || guest.display;
         let has_ports = ["q35", "pc-q35", "virt"].iter().any(|it| guest.machine.starts_with(it));
         let tablet = match (is_modern && has_display, guest.hyperv) {
             (false, _) => "",
-            // Windows has a driver for it, and the cloud kernels of Linux for the other.
+            // Windows has a driver for USB tablets, the cloud kernels of Linux for virtio.
             (true, true) => "usb",
             (true, false) => "virtio",
         };
@@ -31,7 +31,7 @@ impl Hardware {
             hyperv: guest.hyperv,
             generation_id: is_modern,
             balloon_period_s: if is_modern { BALLOON_PERIOD_S } else { 0 },
-            // What is given back to the host is no huge page any more.
+            // A page that is returned to the host is no longer a huge page.
             free_page_reporting: is_modern && guest.hugepages_kib == 0,
             cpu_pinning: guest.cpu_pinning.clone(),
             hugepages_kib: guest.hugepages_kib,

@@ -7,21 +7,20 @@ use crate::guest::{memory, placement};
 
 /// The name of the guest agent's channel, which qemu-ga opens.
 pub(super) const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
-/// The model of SCSI controllers that cloud kernels have a driver for.
+/// The model of SCSI controllers with a driver in cloud kernels.
 const VIRTIO_SCSI: &str = "virtio-scsi";
-/// The processors that are no name of one.
+/// CPU settings that are modes, not models.
 const CPU_MODES: [&str; 3] = ["host-model", "host-passthrough", "maximum"];
-/// What a crash does, for callers and for libvirt.
+/// Actions on a crash, in the API and in libvirt.
 const ON_CRASH: [(&str, &str); 3] =
     [("stop", "destroy"), ("restart", "restart"), ("preserve", "preserve")];
-/// What an expired watchdog does, for callers and for libvirt.
+/// Actions of an expired watchdog, in the API and in libvirt.
 const WATCHDOG: [(&str, &str); 3] =
     [("reset", "reset"), ("poweroff", "poweroff"), ("event", "none")];
-/// How often a guest with Hyper-V's interfaces tries a lock before it tells the host: Microsoft's
-/// recommendation.
+/// How often a guest with Hyper-V interfaces tries a lock before it notifies the host: Microsoft's recommendation.
 const SPINLOCK_RETRIES: &str = "8191";
 
-/// Parts of `<domain>` behind those that every guest has, and before its devices.
+/// Writes the parts of `<domain>` between those that every guest has and the devices.
 pub(super) fn write_machine(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     let mut parts = Vec::new();
     parts.extend(placement::write(hardware));
@@ -35,7 +34,7 @@ pub(super) fn write_machine(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     parts
 }
 
-/// `<os>` with the firmware that libvirt selects.
+/// Adds firmware that libvirt selects to `<os>`.
 pub(super) fn with_firmware(os: Element, hardware: &Hardware) -> Element {
     let is_secure = match hardware.firmware.as_str() {
         "uefi" => false,
@@ -46,8 +45,8 @@ pub(super) fn with_firmware(os: Element, hardware: &Hardware) -> Element {
         let enabled = if enabled { "yes" } else { "no" };
         Element::new("feature").with("enabled", enabled).with("name", name)
     };
-    // Without these, libvirt takes the first build that fits: Debian's with Secure Boot, where no unsigned
-    // system boots.
+    // Without these, libvirt selects the first build that fits: Debian's with Secure Boot, which boots no unsigned
+    // system.
     let features = [feature("enrolled-keys", is_secure), feature("secure-boot", is_secure)];
     let nvram = Some(&hardware.nvram).filter(|nvram| !nvram.is_empty());
     os.with("firmware", "efi")
@@ -55,7 +54,7 @@ pub(super) fn with_firmware(os: Element, hardware: &Hardware) -> Element {
         .containing(nvram.map(|nvram| Element::new("nvram").holding(nvram)))
 }
 
-/// What `<features>` has besides ACPI.
+/// Writes the children of `<features>` other than ACPI.
 pub(super) fn write_features(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     let mut features = Vec::new();
     if is_x86 && hardware.generation_id {
@@ -81,7 +80,7 @@ pub(super) fn write_features(hardware: &Hardware, is_x86: bool) -> Vec<Element> 
     features
 }
 
-/// Devices besides those of the owner's model.
+/// Writes the devices beyond the owner's model.
 pub(super) fn write_devices(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     let mut devices = Vec::new();
     if hardware.ports > 0 {
@@ -120,7 +119,7 @@ pub(super) fn write_devices(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     devices
 }
 
-/// The balloon, which every guest has.
+/// Writes the balloon, which every guest has.
 pub(super) fn write_balloon(hardware: &Hardware) -> Element {
     let reporting = if hardware.free_page_reporting { "on" } else { "" };
     let balloon = Element::new("memballoon")
@@ -132,10 +131,10 @@ pub(super) fn write_balloon(hardware: &Hardware) -> Element {
     }
 }
 
-/// Reads what libvirt says of a domain.
+/// Reads the hardware from a domain's XML.
 ///
 /// # Errors
-/// If a number in it is none.
+/// If a number in the XML is invalid.
 pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
     let (os, devices) = (domain.child("os"), domain.child("devices"));
     let (features, balloon) = (domain.child("features"), devices.child("memballoon"));
@@ -174,7 +173,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
     Ok(hardware)
 }
 
-/// Whether a `<channel>` is that of the guest agent.
+/// Returns whether a `<channel>` is the one of the guest agent.
 pub(super) fn is_agent_channel(channel: &Element) -> bool {
     channel.child("target").attribute("name") == AGENT_CHANNEL
 }
@@ -201,8 +200,8 @@ pub(super) fn write_cpu(hardware: &Hardware) -> Option<Element> {
     })))
 }
 
-/// Whether libvirt wrote out what a processor has: it does so of `host-model` when a guest starts, with its
-/// vendor. A named processor has none, though it may have features.
+/// Returns whether libvirt has expanded the CPU model. It expands `host-model` when a guest starts, and adds the
+/// vendor. A named model has no vendor, though it may have features.
 fn is_expanded(cpu: &Element) -> bool {
     cpu.attribute("mode") == "custom" && cpu.has("vendor")
 }
@@ -224,7 +223,7 @@ fn read_topology(topology: &Element) -> Result<Option<CpuTopology>, Error> {
     Ok((found.sockets > 0).then_some(found))
 }
 
-/// `bios` where neither libvirt nor anybody else chose a loader.
+/// Reads the firmware; `bios` if no loader is set.
 fn read_firmware(os: &Element) -> &'static str {
     let loader = os.child("loader");
     let mut features = os.child("firmware").children_in("", "feature");
@@ -238,7 +237,7 @@ fn read_firmware(os: &Element) -> &'static str {
 }
 
 fn read_watchdog(devices: &Element) -> String {
-    // q35 has another one of its own, which libvirt 9.1 and later also name.
+    // q35 has a second watchdog of its own, which libvirt 9.1 and later also list.
     let mut watchdogs = devices.children_in("", "watchdog");
     let own = watchdogs.find(|watchdog| watchdog.attribute("model") == "i6300esb");
     said(&WATCHDOG, own.map_or("", |watchdog| watchdog.attribute("action")))
@@ -262,12 +261,12 @@ fn write_clock(hardware: &Hardware, is_x86: bool) -> Option<Element> {
     Some(Element::new("clock").with("offset", offset).containing(timers))
 }
 
-/// libvirt's word for a caller's.
+/// Returns libvirt's word for one of the API.
 fn word(words: &[(&str, &'static str)], said: &str) -> Option<&'static str> {
     words.iter().find(|(own, _)| *own == said).map(|(_, libvirts)| *libvirts)
 }
 
-/// A caller's word for libvirt's; libvirt's where callers have none.
+/// Returns the API's word for one of libvirt; libvirt's own if the API has none.
 fn said(words: &[(&'static str, &str)], libvirts: &str) -> String {
     let own = words.iter().find(|(_, word)| *word == libvirts);
     own.map_or(libvirts, |(own, _)| own).to_owned()

@@ -1,123 +1,123 @@
-//! Why a guest is refused.
+//! Reasons to refuse a guest.
 
 use std::fmt;
 
-/// The longest guest id in bytes. libvirt makes file names from the id, the longest is
-/// `<id>.xml.new`, and a file name has at most 255.
+/// The maximum length of a guest id in bytes. libvirt derives file names from it, the longest being `<id>.xml.new`, and
+/// a file name has at most 255 bytes.
 pub(super) const ID_BYTES_MAX: usize = 247;
-/// The port of qemu's display 0.
+/// The port of display 0 in qemu.
 pub(super) const VNC_PORT_MIN: i64 = 5900;
-/// The longest name of a credential in bytes: an item's name has at most 55 (`FW_CFG_MAX_FILE_PATH`), and 27 of these
-/// are `opt/io.systemd.credentials/`.
+/// The maximum length of a credential's name in bytes: an item's name has at most 55 (`FW_CFG_MAX_FILE_PATH`), and 27
+/// of these are `opt/io.systemd.credentials/`.
 pub const CREDENTIAL_NAME_BYTES_MAX: usize = 28;
 
-/// Why a guest is refused. Its text is the wire's.
+/// The reason to refuse a guest. Its text is the wire's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// There is no guest, or no id in it: the original's bare text.
+    /// The request has no guest, or the guest has no id: the original's bare text.
     Missing,
-    /// More of something than a guest may have.
+    /// The guest has too many disks or NICs.
     TooMany {
-        /// What: `nics` or `disks`.
+        /// The member: `nics` or `disks`.
         member: &'static str,
-        /// How many the guest has.
+        /// The number in the request.
         count: usize,
-        /// How many it may have.
+        /// The maximum.
         max: usize,
     },
-    /// A member is wrong.
+    /// A member is invalid.
     Member {
-        /// Which, for example `nics[2].name`.
+        /// The member, for example `nics[2].name`.
         member: String,
-        /// What is wrong with it.
+        /// The fault of the member.
         fault: Fault,
     },
 }
 
-/// What is wrong with a member.
+/// The fault of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It has a character that no XML can carry.
+    /// The text has a character that XML cannot carry.
     Character(char),
-    /// It has a tab or a line end, which libvirt would turn into a blank.
+    /// The text has a tab or a line end, which libvirt would turn into a blank.
     NotOneLine(char),
-    /// An id has a character that it must not have, there or anywhere.
+    /// An id has a character that is not allowed there or anywhere.
     IdCharacter(char),
     /// An id is longer than libvirt's file names allow.
     IdLength(usize),
     /// A MAC address is not six hexadecimal pairs with colons.
     NotMac,
-    /// A MAC address is missing where the NIC's network is named by it.
+    /// A MAC address is missing, though it names the NIC's network.
     NoMac,
-    /// A MAC address stands at two NICs, whose networks are named by it.
+    /// Two NICs have the same MAC address, which names their networks.
     RepeatedMac,
-    /// VLAN tags on a host with Linux bridges.
+    /// The NIC has VLAN tags, and the host uses Linux bridges.
     TagsOnLinuxBridge,
-    /// It is larger than a definition may hold.
+    /// The member is larger than a definition may hold.
     TooLarge {
-        /// Its size as XML.
+        /// The size as XML.
         bytes: usize,
-        /// The size that it may have.
+        /// The maximum size.
         max: usize,
     },
-    /// A VNC port that is none.
+    /// The number is not a valid VNC port.
     NotVncPort(i64),
-    /// A port below the first that qemu gives to displays.
+    /// The port is below the first VNC port of qemu.
     LowVncPort(i64),
-    /// It is not one of the permitted words.
+    /// The word is not one of the allowed ones.
     NotOneOf {
-        /// What it is.
+        /// The word in the request.
         found: String,
-        /// What it can be.
+        /// The allowed words.
         allowed: Vec<String>,
     },
-    /// This host cannot give it to a guest.
+    /// This host does not support the value.
     NotOnHost {
-        /// What it is.
+        /// The value in the request.
         found: String,
-        /// What the host lacks, or has instead.
+        /// The missing part, or the available values.
         why: String,
     },
-    /// It does not go with another member.
+    /// The member conflicts with another member.
     NotWith(&'static str),
-    /// It stands for another member, which is there, too.
+    /// The request also has another member that this one replaces.
     Beside(&'static str),
-    /// It is no hash of a password.
+    /// The text is not a password hash.
     NotHash,
-    /// It is no JSON object.
+    /// The text is not a JSON object.
     NotObject,
-    /// The name of a credential cannot be one.
+    /// The name is not valid for a credential.
     NotCredential,
-    /// One of its values is empty.
+    /// A value in the member is empty.
     EmptyValue,
-    /// Its product does not go with the number of processors.
+    /// The product of the topology does not match the number of processors.
     Product {
-        /// What it is.
+        /// The product in the request.
         found: u64,
-        /// What it must be.
+        /// The required value.
         limit: String,
     },
-    /// Two devices have it.
+    /// Two devices have the same value.
     Repeated(u64),
-    /// It is not there.
+    /// The member is missing.
     Missing,
-    /// It is no multiple of a unit.
+    /// The value is not a multiple of a unit.
     NotMultiple {
-        /// What it is.
+        /// The value in the request.
         found: u64,
         /// The unit.
         unit: u64,
     },
-    /// It is 0.
+    /// The value is 0.
     TooLittle {
-        /// What it can be at least.
+        /// The minimum.
         least: u64,
     },
-    /// It is above a limit.
+    /// The value is above a limit.
     TooMuch {
-        /// What it is.
+        /// The value in the request.
         found: u64,
-        /// What it can be at most.
+        /// The maximum.
         max: u64,
     },
 }
@@ -194,13 +194,13 @@ impl fmt::Display for Fault {
 impl std::error::Error for Invalid {}
 
 impl Invalid {
-    /// Its text without the prefix of the wire.
+    /// Returns the text without the prefix of the wire.
     pub fn plain(&self) -> String {
         let text = self.to_string();
         text.strip_prefix("invalid argument: ").unwrap_or(&text).to_owned()
     }
 
-    /// Whether a part of the guest is wrong, which leaves the rest to be looked at.
+    /// Returns whether the fault is limited to a part of the guest, so that the rest can be checked.
     pub fn is_of_a_part(&self) -> bool {
         matches!(self, Self::Member { member, .. } if member != "id")
     }

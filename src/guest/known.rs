@@ -1,11 +1,11 @@
-//! The guest that a domain is, in the words of the wire.
+//! The guest that a domain represents, as the wire describes it.
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::network::NetworkDefinition;
 use crate::guest::wire::{Guest, GuestDisk, Nic};
 
-/// The request that is kept with a domain as CreateGuest answered it: where it names no source,
-/// with volume and source of the disk.
+/// Returns the stored request as CreateGuest answered it: a disk without a source gets the volume
+/// and source of the domain's disk.
 pub fn answered(request: &Guest, found: &VirDomain) -> Guest {
     let mut guest = request.clone();
     for disk in guest.disks.iter_mut().filter(|disk| disk.source.is_empty()) {
@@ -19,8 +19,8 @@ pub fn answered(request: &Guest, found: &VirDomain) -> Guest {
     guest
 }
 
-/// A guest of the original agent, which stored no request: the guest as its domain describes it, and
-/// the rest as the caller does. `networks` has those of its interfaces.
+/// Describes a guest of the original agent, which stored no request: from the domain, and otherwise
+/// from the caller's request. `networks` has the networks of its interfaces.
 pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[NetworkDefinition]) -> Guest {
     let disks = found.devices.disks.iter().map(|disk| of_disk(asked, disk));
     let nics = found.devices.interfaces.iter().map(|it| of_interface(asked, it, networks));

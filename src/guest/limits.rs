@@ -1,17 +1,17 @@
-//! Limits of what a disk or a NIC of a guest carries.
+//! Limits of the throughput of disks and NICs.
 
 use std::collections::BTreeMap;
 
 use crate::guest::xml::Element;
 
-/// Limits by their members in a request; what is absent is unlimited.
+/// Limits by their members in a request; an absent member is unlimited.
 pub type Limits = BTreeMap<String, u64>;
 
 /// A limit of disks.
 pub struct DiskLimit {
-    /// Its member in a request.
+    /// The member in a request.
     pub member: &'static str,
-    /// libvirt's name: of an element in `<iotune>`, and of a parameter of `virDomainSetBlockIoTune`.
+    /// libvirt's name: an element in `<iotune>`, and a parameter of `virDomainSetBlockIoTune`.
     pub name: &'static str,
 }
 
@@ -27,7 +27,7 @@ pub const DISK: [DiskLimit; 6] = [
 
 /// A limit of NICs.
 pub struct NicLimit {
-    /// Its member in a request.
+    /// The member in a request.
     pub member: &'static str,
     /// libvirt's element in `<bandwidth>`.
     pub element: &'static str,
@@ -35,7 +35,7 @@ pub struct NicLimit {
     pub parameter: &'static str,
 }
 
-/// Limits of NICs, in bytes a second, as the guest sees them.
+/// Limits of NICs, in bytes a second, from the guest's view.
 pub const NIC: [NicLimit; 2] = [
     NicLimit { member: "rx_bytes_s", element: "inbound", parameter: "inbound.average" },
     NicLimit { member: "tx_bytes_s", element: "outbound", parameter: "outbound.average" },
@@ -45,29 +45,29 @@ pub const NIC: [NicLimit; 2] = [
 pub const NIC_UNIT_BYTES_S: u64 = 1000;
 /// The highest limit of a disk (`QEMU_BLOCK_IOTUNE_MAX` in libvirt).
 pub const DISK_LIMIT_MAX: u64 = 1_000_000_000_000_000;
-/// The highest limit of a NIC in bytes a second: libvirt takes the number of kilobytes in 32 bits, and Open vSwitch
-/// that of kilobits.
+/// The highest limit of a NIC in bytes a second: libvirt has 32 bits for the number of kilobytes, and Open vSwitch for
+/// the number of kilobits.
 pub const NIC_LIMIT_MAX: u64 = 500_000_000_000;
 
-/// The limits that a request asks for; 0 is none.
+/// Returns the limits that a request sets; 0 means no limit.
 pub fn limited(asked: Option<&Limits>) -> Limits {
     let mut limits = asked.cloned().unwrap_or_default();
     limits.retain(|_, most| *most > 0);
     limits
 }
 
-/// libvirt's parameters for a disk with these limits: every parameter, so that absent limits are lifted.
+/// Returns libvirt's parameters for a disk with these limits: every parameter, so that absent limits are lifted.
 pub fn disk_parameters(limits: &Limits) -> [(&'static str, u64); 6] {
     DISK.map(|limit| (limit.name, limits.get(limit.member).copied().unwrap_or_default()))
 }
 
-/// The same for a NIC.
+/// Returns libvirt's parameters for a NIC with these limits.
 pub fn nic_parameters(limits: &Limits) -> [(&'static str, u64); 2] {
     let average = |most: &u64| most / NIC_UNIT_BYTES_S;
     NIC.map(|limit| (limit.parameter, limits.get(limit.member).map_or(0, average)))
 }
 
-/// The element of a disk's limits.
+/// Returns the element of a disk's limits; `None` without limits.
 pub fn write_disk(limits: &Limits) -> Option<Element> {
     let limits = DISK.iter().filter_map(|limit| {
         let most = limits.get(limit.member)?;
@@ -76,13 +76,13 @@ pub fn write_disk(limits: &Limits) -> Option<Element> {
     some("iotune", limits.collect())
 }
 
-/// The limits that libvirt says of a disk.
+/// Reads the limits of a disk from its XML.
 pub fn read_disk(disk: &Element) -> Limits {
     let tune = disk.child("iotune");
     read(DISK.iter().map(|limit| (limit.member, tune.child(limit.name).trimmed(), 1)))
 }
 
-/// The element of a NIC's limits.
+/// Returns the element of a NIC's limits; `None` without limits.
 pub fn write_nic(limits: &Limits) -> Option<Element> {
     let limits = NIC.iter().filter_map(|limit| {
         let average = limits.get(limit.member)? / NIC_UNIT_BYTES_S;
@@ -91,7 +91,7 @@ pub fn write_nic(limits: &Limits) -> Option<Element> {
     some("bandwidth", limits.collect())
 }
 
-/// The limits that libvirt says of a NIC.
+/// Reads the limits of a NIC from its XML.
 pub fn read_nic(interface: &Element) -> Limits {
     let bandwidth = interface.child("bandwidth");
     let average = |limit: &'static NicLimit| bandwidth.child(limit.element).attribute("average");

@@ -1,7 +1,6 @@
-//! Reading JSON objects the way Go's decoder does, which the callers of this agent rely on:
-//! `null` is the zero value wherever it stands, unknown members are dropped, of a member given
-//! twice the last one wins, and letter case in member names does not matter. Errors name the
-//! member.
+//! Reads JSON objects as Go's decoder does, because callers of this agent rely on it: `null` is the zero value
+//! everywhere, unknown members are dropped, the last of repeated members wins, and member names are case-insensitive.
+//! Errors name the member.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,18 +25,18 @@ pub(crate) trait Members<'de>: Default {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// A member that nobody reads.
+/// An unknown member of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unknown {
-    /// The members that lead to it, from the outermost one.
+    /// The enclosing members, outermost first.
     path: Vec<&'static str>,
     name: String,
-    /// The members that stand there.
+    /// The known members in that place.
     known: &'static [&'static str],
 }
 
 impl Unknown {
-    /// Where it stands, for example `guest.disks.frimware`.
+    /// Returns the full path, for example `guest.disks.frimware`.
     pub(crate) fn place(&self) -> String {
         let mut place = self.path.join(".");
         if !place.is_empty() {
@@ -46,7 +45,7 @@ impl Unknown {
         place + &self.name
     }
 
-    /// The known member with the most similar name, if one is similar.
+    /// Returns the known member with the most similar name, if one is similar.
     pub(crate) fn nearest(&self) -> Option<&'static str> {
         let name = self.name.to_ascii_lowercase();
         let is_as_long = |known: &&&str| known.len().abs_diff(name.len()) <= SIMILAR_EDITS;
@@ -55,20 +54,20 @@ impl Unknown {
         (distance <= SIMILAR_EDITS.min(name.len() / 2)).then_some(nearest)
     }
 
-    /// The last part of its place.
+    /// Returns the last part of the path.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Edits within which a name is taken for another one that was misspelt.
+/// The maximum edit distance at which a name counts as a misspelling.
 const SIMILAR_EDITS: usize = 2;
-/// Unknown members that are noted of one request, and characters of the name of each.
+/// The maximum number of unknown members recorded for a request, and of characters recorded of each name.
 const UNKNOWN_MAX: usize = 8;
 const NAME_CHARS_MAX: usize = 64;
 
-/// The least insertions, deletions, replacements and swaps of neighbours that make one word of another (the
-/// restricted distance of Damerau and Levenshtein).
+/// Returns the minimum number of insertions, deletions, replacements and swaps of neighbours that turn one word into
+/// the other (the restricted distance of Damerau and Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
@@ -88,18 +87,18 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 thread_local! {
-    /// What this thread has passed over, while it notes that.
+    /// The unknown members on this thread; `None` while nothing records them.
     static NOTES: RefCell<Option<Vec<Unknown>>> = const { RefCell::new(None) };
 }
 
-/// Reads something, with the members that are passed over meanwhile: [`UNKNOWN_MAX`] of them.
+/// Runs `read` and returns its result with the unknown members, at most [`UNKNOWN_MAX`].
 pub(crate) fn noting<T>(read: impl FnOnce() -> T) -> (T, Vec<Unknown>) {
     NOTES.set(Some(Vec::new()));
     let value = read();
     (value, NOTES.take().unwrap_or_default())
 }
 
-/// How many members were passed over so far.
+/// Returns the number of unknown members recorded so far.
 fn noted() -> usize {
     NOTES.with_borrow(|notes| notes.as_ref().map_or(0, Vec::len))
 }
@@ -113,7 +112,7 @@ fn note(name: &str, known: &'static [&'static str]) {
     });
 }
 
-/// Says of those that were passed over since then that they stand in this member.
+/// Adds the enclosing member to the path of each unknown member recorded after `since`.
 fn note_place(member: &'static str, since: usize) {
     NOTES.with_borrow_mut(|notes| {
         for unknown in notes.iter_mut().flat_map(|notes| &mut notes[since..]) {
@@ -122,8 +121,7 @@ fn note_place(member: &'static str, since: usize) {
     });
 }
 
-/// Implements [`Members`] and `Deserialize`: wire name, field, and the function of this module
-/// that reads it.
+/// Implements [`Members`] and `Deserialize`: wire name, field, and the function of this module that reads the field.
 macro_rules! members {
     ($type:ty { $($name:literal => $field:ident: $read:ident,)+ }) => {
         impl<'de> $crate::guest::members::Members<'de> for $type {
@@ -167,7 +165,7 @@ where
     Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
 }
 
-/// Reads one value, which differs from an absent one.
+/// Reads one value, with `None` for an absent one.
 pub(crate) fn optional<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
 where
     T: Deserialize<'de>,
@@ -176,8 +174,8 @@ where
     map.next_value()
 }
 
-/// Reads an object, which differs from an absent one. No error and no note repeats its content: an unknown member is an
-/// error here.
+/// Reads an object, with `None` for an absent one. Errors and records never repeat its content, so an unknown member is
+/// an error here.
 pub(crate) fn secret<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
 where
     T: DeserializeOwned + for<'any> Members<'any>,
@@ -199,7 +197,7 @@ where
     }
 }
 
-/// Reads a text. No error repeats what it says.
+/// Reads a text. Errors never repeat its content.
 pub(crate) fn secret_text<'de, T: From<String>, A: MapAccess<'de>>(
     map: &mut A,
 ) -> Result<T, A::Error> {
@@ -209,7 +207,7 @@ pub(crate) fn secret_text<'de, T: From<String>, A: MapAccess<'de>>(
     Ok(text.unwrap_or_default().into())
 }
 
-/// Reads an object of texts. No error repeats what it says.
+/// Reads an object of texts. Errors never repeat their content.
 pub(crate) fn secret_texts<'de, T: From<BTreeMap<String, String>>, A: MapAccess<'de>>(
     map: &mut A,
 ) -> Result<T, A::Error> {
@@ -227,7 +225,7 @@ where
     Ok(nullable_list(map)?.unwrap_or_default())
 }
 
-/// Reads an array, which differs from `null`.
+/// Reads an array, with `None` for `null`.
 pub(crate) fn nullable_list<'de, T, A>(map: &mut A) -> Result<Option<Vec<T>>, A::Error>
 where
     T: Deserialize<'de> + Default,
@@ -247,7 +245,7 @@ where
     Ok(entries.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).into_map())
 }
 
-/// Reads a value and drops it. However deep it is, this takes no stack.
+/// Reads a value and drops it. Takes no stack at any depth.
 pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(drop)
 }
@@ -279,7 +277,7 @@ impl<'de, T: Members<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Reads a member name without allocating: the known name that it is, if any.
+/// Reads a member name without allocating, and returns the known name that matches, if any.
 struct KnownName(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for KnownName {

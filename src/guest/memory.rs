@@ -1,8 +1,8 @@
-//! How much memory a guest has, and how much it can have without a restart.
+//! Memory of a guest: the current amount and the maximum without a restart.
 //!
-//! A guest with a maximum gets the rest by a virtio-mem device where its profile is modern: the guest boots with
-//! what it has, and the device hands out more. Elsewhere it is the balloon's: such a guest boots with the whole
-//! maximum, until its system has loaded the balloon's driver.
+//! In the profile modern, a guest with a maximum has a virtio-mem device: the guest boots with its current memory, and
+//! the device adds more. Otherwise the balloon controls the memory: such a guest boots with the whole maximum, until
+//! its system has loaded the balloon's driver.
 
 use crate::guest::domain::KIB_PER_MIB;
 use crate::guest::hardware::is_x86;
@@ -12,13 +12,13 @@ use crate::guest::wire::Guest;
 use crate::guest::xml::{Element, Error};
 use crate::guest::xml_values::{number, read_memory_kib};
 
-/// The unit of a virtio-mem device on x86 with ordinary pages, in KiB: a transparent huge page.
+/// The block size of a virtio-mem device on x86 with ordinary pages, in KiB: a transparent huge page.
 const BLOCK_KIB: u64 = 2048;
-/// The model of the device.
+/// The model of the memory device.
 const VIRTIO_MEM: &str = "virtio-mem";
 
-/// The unit in KiB in which the device of a guest hands out memory; 0 where it has none. Only x86 has one that
-/// does not depend on the system inside.
+/// Returns the block size in KiB of a guest's memory device; 0 for no device. Only on x86 is the block size independent
+/// of the guest's system.
 pub(super) fn block_kib(guest: &Guest, is_x86: bool) -> u64 {
     match guest.profile == MODERN && guest.max_memory_mib > 0 && is_x86 {
         true => BLOCK_KIB.max(guest.hugepages_kib),
@@ -26,13 +26,13 @@ pub(super) fn block_kib(guest: &Guest, is_x86: bool) -> u64 {
     }
 }
 
-/// The same in MiB, where its profile and machine are filled in.
+/// Returns the block size in MiB, for a guest whose profile and machine are filled in.
 pub(super) fn unit_mib(guest: &Guest) -> u64 {
     block_kib(guest, is_x86(&guest.machine)) / KIB_PER_MIB
 }
 
-/// Writes into a definition the memory that its next start begins with, the most that it can have, and by what:
-/// a device with this unit in KiB, or the balloon where that is 0. All of these are in KiB.
+/// Writes the memory at the next start, the maximum, and the block size of the memory device into a definition; a block
+/// size of 0 means the balloon. All values are in KiB.
 pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
     let kib = |name: &str, amount: u64| {
         Element::new(name).with("unit", "KiB").holding(&amount.to_string())
@@ -47,9 +47,9 @@ pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
     }
     domain.child_mut("devices").remove("memory", |_| true);
     domain.child_mut("cpu").remove("numa", |_| true);
-    // Of huge pages the device hands out whole ones.
+    // With huge pages, the device adds whole pages.
     let block = block.max(page_kib(domain).unwrap_or_default());
-    // QEMU refuses slots without room for them, which a guest would have that has its maximum.
+    // QEMU refuses slots without room for them, which a guest with its maximum memory would have.
     domain.children.push(kib("maxMemory", most.saturating_add(block)).with("slots", "1"));
     // libvirt fills in the processors.
     let cell = Element::new("cell").with("memory", &memory.to_string()).with("unit", "KiB");
@@ -67,10 +67,10 @@ pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
     }
 }
 
-/// The memory of a domain, and the most that it can have where that is more; in KiB.
+/// Reads the memory of a domain, and its maximum, which is 0 if equal; in KiB.
 ///
 /// # Errors
-/// If a number in it is none.
+/// If a number in the XML is invalid.
 pub(super) fn read(domain: &Element) -> Result<(u64, u64), Error> {
     let most = read_memory_kib(domain.child("memory"))?;
     match domain.has("currentMemory") {
@@ -82,11 +82,11 @@ pub(super) fn read(domain: &Element) -> Result<(u64, u64), Error> {
     }
 }
 
-/// The unit in KiB of the device that this agent gave a domain; 0 where it has none. What is not exactly as
-/// [`write()`] has it was arranged by another tool.
+/// Reads the block size in KiB of the memory device that this agent gave a domain; 0 for none. If the XML differs from
+/// the form that [`write()`] uses, another tool arranged it.
 ///
 /// # Errors
-/// If a number in it is none.
+/// If a number in the XML is invalid.
 pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
     let mut cells = domain.child("cpu").child("numa").children_in("", "cell");
     let (cell, is_one_cell) = (cells.next(), cells.next().is_none());
@@ -102,7 +102,7 @@ pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
         return Ok(0);
     }
     match device {
-        // It has its maximum.
+        // The guest has its maximum, and thus no device.
         None => Ok(BLOCK_KIB.max(page_kib(domain)?)),
         Some(device) if device.attribute("model") == VIRTIO_MEM && !device.has("source") => {
             read_memory_kib(device.child("target").child("block"))
@@ -111,52 +111,51 @@ pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
     }
 }
 
-/// Whether the memory of a domain was arranged by another tool.
+/// Returns whether another tool arranged the memory of a domain.
 ///
 /// # Errors
-/// If a number in it is none.
+/// If a number in the XML is invalid.
 pub(super) fn is_arranged(domain: &Element) -> Result<bool, Error> {
     let has_parts = domain.child("cpu").has("numa") || domain.child("devices").has("memory");
     Ok(has_parts && read_block(domain)? == 0)
 }
 
-/// A domain whose memory a device gives.
+/// A domain with a memory device.
 #[derive(Clone, Debug)]
 pub struct Plugged {
     domain: Element,
-    /// Its memory is a multiple of so many KiB.
+    /// The block size: its memory is a multiple of this, in KiB.
     pub block_kib: u64,
 }
 
 impl Plugged {
-    /// Reads a definition or what runs; none where no device gives it memory.
+    /// Reads an inactive or live definition; `None` without a memory device.
     ///
     /// # Errors
-    /// If it is not the XML of a domain, or a number in it is none.
+    /// If the text is not the XML of a domain, or a number in it is invalid.
     pub fn from_xml(xml: &str) -> Result<Option<Self>, Error> {
         let domain = Element::from_xml(xml, "domain")?;
         let block_kib = read_block(&domain)?;
         Ok((block_kib > 0).then_some(Self { domain, block_kib }))
     }
 
-    /// The definition whose next start begins with so many KiB, and whose maximum is not below that.
+    /// Returns the definition with this memory in KiB at the next start, and a maximum that is at least as large.
     ///
     /// # Errors
-    /// If a number in it is none.
+    /// If a number in the XML is invalid.
     pub fn starting_with(mut self, memory_kib: u64) -> Result<String, Error> {
         let (memory, most) = read(&self.domain)?;
         write(&mut self.domain, memory_kib, most.max(memory), self.block_kib);
         Ok(self.domain.to_xml())
     }
 
-    /// Returns how a running domain gets so many KiB: the device's XML, and the balloon's target in KiB.
-    /// None where it booted with its maximum.
+    /// Returns the changes that give a running domain this memory in KiB: the device's XML, and the balloon's target in
+    /// KiB. `None` if the domain booted with its maximum.
     ///
-    /// The balloon takes what the guest shall have less than it booted with: libvirt's target does not count what
-    /// the device has given.
+    /// The balloon removes memory below the amount at boot: libvirt's target does not count the device's memory.
     ///
     /// # Errors
-    /// If a number in it is none.
+    /// If a number in the XML is invalid.
     pub fn targets(&self, memory_kib: u64) -> Result<Option<(String, u64)>, Error> {
         let mut devices = self.domain.child("devices").children_in("", "memory");
         let Some(mut device) = devices.next().cloned() else { return Ok(None) };
@@ -170,11 +169,11 @@ impl Plugged {
     }
 }
 
-/// Memory in KiB that a running domain can use without anybody's consent: what a device has not been asked for
-/// is not the guest's, and what a balloon holds is.
+/// Returns the memory in KiB that a running domain can use without further consent. Memory that was not requested from
+/// a device does not count; memory in the balloon does.
 ///
 /// # Errors
-/// If it is not the XML of a domain, or a number in it is none.
+/// If the text is not the XML of a domain, or a number in it is invalid.
 pub fn promised(xml: &str) -> Result<u64, Error> {
     let domain = Element::from_xml(xml, "domain")?;
     let (memory, most) = read(&domain)?;
@@ -235,7 +234,7 @@ mod tests {
         }
     }
 
-    /// A guest that booted with 512 MiB and was asked to take `requested` more.
+    /// Returns a guest that booted with 512 MiB and was asked to take `requested` MiB more.
     fn running(requested: u64) -> String {
         let mut domain = domain(512 * MIB, 1024 * MIB, BLOCK_KIB);
         let target = domain.child_mut("devices").child_mut("memory").child_mut("target");

@@ -1,4 +1,4 @@
-//! What this agent keeps with a domain.
+//! The metadata that this agent stores with a domain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,42 +6,40 @@ use serde::{Serialize, Serializer};
 
 use crate::guest::wire;
 
-/// What this agent keeps with a domain, see
-/// <https://libvirt.org/formatdomain.html#general-metadata>.
+/// The metadata that this agent stores with a domain, see <https://libvirt.org/formatdomain.html#general-metadata>.
 ///
-/// The owner's document gives these structs no JSON names, so they are Go's: the fields' own.
+/// The owner's document sets no JSON names for these structs, so their names are Go's: those of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Metadata {
-    /// Of its disks.
+    /// Metadata of the disks.
     pub device: MetadataDevice,
-    /// Of its user.
+    /// Metadata of the caller.
     pub user_metadata: UserMetadata,
-    /// The profile that the domain was made with; empty where a former agent made it. Beyond the owner's
-    /// model, as what follows.
+    /// The profile at the domain's creation; empty if a former agent created it. Beyond the owner's model, like the
+    /// next fields.
     #[serde(skip)]
     pub profile: String,
-    /// The request that the domain was made from, so that a repeated one is known. Beyond the
-    /// owner's model.
+    /// The request that created the domain, to recognise a repeated one. Beyond the owner's model.
     #[serde(skip)]
     pub guest: Option<wire::Guest>,
-    /// What is the guest's besides. Beyond the owner's model.
+    /// The guest's other objects. Beyond the owner's model.
     #[serde(skip)]
     pub besides: OwnedObjects,
 }
 
-/// What this agent has made for a guest that its request does not tell of, and Delete removes.
+/// Objects that this agent made for a guest outside its request. Delete removes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnedObjects {
-    /// Whether there may be volumes.
+    /// Whether the guest may have volumes.
     pub volumes: bool,
     /// Names of networks.
     pub networks: BTreeSet<String>,
-    /// The instance id of its seed where that is not the domain's uuid; empty: it is.
+    /// The instance id of its seed; empty if it is the domain's uuid.
     pub instance: String,
 }
 
-/// What this agent keeps of a domain's disks.
+/// Metadata of a domain's disks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct MetadataDevice {
@@ -50,7 +48,7 @@ pub struct MetadataDevice {
     pub disks: Vec<MetadataDisk>,
 }
 
-/// Where a disk came from.
+/// The origin of a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct MetadataDisk {
@@ -62,7 +60,7 @@ pub struct MetadataDisk {
     pub volume: String,
 }
 
-/// What callers want kept with a guest.
+/// Metadata that callers store with a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UserMetadata {
@@ -71,7 +69,7 @@ pub struct UserMetadata {
     pub parameters: Vec<UserMetadataParameter>,
 }
 
-/// One thing that a caller wants kept.
+/// One entry of a caller's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UserMetadataParameter {
@@ -82,7 +80,7 @@ pub struct UserMetadataParameter {
 }
 
 impl Metadata {
-    /// The volume behind the disk with this target; none where nobody said one.
+    /// Returns the volume of the disk with this target; `None` if the metadata names none.
     pub fn volume_of(&self, device: &str) -> Option<&str> {
         let mut disks = self.device.disks.iter();
         let disk = disks.find(|disk| disk.device == device && !disk.volume.is_empty())?;

@@ -1,6 +1,6 @@
-//! What a guest is: the wire's structs, their checks, domain and network XML out, live XML in.
+//! The guest model: the wire's structs, their checks, and the XML of domains and networks.
 //!
-//! Pure data: nothing in this room reads a file, asks libvirt or knows the time.
+//! Pure data: no code in this module reads a file, queries libvirt or reads the clock.
 
 pub mod capabilities;
 pub mod check;
@@ -34,16 +34,16 @@ pub mod wire;
 pub mod xml;
 mod xml_values;
 
-/// Namespace of what this agent keeps in libvirt's `<metadata>`: the guest's request, the owner of
-/// a network.
+/// Namespace of this agent's entries in libvirt's `<metadata>`: the guest's request, the owner of a
+/// network.
 pub const GUEST_NAMESPACE: &str = "http://mistify.io/xml/guest/1";
-/// The prefix that it has there.
+/// The prefix of that namespace.
 pub const GUEST_PREFIX: &str = "mistify";
 /// Namespace of a domain's disk metadata (the owner's `MetadataDevice`).
 pub const DEVICE_NAMESPACE: &str = "http://mistify.io/xml/device/1";
-/// The prefix that it has there where it was set after the domain was made.
+/// The prefix of that namespace if it was set after the domain's creation.
 pub const DEVICE_PREFIX: &str = "device";
 /// Namespace of a domain's user metadata (the owner's `UserMetadata`).
 pub const USER_METADATA_NAMESPACE: &str = "http://mistify.io/xml/user_metadata/1";
-/// The prefix that it has there where it was set after the domain was made.
+/// The prefix of that namespace if it was set after the domain's creation.
 pub const USER_METADATA_PREFIX: &str = "user";

@@ -4,20 +4,20 @@ use crate::config::Nat;
 use crate::guest::GUEST_NAMESPACE;
 use crate::guest::xml::{Element, Error};
 
-/// What libvirt has of the agent's own network.
+/// The agent's own network as libvirt has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatNetwork {
-    /// The addresses that the agent made it with, such as `192.168.77.0/24`; empty for a network of another maker.
+    /// The addresses that the agent created it with, such as `192.168.77.0/24`; empty for a network of another tool.
     pub made_with: String,
-    /// Reservations: each NIC's MAC address and its IP address.
+    /// DHCP reservations: a MAC address and its IP address.
     pub hosts: Vec<(String, String)>,
 }
 
 impl NatNetwork {
-    /// Reads what libvirt says of a network (`virNetworkGetXMLDesc`).
+    /// Reads the XML of a network (`virNetworkGetXMLDesc`).
     ///
     /// # Errors
-    /// If it is not the XML of a network.
+    /// If the text is not the XML of a network.
     pub fn from_xml(xml: &str) -> Result<Self, Error> {
         let network = Element::from_xml(xml, "network")?;
         let mark = network.child("metadata").child_in(GUEST_NAMESPACE, "nat");
@@ -33,7 +33,7 @@ impl NatNetwork {
 /// Returns the XML that defines the network with these addresses, without reservations.
 pub fn network_xml(nat: Nat) -> String {
     let ((first, last), host, prefix) = (nat.range(), nat.host(), nat.prefix());
-    // Of names and numbers alone: nothing needs an escape.
+    // The text has only names and numbers, so nothing needs escaping.
     format!(
         "<network><name>{}</name><metadata><mistify:nat xmlns:mistify=\"{GUEST_NAMESPACE}\" addresses=\"{nat}\"/></metadata>\
          <forward mode=\"nat\"/><bridge name=\"{}\" stp=\"on\" delay=\"0\"/>\
@@ -43,8 +43,7 @@ pub fn network_xml(nat: Nat) -> String {
     )
 }
 
-/// Returns the XML of a reservation: DHCP gives the NIC with this MAC address this IP address. Both are checked, or
-/// libvirt's own.
+/// Returns the XML of a DHCP reservation of an IP address for a MAC address. Both are checked, or libvirt's own.
 pub fn host_xml(mac: &str, address: &str) -> String {
     format!("<host mac=\"{mac}\" ip=\"{address}\"/>")
 }

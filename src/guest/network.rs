@@ -7,37 +7,37 @@ use crate::guest::wire::Nic;
 use crate::guest::xml::{Element, Error};
 use crate::guest::xml_values::number;
 
-/// What matters here of a libvirt network, see <https://libvirt.org/formatnetwork.html>.
+/// The parts of a libvirt network that the agent uses, see <https://libvirt.org/formatnetwork.html>.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkDefinition {
-    /// Name: the NIC's MAC address.
+    /// Name: the MAC address of the NIC.
     pub name: String,
-    /// libvirt's own identifier; empty before libvirt drew one.
+    /// libvirt's own identifier; empty before libvirt has assigned one.
     pub uuid: String,
-    /// Name of the bridge that it leads to.
+    /// Name of its bridge.
     pub bridge: String,
-    /// Whether the bridge is one of Open vSwitch.
+    /// Whether the bridge is an Open vSwitch bridge.
     pub openvswitch: bool,
     /// VLAN tags of the port group, in order.
     pub vlans: Vec<i64>,
-    /// The guest that this agent made it for; none on networks of the original agent.
+    /// The guest that this agent made it for; `None` for networks of the original agent.
     pub owner: Option<NetworkMark>,
-    /// Whether it leads to a bridge of the host and has the port group of guests' networks.
+    /// Whether it uses a bridge of the host and has the port group of guests' networks.
     pub is_for_guest: bool,
 }
 
-/// Names the guest that a network was made for.
+/// The mark of the guest that a network was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkMark {
-    /// Id that the guest had then.
+    /// The guest's id at that time.
     pub guest: String,
-    /// Uuid of its domain, which a renamed guest keeps; empty in marks of older agents.
+    /// Uuid of the guest's domain, which a renamed guest keeps; empty in marks of older agents.
     pub domain: String,
 }
 
 impl NetworkDefinition {
-    /// The network that `nic` of a guest needs on a host with bridges of this type. `domain` is the uuid of the
-    /// guest's domain.
+    /// Builds the network of a guest's `nic` on a host with bridges of this type. `domain` is the uuid of the guest's
+    /// domain.
     pub fn for_nic(nic: &Nic, bridge_type: BridgeType, guest: &str, domain: &str) -> Self {
         Self {
             name: nic.mac.clone(),
@@ -50,7 +50,7 @@ impl NetworkDefinition {
         }
     }
 
-    /// Returns whether both networks have the same name and the same bridge, also if different programs made them.
+    /// Returns whether both have the same name, bridge and VLAN tags, regardless of their owners.
     pub fn same_connection(&self, other: &Self) -> bool {
         self.name == other.name
             && self.bridge == other.bridge
@@ -58,8 +58,8 @@ impl NetworkDefinition {
             && self.vlans == other.vlans
     }
 
-    /// The XML that defines it (the owner's `NetworkXML`). Without VLAN tags there is no `<vlan>`: libvirt refuses an empty
-    /// one. Of several tags libvirt makes a trunk by itself.
+    /// Returns the XML that defines the network (the owner's `NetworkXML`). It has no `<vlan>` without VLAN tags,
+    /// because libvirt refuses an empty one. libvirt makes a trunk of several tags by itself.
     pub fn network_xml(&self) -> String {
         let owner = self.owner.as_ref().map(|owner| {
             let mark = Element::new("mistify:owner")
@@ -85,10 +85,10 @@ impl NetworkDefinition {
             .to_xml()
     }
 
-    /// Reads what libvirt says of a network (`virNetworkGetXMLDesc`).
+    /// Reads the XML of a network (`virNetworkGetXMLDesc`).
     ///
     /// # Errors
-    /// If it is not the XML of a network, or a VLAN tag is no number.
+    /// If the text is not the XML of a network, or a VLAN tag is not a number.
     pub fn from_xml(xml: &str) -> Result<Self, Error> {
         let network = Element::from_xml(xml, "network")?;
         let port_group = network

@@ -1,27 +1,27 @@
-//! Where a disk's `source` may lie, and a console's log, by the path alone: no file is looked at.
+//! Allowed paths of disk sources and console logs. Checks paths only; opens no file.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
 use crate::os::paths::lexically_normal;
 
-/// Where console logs lie, and how their names end.
+/// The directory of console logs.
 const CONSOLE_LOGS: &str = "/var/log/libvirt/qemu/";
-/// Where libvirt keeps the UEFI variables of domains.
+/// libvirt's directory of UEFI variables.
 const NVRAM: &str = "/var/lib/libvirt/qemu/nvram/";
 const CONSOLE_LOG_END: &str = ".tty";
 
-/// The directories below which a disk's `source` may lie on this host.
+/// Returns the directories that may contain the `source` of a disk on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
     zvols(host).into_iter().chain(directories(host)).collect()
 }
 
-/// The directory of the pool's volumes; none without a store.
+/// Returns the directory of the pool's volumes; `None` without a store.
 pub fn zvols(host: &HostConfig) -> Option<PathBuf> {
     (host.store != Store::None).then(|| Path::new("/dev/zvol").join(&host.zpool))
 }
 
-/// The directories beside it.
+/// Returns the other directories that may contain the `source` of a disk.
 pub fn directories(host: &HostConfig) -> Vec<PathBuf> {
     let store = match &host.store {
         Store::Zfs | Store::None => None,
@@ -30,17 +30,17 @@ pub fn directories(host: &HostConfig) -> Vec<PathBuf> {
     store.into_iter().chain(host.allow_disk_paths.iter().cloned()).collect()
 }
 
-/// The file in which virtlogd keeps what a guest writes to its serial console, beside libvirt's own
-/// of the guest; `None` where libvirt is not the qemu driver of this host.
+/// Returns the file in which virtlogd stores the output of a guest's serial console, next to libvirt's log of the
+/// guest; `None` if libvirt is not the local qemu driver.
 pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
-    // Not `.log`, as another guest's own may be named so. With what virtlogd adds to it the longest
-    // id is still a file's name.
+    // Not `.log`, because another guest's log may have that name. With the suffix of virtlogd, the longest id still
+    // fits into a file name.
     is_of_host(host).then(|| format!("{CONSOLE_LOGS}{id}{CONSOLE_LOG_END}"))
 }
 
-/// The file of the UEFI variables of the domain with this uuid, in libvirt's directory of them; empty where libvirt
-/// is not the qemu driver of this host. libvirt's own choice is a file by the domain's name, which it leaves
-/// behind when the domain is renamed: the next guest of that name would start with it.
+/// Returns the file of the UEFI variables of the domain with this uuid, in libvirt's directory; empty if libvirt is not
+/// the local qemu driver. libvirt's default is a file by the domain's name, which stays when the domain is renamed: the
+/// next guest of that name would start with it.
 pub fn nvram(uuid: &str, host: &HostConfig) -> String {
     match is_of_host(host) && !uuid.is_empty() {
         true => format!("{NVRAM}{uuid}_VARS.fd"),
@@ -53,14 +53,14 @@ fn is_of_host(host: &HostConfig) -> bool {
     uri.starts_with("qemu") && uri.ends_with(":///system")
 }
 
-/// Whether a file is the console log that this agent gives to a guest, whichever.
+/// Returns whether a file is the console log of any guest of this agent.
 pub fn is_console_log(file: &str) -> bool {
     let name = file.strip_prefix(CONSOLE_LOGS).and_then(|name| name.strip_suffix(CONSOLE_LOG_END));
     name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
-/// Whether `path` lies under one of `roots`, component by component: `/dev/zvol/tank2` does not lie
-/// under `/dev/zvol/tank`.
+/// Returns whether `path` is below one of `roots`, compared by component: `/dev/zvol/tank2` is not below
+/// `/dev/zvol/tank`.
 pub fn allowed(path: &Path, roots: &[PathBuf]) -> bool {
     let Some(path) = lexically_normal(path) else { return false };
     roots.iter().filter_map(|root| lexically_normal(root)).any(|root| path.starts_with(root))

@@ -1,9 +1,9 @@
-//! What the next start of a guest has that the running guest lacks.
+//! Differences between a guest's definition and the running guest.
 
 use crate::guest::domain::VirDomain;
 
-/// The members of a guest in which its definition differs from what runs, by their names in a request. libvirt
-/// expands `host-model` when a guest starts: that is no difference.
+/// Returns the members of a guest, by their names in a request, in which its definition differs from the running guest.
+/// An expanded `host-model` is no difference: libvirt expands it when a guest starts.
 pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
     let (now, next) = (&live.hardware, &definition.hardware);
     let is_expanded = now.is_expanded && next.cpu_model == "host-model";

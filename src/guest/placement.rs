@@ -1,13 +1,15 @@
-//! Where on the host a guest runs: processors, NUMA nodes, huge pages.
+//! Placement of a guest on the host: processors, NUMA nodes, huge pages.
 
 use crate::guest::hardware::Hardware;
 use crate::guest::xml::{Element, Error};
 use crate::sorted::OrderBy;
 
-/// The highest number in a list: far above what any host has, so that a list takes little memory.
+/// The highest number in a list: far above that of any host, and low enough to limit the memory of
+/// a list.
 const NUMBER_MAX: u64 = 65_535;
 
-/// The numbers of a list such as `0-3,8`, sorted, each once; none where it is no such list.
+/// Returns the distinct numbers of a list such as `0-3,8`, sorted; `None` if the text is not such a
+/// list.
 pub fn numbers(list: &str) -> Option<Vec<u64>> {
     let mut found = Vec::new();
     for range in list.split(',') {
@@ -27,12 +29,12 @@ fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether two lists have the same numbers; libvirt shortens those that it is given.
+/// Returns whether two lists have the same numbers; libvirt shortens lists.
 pub(super) fn is_same(a: &str, b: &str) -> bool {
     a == b || (numbers(a).is_some() && numbers(a) == numbers(b))
 }
 
-/// Parts of `<domain>` that place it.
+/// Writes the parts of `<domain>` with the placement.
 pub(super) fn write(hardware: &Hardware) -> Vec<Element> {
     let mut parts = Vec::new();
     if hardware.hugepages_kib > 0 {
@@ -56,10 +58,10 @@ pub(super) fn write(hardware: &Hardware) -> Vec<Element> {
     parts
 }
 
-/// Reads them into the hardware of a domain.
+/// Reads the placement into the hardware of a domain.
 ///
 /// # Errors
-/// If a number in it is none.
+/// If a number in the XML is invalid.
 pub(super) fn read(domain: &Element, hardware: &mut Hardware) -> Result<(), Error> {
     hardware.hugepages_kib = page_kib(domain)?;
     for pin in domain.child("cputune").children_in("", "vcpupin") {
@@ -75,10 +77,10 @@ pub(super) fn read(domain: &Element, hardware: &mut Hardware) -> Result<(), Erro
     Ok(())
 }
 
-/// The size in KiB of the huge pages that a domain's memory is made of; 0 for ordinary ones.
+/// Returns the size in KiB of the huge pages of a domain's memory; 0 for ordinary pages.
 ///
 /// # Errors
-/// If it is no number.
+/// If the size is not a number.
 pub(super) fn page_kib(domain: &Element) -> Result<u64, Error> {
     let page = domain.child("memoryBacking").child("hugepages").child("page");
     match page.attribute("unit") {
@@ -87,7 +89,7 @@ pub(super) fn page_kib(domain: &Element) -> Result<u64, Error> {
     }
 }
 
-/// Replaces the parts of a definition that these say; all else of them stays.
+/// Replaces the requested parts of the placement in a definition; other parts stay.
 pub(super) fn update(domain: &mut Element, asked: &Hardware) {
     for part in write(asked) {
         let own = domain.child_mut(&part.name);

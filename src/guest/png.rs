@@ -1,10 +1,10 @@
-//! A screen's picture as PNG (ISO/IEC 15948), which browsers show, from the PPM that qemu made before
-//! its version 7.1.
+//! Encodes a screenshot as PNG (ISO/IEC 15948), which browsers show, from the PPM that qemu produced before version
+//! 7.1.
 //!
-//! Each row is written as its difference from the row above, and a run of equal bytes as one code. Screens of text
-//! shrink to a fiftieth by that, which is enough here.
+//! Each row is stored as the difference from the row above, and a run of equal bytes as one code. This shrinks screens
+//! of text to a fiftieth of their size, which is sufficient here.
 
-/// Takes a PPM (`P6`, 255 shades) for a picture; `None` if it is none.
+/// Converts a PPM (`P6`, 255 shades); `None` if the data is not a valid PPM.
 pub fn of_ppm(ppm: &[u8]) -> Option<Vec<u8>> {
     let mut rest = ppm.strip_prefix(b"P6")?;
     let (width, height) = (number(&mut rest)?, number(&mut rest)?);
@@ -16,7 +16,7 @@ pub fn of_ppm(ppm: &[u8]) -> Option<Vec<u8>> {
         .then(|| of_rows(width, height, pixels.chunks_exact(row_bytes)))
 }
 
-/// A number with the blanks before it.
+/// Reads a number and the blanks before it.
 fn number(rest: &mut &[u8]) -> Option<u32> {
     let text = rest.trim_ascii_start();
     let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
@@ -26,8 +26,7 @@ fn number(rest: &mut &[u8]) -> Option<u32> {
 }
 
 fn of_rows<'a>(width: u32, height: u32, rows: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    // 8 bits for each of red, green and blue; the only compression and filters that there are; not
-    // interlaced.
+    // 8 bits for each of red, green and blue; the only defined compression and filter methods; not interlaced.
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     let mut data = Zlib::new();
     let mut above: Option<&[u8]> = None;
@@ -54,7 +53,7 @@ fn of_rows<'a>(width: u32, height: u32, rows: impl Iterator<Item = &'a [u8]>) ->
 }
 
 fn chunk(png: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
-    // A picture is bounded long before its length does not fit.
+    // A picture is limited to a size far below the maximum length.
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
     png.extend(length.to_be_bytes());
     png.extend(kind);
@@ -89,25 +88,24 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// Bytes as zlib has them (RFC 1950): one block of the fixed codes (RFC 1951, 3.2.6), in which only
-/// runs of one byte are shortened.
+/// A zlib stream (RFC 1950): one block of fixed codes (RFC 1951, 3.2.6) that only compresses runs of one byte.
 struct Zlib {
     out: Vec<u8>,
-    /// Bits that are no whole byte yet, the first lowest.
+    /// Bits of an incomplete byte, the first one lowest.
     bits: u32,
     count: u32,
     last: Option<u8>,
-    /// How often `last` came again since it was written.
+    /// The number of repetitions of `last` since it was written.
     run: u32,
     sum: (u32, u32),
 }
 
-/// The longest run that has a code.
+/// The maximum length of a run with a code.
 const RUN_MAX: u32 = 258;
 
 impl Zlib {
     fn new() -> Self {
-        // A window of 32 KiB, and a check of this header; then the last block, of fixed codes.
+        // A window of 32 KiB, and the checksum of this header; then the last block, of fixed codes.
         let mut zlib =
             Self { out: vec![0x78, 0x01], bits: 0, count: 0, last: None, run: 0, sum: (1, 0) };
         zlib.bits(0b011, 3);
@@ -138,7 +136,7 @@ impl Zlib {
             1..=2 => (0..self.run).for_each(|_| self.literal(byte)),
             run => {
                 self.length(run);
-                // One byte back.
+                // A distance of one byte.
                 self.code(0, 5);
             }
         }
@@ -152,7 +150,7 @@ impl Zlib {
         }
     }
 
-    /// The table of RFC 1951, 3.2.5, for a run of 3 to 258.
+    /// Writes the length code of a run of 3 to 258 (the table of RFC 1951, 3.2.5).
     fn length(&mut self, run: u32) {
         let beyond = run - 3;
         let (symbol, extra_bits) = match beyond {
@@ -170,7 +168,7 @@ impl Zlib {
         self.bits(beyond & ((1 << extra_bits) - 1), extra_bits);
     }
 
-    /// A Huffman code, which begins with its highest bit.
+    /// Writes a Huffman code, which starts with its highest bit.
     fn code(&mut self, code: u32, count: u32) {
         self.bits(code.reverse_bits() >> (u32::BITS - count), count);
     }
@@ -189,7 +187,7 @@ impl Zlib {
         if let Some(last) = self.last {
             self.end_run(last);
         }
-        // The end of the block, and the rest of its last byte.
+        // The end of the block, and padding to a whole byte.
         self.code(0, 7);
         self.bits(0, 7);
         let (low, high) = self.sum;

@@ -1,6 +1,6 @@
-//! Profiles: what a new guest is where its request leaves it open.
+//! Profiles: the defaults of a new guest for the members that its request omits.
 //!
-//! A profile is applied when the agent defines the domain and never afterwards: a guest keeps its machine.
+//! The agent applies a profile when it defines the domain and never again: a guest keeps its machine.
 
 use crate::config::Profile;
 use crate::guest::capabilities::Capabilities;
@@ -11,40 +11,38 @@ pub const MODERN: &str = Profile::Modern.name();
 /// The name of [`Profile::Classic`].
 pub const CLASSIC: &str = Profile::Classic.name();
 
-/// Pairs of queues that a NIC gets at most: more help no guest that this agent was measured with.
+/// The maximum number of queue pairs that a NIC gets by default: measurements with this agent showed no gain from more.
 const QUEUES_MAX: u64 = 8;
 
-/// What a new guest's definition depends on besides its request.
+/// The inputs of a new guest's definition other than its request.
 #[derive(Clone, Debug, Default)]
 pub struct DefinitionContext {
-    /// What libvirt offers for its kind; none where libvirt's driver does not say, and then the guest is
+    /// The capabilities of the guest's type; `None` if libvirt's driver does not report them, and then the guest is
     /// `classic`.
     pub offer: Option<Capabilities>,
-    /// For each disk whether it is a block device, and whether the host can read and write it past its page
-    /// cache.
+    /// For each disk whether it is a block device, and whether it supports I/O that bypasses the host's page cache.
     pub disks: Vec<DiskSourceInfo>,
-    /// For each NIC the maximum transmission unit of its bridge, in bytes; 0 where that is not known.
+    /// For each NIC the MTU of its bridge, in bytes; 0 if unknown.
     pub mtus: Vec<u64>,
     /// Processors of the host.
     pub cpus: u64,
-    /// The domain's uuid; empty where it has none yet, and then its disks have no serial numbers either.
+    /// The domain's uuid; empty if it has none yet, and then its disks get no serial numbers either.
     pub uuid: String,
 }
 
-/// What a disk's source is.
+/// Properties of a disk's source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskSourceInfo {
     /// Whether it is a block device.
     pub is_block: bool,
-    /// Whether it can be read and written past the host's page cache (`O_DIRECT`).
+    /// Whether it supports I/O that bypasses the host's page cache (`O_DIRECT`).
     pub is_direct: bool,
 }
 
-/// Processors of a guest without an interrupt controller that this agent does not define (an IOMMU with
-/// `intremap` and `eim`).
+/// The maximum number of processors without an IOMMU with `intremap` and `eim`, which this agent does not define.
 pub const CPUS_MAX: u64 = 255;
 
-/// The profile of a guest on a host with this one.
+/// Returns the profile of a guest on a host with this configured profile.
 pub fn of(guest: &Guest, configured: Profile) -> Profile {
     match guest.profile.as_str() {
         MODERN => Profile::Modern,
@@ -53,7 +51,7 @@ pub fn of(guest: &Guest, configured: Profile) -> Profile {
     }
 }
 
-/// Fills in what a request leaves open. Which profile it was is in the guest afterwards.
+/// Fills in the members that a request omits, and records the applied profile in the guest.
 pub fn fill(guest: &mut Guest, configured: Profile, place: &DefinitionContext) {
     let profile = of(guest, configured);
     let offer = place.offer.as_ref().filter(|_| profile == Profile::Modern);
@@ -95,7 +93,7 @@ pub fn fill(guest: &mut Guest, configured: Profile, place: &DefinitionContext) {
     }
 }
 
-/// Pairs of queues of a NIC, for a guest of this type with this many processors; 0 for one.
+/// Returns the number of queue pairs of a NIC, for a guest of this type with this many processors; 0 for one.
 pub fn queues(kind: &str, cpu: u64) -> u64 {
     match cpu.min(QUEUES_MAX) {
         queues if kind == "kvm" && queues > 1 => queues,
@@ -103,7 +101,7 @@ pub fn queues(kind: &str, cpu: u64) -> u64 {
     }
 }
 
-/// Fills in the open members of a NIC; `queues` is [`queues`] of its guest, `mtu` that of its bridge.
+/// Fills in the open members of a NIC; `queues` is the result of [`queues`] for its guest, `mtu` the MTU of its bridge.
 pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
     if nic.model.is_empty() {
         "virtio".clone_into(&mut nic.model);
@@ -116,9 +114,9 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
 
 /// Fills in the open members of a disk of the guest whose domain has this uuid.
 ///
-/// `native` blocks qemu where a sparse file has to grow, and needs a cache that is passed by.
+/// `native` blocks qemu when a sparse file grows, and needs a cache mode that bypasses the page cache.
 pub fn fill_disk(disk: &mut GuestDisk, place: DiskSourceInfo, uuid: &str) {
-    // A medium of another file system may replace its medium, and its blocks cannot be freed.
+    // Another medium may be on another file system, and a medium has no space to free.
     if disk.is_cdrom() {
         return;
     }
@@ -137,7 +135,7 @@ pub fn fill_disk(disk: &mut GuestDisk, place: DiskSourceInfo, uuid: &str) {
     }
 }
 
-/// The serial number of a disk: it moves with the guest, and no two disks on a host have the same.
+/// Returns the serial number of a disk: it moves with the guest, and is unique on a host.
 fn serial(uuid: &str, device: &str) -> String {
     let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
     format!("{digits}-{device}")

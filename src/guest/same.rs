@@ -1,5 +1,5 @@
-//! Whether an existing guest is the guest that a request describes (contract section 9), so
-//! that a repeated `Create` or `CreateGuest` succeeds and a different one does not.
+//! Compares a requested guest with the existing one (contract section 9), so that a repeated `Create` or `CreateGuest`
+//! succeeds and a different one fails.
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::hardware::is_machine;
@@ -9,12 +9,11 @@ use crate::guest::placement::is_same;
 use crate::guest::profile::CLASSIC;
 use crate::guest::wire::{DEFAULT_GUEST_TYPE, Guest, GuestDisk, Nic};
 
-/// Whether two requests describe the same guest.
+/// Returns whether two requests describe the same guest.
 ///
-/// Compared are id, type, memory, cpu, metadata, NICs (mac, network, model, vlans) and disks
-/// (source; where neither has one: volume, image and size), in order. Everything else may differ:
-/// it changes while a guest lives (`state`, a NIC's `name` and `device`, the VNC port) or is only
-/// kept for callers.
+/// Compared are id, type, memory, cpu, metadata, NICs (mac, network, model, vlans) and disks (source; if neither has
+/// one: volume, image and size), in order. Everything else may differ: it changes while a guest lives (`state`, a NIC's
+/// `name` and `device`, the VNC port) or is only stored for callers.
 pub fn same_guest(a: &Guest, b: &Guest) -> bool {
     a.id == b.id
         && effective_type(a) == effective_type(b)
@@ -25,8 +24,8 @@ pub fn same_guest(a: &Guest, b: &Guest) -> bool {
         && pairwise(&a.disks, &b.disks, same_disk)
 }
 
-/// Whether a guest has the machine that a request describes, by the stored request and by the domain that
-/// the profile made from it. Members that the request does not have may be anything.
+/// Returns whether a guest has the machine that a request describes, according to the stored request and the domain
+/// that the profile produced. Members that the request omits are not compared.
 pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
     let is = |asked: &str, stored: &str, found: &str| {
         asked.is_empty() || asked == stored || (stored.is_empty() && asked == found)
@@ -34,7 +33,7 @@ pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
     let own = &found.hardware;
     let machine = &found.os.kind.machine;
     let most = found.vcpu_max.max(found.vcpu);
-    // Former agents knew no other.
+    // Former agents had no other profile.
     let profile = Some(found.metadata.profile.as_str()).filter(|profile| !profile.is_empty());
     is(&asked.profile, &stored.profile, profile.unwrap_or(CLASSIC))
         && is(&asked.cpu_model, &stored.cpu_model, &own.cpu_model)
@@ -62,18 +61,18 @@ pub fn same_machine(asked: &Guest, stored: &Guest, found: &VirDomain) -> bool {
             || pairwise(&asked.cpu_pinning, &own.cpu_pinning, |a, b| is_same(a, b)))
         && (!asked.display || !found.devices.graphics.kind.is_empty())
         && asked.disks.iter().enumerate().all(|(index, disk)| {
-            // Disks may have come and gone since: the kept request knows which is which.
+            // Disks may have been attached or detached since: the stored request identifies each.
             let device = stored.disks.get(index).map_or(&disk.device, |stored| &stored.device);
             found.disk_by_device(device).is_none_or(|own| same_disk_settings(disk, own))
         })
         && asked.nics.iter().all(|nic| {
-            // libvirt drops what the model of a NIC does not have.
+            // libvirt drops settings that a NIC's model does not support.
             stored.nics.contains(nic)
                 || found.interface_by_mac(&nic.mac).is_none_or(|own| same_nic_settings(nic, own))
         })
 }
 
-/// Whether a disk has the settings of the request.
+/// Returns whether a disk has the settings of a request.
 pub fn same_disk_settings(asked: &GuestDisk, own: &domain::Disk) -> bool {
     let is = |asked: &String, own: &String| asked.is_empty() || asked == own;
     is(&asked.kind, &own.device)
@@ -91,7 +90,7 @@ fn same_limits(asked: Option<&Limits>, own: &Limits) -> bool {
     asked.is_none() || limited(asked) == *own
 }
 
-/// The same for a NIC. libvirt does not write a single queue.
+/// Returns whether a NIC has the settings of a request. libvirt does not write a single queue.
 pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
     (asked.queues <= 1 || asked.queues == own.queues)
         && (asked.mtu == 0 || asked.mtu == own.mtu)
@@ -99,13 +98,13 @@ pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
         && same_limits(asked.limits.as_ref(), &own.limits)
 }
 
-/// Whether `guest` describes what libvirt has: `domain` and the networks of its interfaces, in any
-/// order. For guests of the original agent, which kept no request with the domain.
+/// Returns whether `guest` describes the domain and the networks of its interfaces, in any order. For guests of the
+/// original agent, which stored no request with the domain.
 ///
-/// It kept no metadata either, so that cannot be compared. A `model` that the guest leaves open may
-/// be any: libvirt fills it in. Of a disk libvirt knows the source alone.
+/// The original agent stored no metadata either, so this compares none. A `model` that the guest omits matches any:
+/// libvirt fills it in. For a disk, libvirt knows only the source.
 pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[NetworkDefinition]) -> bool {
-    // The original's memory is its maximum.
+    // In the original agent, memory is the maximum.
     let memory_kib = match guest.max_memory_mib {
         0 => domain.most_memory_kib(),
         _ => domain.memory_kib,
@@ -129,7 +128,7 @@ fn pairwise<A, B>(a: &[A], b: &[B], same: impl Fn(&A, &B) -> bool) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
-/// Whether two NICs of requests are the same.
+/// Returns whether two NICs of requests are the same.
 pub fn same_nic(a: &Nic, b: &Nic) -> bool {
     a.mac.eq_ignore_ascii_case(&b.mac)
         && a.network == b.network
@@ -137,7 +136,7 @@ pub fn same_nic(a: &Nic, b: &Nic) -> bool {
         && vlans(a) == vlans(b)
 }
 
-/// Whether a NIC is what libvirt has; `networks` has the interface's.
+/// Returns whether a NIC matches the interface; `networks` has the interface's network.
 pub fn same_interface(
     nic: &Nic,
     interface: &domain::Interface,
@@ -149,7 +148,7 @@ pub fn same_interface(
         && network.is_some_and(|n| n.bridge == nic.network && n.vlans == vlans(nic))
 }
 
-/// The tags; absent and none are the same to libvirt.
+/// Returns the VLAN tags; libvirt treats absent and empty alike.
 fn vlans(nic: &Nic) -> &[i64] {
     nic.vlans.as_deref().unwrap_or_default()
 }
@@ -243,7 +242,7 @@ mod tests {
         }
     }
 
-    /// What libvirt has of [`guest`] when the original agent made it.
+    /// Returns the domain and networks of [`guest`] as the original agent made them.
     fn made_by_the_original() -> (VirDomain, Vec<NetworkDefinition>) {
         let mut domain = VirDomain::for_guest(&guest(), &HostConfig::default(), &[]);
         domain.metadata = crate::guest::metadata::Metadata::default();

@@ -1,8 +1,8 @@
-//! The seed of a guest: what cloud-init finds at the guest's first boot, on a small disk of the datasource
+//! The seed of a guest: the data that cloud-init reads at the guest's first boot, on a small disk of the datasource
 //! NoCloud (<https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>).
 //!
-//! The content is secret. [`CloudInit`] has no serializer, and its `Debug` does not print the content: no answer, no
-//! journal and no metadata of a domain can contain it.
+//! Its content is secret. [`CloudInit`] has no serializer, and its `Debug` omits the content, so that no answer,
+//! journal or domain metadata can contain it.
 
 pub mod files;
 
@@ -17,19 +17,20 @@ use crate::guest::wire::{Guest, GuestDisk, Nic, disk_device, disk_prefix};
 
 /// The size of a seed's volume in MiB.
 pub const SEED_MIB: u64 = 1;
-/// What the documents of a seed may have together, in bytes: they fit into the volume, also where JSON writes each
-/// character as two.
+/// The maximum size of a seed's documents together, in bytes. They fit into the volume even if JSON doubles each
+/// character.
 pub const SEED_BYTES_MAX: usize = 384 << 10;
-/// The buses that a seed can be on: QEMU has no SATA disk that cannot be written.
+/// The supported buses of a seed: QEMU has no read-only SATA disk.
 pub(super) const BUSES: [&str; 2] = ["virtio", "scsi"];
 /// The label by which cloud-init finds the disk.
 const LABEL: [u8; 11] = *b"CIDATA     ";
 const MIB: usize = 1 << 20;
-/// How hashes begin that cloud-init takes for hashes, and any other text for the password itself.
+/// Prefixes of hashes that cloud-init accepts as hashes; it takes any other text for the password itself.
 const HASHES: [&str; 5] = ["$1$", "$2a$", "$2y$", "$5$", "$6$"];
 
 impl CloudInit {
-    /// The whole content as text, each part after its length, so that different seeds have different texts.
+    /// Returns the whole content as unique bytes, each part after its length, so that different seeds have different
+    /// bytes.
     pub fn canonical(&self) -> Vec<u8> {
         let Self { user_data, meta_data, network_config, vendor_data, .. } = self;
         let Self { hostname, user, password_hash, .. } = self;
@@ -43,7 +44,7 @@ impl CloudInit {
         bytes
     }
 
-    /// What is wrong with it. No error repeats what it says.
+    /// Returns the faults of the seed. No error repeats its content.
     pub fn faults(&self) -> Vec<Invalid> {
         let fault =
             |member: &str, fault| Invalid::Member { member: format!("cloud_init.{member}"), fault };
@@ -79,11 +80,11 @@ impl CloudInit {
         found
     }
 
-    /// The content of the seed's disk for this guest: a VFAT file system with the documents. An instance id that
-    /// is new makes cloud-init take the boot for the first one.
+    /// Returns the content of the seed's disk for this guest: a VFAT file system with the documents. A new instance id
+    /// makes cloud-init treat the boot as the first one.
     ///
     /// # Errors
-    /// Where the documents do not fit.
+    /// If the documents do not fit.
     pub fn disk(&self, guest: &Guest, instance_id: &str) -> io::Result<Vec<u8>> {
         let mut disk = Cursor::new(vec![0; MIB]);
         fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new().volume_label(LABEL))?;
@@ -97,7 +98,7 @@ impl CloudInit {
         Ok(disk.into_inner())
     }
 
-    /// The documents by their file names. YAML is what JSON is part of.
+    /// Returns the documents by their file names. JSON is a subset of YAML.
     fn documents(&self, guest: &Guest, instance_id: &str) -> Vec<(&'static str, String)> {
         let or = |text: &str, made: Value| match text {
             "" => made.to_string() + "\n",
@@ -121,7 +122,7 @@ impl CloudInit {
         documents
     }
 
-    /// The cloud-config of the short form.
+    /// Returns the cloud-config for the short form.
     fn user_config(&self) -> Value {
         let mut config = Map::new();
         let set = |map: &mut Map<String, Value>, name: &str, value: Value| {
@@ -153,7 +154,7 @@ impl CloudInit {
     }
 }
 
-/// A network configuration of version 2 that finds each NIC by its MAC address.
+/// Returns a network configuration of version 2 that matches each NIC by its MAC address.
 fn network_config(nics: &[Nic]) -> Value {
     let ethernets = nics.iter().enumerate().map(|(index, nic)| {
         let mut ethernet = Map::new();
@@ -172,8 +173,8 @@ fn network_config(nics: &[Nic]) -> Value {
     json!({ "version": 2, "ethernets": ethernets.collect::<Map<_, _>>() })
 }
 
-/// The address of a NIC with the length of its prefix, from `address` or `netmask`; none where it has no whole
-/// address, and then it asks by DHCP.
+/// Returns the address of a NIC with its prefix length, from `address` or `netmask`; `None` if the address is
+/// incomplete, and then the NIC uses DHCP.
 fn address(nic: &Nic) -> Option<String> {
     if let Some((address, prefix)) = nic.address.split_once('/') {
         let address: IpAddr = address.parse().ok()?;
@@ -196,14 +197,14 @@ fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The disk of a guest's seed, behind the guest's own disks, so that these keep their names; none for a guest
-/// without one.
+/// Returns the disk of a guest's seed; `None` for a guest without a seed disk. The disk follows the guest's own disks,
+/// so that these keep their names.
 pub fn disk(guest: &Guest, is_modern: bool) -> Option<GuestDisk> {
     if !files::is_on_disk(&guest.seed) {
         return None;
     }
     let bus = match guest.seed_bus.as_str() {
-        // The machine of the profile classic has no SCSI controller that cloud kernels have a driver for.
+        // The machine of the profile classic has no SCSI controller with a driver in cloud kernels.
         "" if is_modern => "scsi",
         "" => BUSES[0],
         bus => bus,

@@ -12,14 +12,14 @@ pub const STATE_NAMES: [(State, &str); 8] = [
     (State::Suspended, "suspended"),
 ];
 
-/// What libvirt says a guest is doing (`virDomainState`).
+/// The state of a guest in libvirt (`virDomainState`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// libvirt does not know.
+    /// libvirt does not know the state.
     Unknown,
     /// Running.
     Running,
-    /// Blocked on a resource; only Xen says so.
+    /// Blocked on a resource; only Xen reports this state.
     Blocked,
     /// Paused, by a user or by an I/O error.
     Paused,
@@ -31,12 +31,12 @@ pub enum State {
     Crashed,
     /// Suspended by the guest's own power management.
     Suspended,
-    /// A state that this agent has no name for.
+    /// A state without a name in this agent.
     Other(i32),
 }
 
 impl State {
-    /// The state of libvirt's number `code`.
+    /// Returns the state with libvirt's number `code`.
     pub fn from_code(code: i32) -> Self {
         match code {
             0 => Self::Unknown,
@@ -51,12 +51,12 @@ impl State {
         }
     }
 
-    /// The state that the wire has this name for.
+    /// Returns the state with this name on the wire.
     pub fn from_name(name: &str) -> Option<Self> {
         STATE_NAMES.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
     }
 
-    /// libvirt's number of the state.
+    /// Returns libvirt's number of the state.
     pub fn code(self) -> i32 {
         match self {
             Self::Unknown => 0,
@@ -71,24 +71,24 @@ impl State {
         }
     }
 
-    /// The wire's name; empty for a state without one, so that the member `state` is left out.
+    /// Returns the wire's name; empty for a state without one, so that JSON omits the member `state`.
     pub fn name(self) -> &'static str {
         STATE_NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
     }
 }
 
-/// What a guest is doing, and why, where nobody asked for it.
+/// The state of a guest, and the reason of an unrequested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What it is doing.
+    /// The state.
     pub state: State,
-    /// Why, for example `io-error`; empty where a caller or the guest asked for it, and where libvirt does not
-    /// know.
+    /// The reason, for example `io-error`; empty if a caller or the guest requested the state, or libvirt knows no
+    /// reason.
     pub reason: &'static str,
 }
 
 impl Condition {
-    /// What libvirt's numbers of a state and its reason say.
+    /// Returns the condition for libvirt's numbers of a state and its reason.
     pub fn from_codes(state: i32, reason: i32) -> Self {
         let state = State::from_code(state);
         // virDomainPausedReason, virDomainShutoffReason and virDomainCrashedReason.
@@ -109,17 +109,17 @@ impl Condition {
         Self { state, reason }
     }
 
-    /// Whether its start is under way: libvirt shows it paused until then.
+    /// Returns whether the guest is starting: libvirt reports it as paused until it runs.
     pub fn is_starting(&self) -> bool {
         (self.state, self.reason) == (State::Paused, STARTING)
     }
 }
 
-/// The reason of a guest whose start is under way.
+/// The reason of a guest that is starting.
 const STARTING: &str = "starting";
 
-/// Whether libvirt's numbers of a state and its reason say that a guest runs, and has not stood still since it booted
-/// (`VIR_DOMAIN_RUNNING_BOOTED`).
+/// Returns whether libvirt's numbers of a state and its reason mean that a guest runs and was never stopped or paused
+/// since it booted (`VIR_DOMAIN_RUNNING_BOOTED`).
 pub fn is_as_booted(state: i32, reason: i32) -> bool {
     (State::from_code(state), reason) == (State::Running, 1)
 }

@@ -1,4 +1,4 @@
-//! Another machine for an existing guest: its definition with some members changed and all else as it was.
+//! Changes to an existing guest's machine: some members of the definition change, everything else stays.
 
 use std::fmt;
 
@@ -10,16 +10,16 @@ use crate::guest::wire::{CpuTopology, Guest};
 use crate::guest::xml::{Element, Error};
 use crate::guest::{memory, placement};
 
-/// A change that would lose something of the guest.
+/// A part of the guest that a change would lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The firmware's variables: boot entries and enrolled keys.
     Nvram,
-    /// Windows may not start, or ask for its licence, on another machine.
+    /// Windows may not start, or may ask for its licence, on another machine.
     Windows,
     /// The machine has no bus for an IDE disk.
     Ide,
-    /// Cells and memory devices that another tool gave it.
+    /// NUMA cells and memory devices that another tool configured.
     Memory,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Loss {
 pub struct Updated {
     /// The whole definition.
     pub xml: String,
-    /// What the change loses.
+    /// The losses of the change.
     pub losses: Vec<Loss>,
 }
 
@@ -69,26 +69,27 @@ pub const MEMBERS: [&str; 19] = [
     "stop_timeout",
 ];
 
-/// Whether a request has any of [`MEMBERS`] that is kept beside the definition, and takes effect at once.
+/// Returns whether a request has any of the [`MEMBERS`] that are stored outside the definition, and take effect at
+/// once.
 pub fn has_schedule(asked: &Guest) -> bool {
     asked.start_order.or(asked.start_delay_s).or(asked.stop_timeout_s).is_some()
 }
 
-/// Whether a request has any of [`MEMBERS`] that changes the definition.
+/// Returns whether a request has any of the [`MEMBERS`] that change the definition.
 pub fn has_machine(asked: &Guest) -> bool {
     let without =
         Guest { start_order: None, start_delay_s: None, stop_timeout_s: None, ..asked.clone() };
     has_members(&without)
 }
 
-/// Whether a request has any of [`MEMBERS`].
+/// Returns whether a request has any of [`MEMBERS`].
 pub fn has_members(asked: &Guest) -> bool {
     let mut with_them = Guest::default();
     take_over(&mut with_them, asked);
     with_them != Guest::default()
 }
 
-/// Takes the members over that [`updated`] changes.
+/// Copies the members that [`updated`] changes into the stored request.
 pub fn take_over(stored: &mut Guest, asked: &Guest) {
     let words = [
         (&mut stored.cpu_model, &asked.cpu_model),
@@ -124,16 +125,16 @@ pub fn take_over(stored: &mut Guest, asked: &Guest) {
     stored.hyperv |= asked.hyperv;
 }
 
-/// Changes the definition (`virDomainGetXMLDesc`, inactive) to what the request's members say; a member that is
-/// absent stays as it is. `nvram` is the file of the variables of a UEFI that it gets; empty for libvirt's choice.
+/// Changes the definition (`virDomainGetXMLDesc`, inactive) to the members of the request; an absent member stays
+/// unchanged. `nvram` is the file for the variables of a new UEFI firmware; empty for libvirt's choice.
 ///
 /// # Errors
-/// If it is not the XML of a domain, or a number in it is none.
+/// If the text is not the XML of a domain, or a number in it is invalid.
 pub fn updated(xml: &str, asked: &Guest, nvram: &str) -> Result<Updated, Error> {
     let mut domain = Element::from_xml(xml, "domain")?;
     let before = read_hardware(&domain)?;
     let mut losses = Vec::new();
-    // What the guest has already stays as somebody has refined it.
+    // A member with the requested value stays unchanged, because another tool may have refined it.
     let asked = &without_known(asked, &before);
     if !asked.cpu_model.is_empty() || asked.cpu_topology.is_some() {
         update_cpu(domain.child_mut("cpu"), asked);
@@ -182,7 +183,7 @@ pub fn updated(xml: &str, asked: &Guest, nvram: &str) -> Result<Updated, Error> 
         domain.children.extend(hardware_xml::write_machine(&only, false));
     }
     placement::update(&mut domain, &Hardware::for_guest(asked));
-    // Behind the pages, whose size is in it.
+    // After the huge pages, because the block size depends on their size.
     if asked.max_memory_mib > 0 || (asked.hugepages_kib > 0 && before.memory_block_kib > 0) {
         update_memory(&mut domain, asked, before.memory_block_kib)?;
     }
@@ -210,7 +211,7 @@ fn update_cpu(cpu: &mut Element, asked: &Guest) {
     cpu.children.extend(written.children);
 }
 
-/// The profile decides by what the guest gets its maximum, unless it has a device already.
+/// The profile decides whether a device or the balloon extends the memory, unless the guest has a device already.
 fn update_memory(domain: &mut Element, asked: &Guest, block_kib: u64) -> Result<(), Error> {
     let block_kib = match block_kib {
         0 => {
@@ -235,7 +236,7 @@ fn update_vcpus(vcpus: &mut Element, most: u64) {
     vcpus.text = most.to_string();
 }
 
-/// What a machine is without its version.
+/// Returns a machine without its version.
 fn family(machine: &str) -> &str {
     match machine {
         "pc" => "pc-i440fx",
@@ -247,7 +248,7 @@ fn family(machine: &str) -> &str {
     }
 }
 
-/// The request without the members that the guest has as it asks.
+/// Returns the request without the members that already have the requested value.
 fn without_known(asked: &Guest, before: &Hardware) -> Guest {
     let mut left = asked.clone();
     let words = [
@@ -268,8 +269,8 @@ fn without_known(asked: &Guest, before: &Hardware) -> Guest {
     left
 }
 
-/// Removes the places of all devices, which do not exist on another machine: libvirt finds new ones. What the
-/// devices lose by it.
+/// Removes the addresses of all devices, which do not exist on another machine: libvirt assigns new ones. Returns the
+/// loss, if any.
 fn leave_machine(devices: &mut Element, machine: &str) -> Option<Loss> {
     let is_ide = |disk: &Element| disk.child("target").attribute("bus") == "ide";
     if family(machine) != "pc-i440fx" && devices.children_in("", "disk").any(is_ide) {
@@ -324,10 +325,10 @@ fn update_devices(devices: &mut Element, before: &Hardware, asked: &Guest, is_x8
     devices.children.extend(hardware_xml::write_devices(&only, is_x86));
 }
 
-/// The request that is kept in a definition, replaced.
+/// Replaces the request that is stored in a definition.
 ///
 /// # Errors
-/// If it is not the XML of a domain.
+/// If the text is not the XML of a domain.
 pub fn with_request(xml: &str, request: &Guest) -> Result<String, Error> {
     let mut domain = Element::from_xml(xml, "domain")?;
     let json = serde_json::to_string(request).expect("a guest has text keys alone");

@@ -1,5 +1,5 @@
-//! The structs of the wire (contract section 4), with members in the order of the output; what is left out when empty
-//! follows the original.
+//! The structs of the wire (contract section 4), with members in the order of the output; omitted empty members follow
+//! the original.
 
 pub mod agent;
 pub mod events;
@@ -194,17 +194,16 @@ members!(CpuTopology {
 });
 
 impl CpuTopology {
-    /// How many processors it has in all.
+    /// Returns the total number of processors.
     pub fn processors(self) -> u64 {
         self.sockets.saturating_mul(self.cores).saturating_mul(self.threads)
     }
 }
 
 impl Guest {
-    /// Does what `CreateGuest` does to a request before all else: an empty type is
-    /// [`DEFAULT_GUEST_TYPE`], and each disk gets its bus and the name of its place there. A bus that is
-    /// not one of [`GuestDisk::buses`] becomes the first of them (contract section 5: `virtio`); where buses are not
-    /// honoured, each becomes the one that every machine has.
+    /// Completes a `CreateGuest` request: an empty type becomes [`DEFAULT_GUEST_TYPE`], and each disk gets its bus and
+    /// a device name by its position on the bus. A bus outside [`GuestDisk::buses`] becomes the first of them (contract
+    /// section 5: `virtio`). If `honours_buses` is false, each bus becomes the one that every machine has.
     pub fn complete(&mut self, honours_buses: bool) {
         if self.kind.is_empty() {
             DEFAULT_GUEST_TYPE.clone_into(&mut self.kind);
@@ -224,18 +223,18 @@ impl Guest {
     }
 }
 
-/// The buses that a disk of a guest can be on; the first is that of a disk that names none.
+/// The buses of a guest's disk; the first is the default.
 pub const BUSES: [&str; 3] = ["virtio", "scsi", "sata"];
 
-/// The buses that a CD-ROM can be on: Debian's cloud kernels have drivers for the first alone.
+/// The buses of a CD-ROM: Debian's cloud kernels have drivers only for the first.
 const CDROM_BUSES: [&str; 2] = ["scsi", "sata"];
 
-/// How Linux begins the names of disks on a bus.
+/// Returns the prefix of Linux for names of disks on a bus.
 pub fn disk_prefix(bus: &str) -> &'static str {
     if bus == BUSES[0] { "vd" } else { "sd" }
 }
 
-/// The name of the disk at `index` of those with a prefix, as Linux counts them: `vda` .. `vdz`, `vdaa` ..
+/// Returns the name of the disk at `index` among those with a prefix, in Linux's order: `vda` .. `vdz`, `vdaa` ..
 pub fn disk_device(prefix: &str, index: usize) -> String {
     const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
     // Bijective base 26: no letter stands for zero, so each place counts from one.
@@ -249,7 +248,7 @@ pub fn disk_device(prefix: &str, index: usize) -> String {
     prefix.chars().chain(letters.into_iter().rev()).collect()
 }
 
-/// The number that [`disk_device`] made this name of; none for another name.
+/// Returns the index for which [`disk_device`] returns this name; `None` for another name.
 pub fn disk_index(device: &str) -> Option<usize> {
     let letters = device.get(2..).filter(|letters| (1..=3).contains(&letters.len()))?;
     let digits = letters.bytes().map(|letter| match letter {
@@ -282,7 +281,7 @@ pub struct Nic {
     /// The host's device while the guest runs, for example `vnet0`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// VLAN tags; absent differs from an empty list.
+    /// VLAN tags; an absent list differs from an empty one.
     pub vlans: Option<Vec<i64>>,
     /// Pairs of queues of a virtio NIC; 0: one, or what the profile says.
     #[serde(skip_serializing_if = "is_zero")]
@@ -384,33 +383,33 @@ members!(GuestDisk {
 });
 
 impl GuestDisk {
-    /// Whether it is a CD-ROM, whose medium may be absent and never belongs to the guest.
+    /// Returns whether the disk is a CD-ROM, whose medium may be absent and never belongs to the guest.
     pub fn is_cdrom(&self) -> bool {
         self.kind == CDROM
     }
 
-    /// Whether it gets a volume that the agent makes.
+    /// Returns whether the agent makes a volume for the disk.
     pub fn wants_volume(&self) -> bool {
         self.source.is_empty() && !self.is_cdrom()
     }
 
-    /// The buses that it can be on; the first is that of one that names none.
+    /// Returns the buses that the disk can have; the first is the default.
     pub fn buses(&self) -> &'static [&'static str] {
         if self.is_cdrom() { &CDROM_BUSES } else { &BUSES }
     }
 
-    /// Its bus on a machine of the profile classic, which has no SCSI controller.
+    /// Returns the bus on a machine of the profile classic, which has no SCSI controller.
     fn classic_bus(&self) -> &'static str {
         if self.is_cdrom() { "sata" } else { BUSES[0] }
     }
 
-    /// Whether a disk with this `cache` passes the host's page cache by, which `io` `native` needs.
+    /// Returns whether a disk with this `cache` bypasses the host's page cache, which `io` `native` needs.
     pub fn passes_page_cache(cache: &str) -> bool {
         ["none", "directsync"].contains(&cache)
     }
 }
 
-/// What the verbs are called with.
+/// The arguments of the verbs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GuestRequest {
     /// The guest.
@@ -432,7 +431,7 @@ members!(GuestRequest {
     "args" => args: dictionary,
 });
 
-/// What the verbs answer.
+/// The answer of the verbs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GuestResponse {
     /// The guest as it is now. Callers store it, so a success always has it.

@@ -1,5 +1,4 @@
-//! XML as a small tree, read and written with quick-xml's events: the one way in which this room
-//! makes XML and reads it.
+//! XML as a small tree, read and written with quick-xml's events: the only XML code of the module `guest`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,28 +8,28 @@ use quick_xml::events::{BytesEnd, BytesRef, BytesStart, BytesText, Event};
 use quick_xml::name::{QName, ResolveResult};
 use quick_xml::{NsReader, Writer, XmlVersion};
 
-/// How deep elements may nest; libxml2, whose output this reads, stops at 256 too.
+/// The maximum depth of elements; libxml2, which writes this XML, stops at 256 too.
 const DEPTH_MAX: usize = 256;
 
-/// Why a text is not the XML that was asked for.
+/// The reason why a text is not the expected XML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Not well-formed, by what the parser says.
+    /// The text is not well-formed; with the parser's message.
     Malformed(String),
-    /// Elements nest deeper than any of libvirt's.
+    /// Elements nest deeper than in any XML of libvirt.
     TooDeep,
-    /// Well-formed, but another document.
+    /// The text is well-formed, but another document.
     WrongRoot {
-        /// The name of the root element that was asked for.
+        /// The name of the expected root element.
         expected: &'static str,
         /// The name of the root element found.
         found: String,
     },
-    /// A number that is none, or none that fits.
+    /// A number is invalid or too large.
     Number {
-        /// The element or attribute that holds it.
+        /// The element or attribute with the number.
         name: &'static str,
-        /// What stands there.
+        /// The text in its place.
         found: String,
     },
 }
@@ -50,23 +49,23 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An element with its attributes and content.
+/// An element with its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element {
-    /// The name: of an element that was read, without prefix; it is written as it stands.
+    /// The name, without prefix in an element that was read; written unchanged.
     pub name: String,
-    /// The namespace of an element that was read; empty for none. It is written where it is not that of the
-    /// element around; an element to write may have an `xmlns` attribute instead.
+    /// The namespace of an element that was read; empty for none. Written if it differs from that of the enclosing
+    /// element; an element to write may have an `xmlns` attribute instead.
     pub namespace: String,
-    /// Names and values; of an element that was read, without the namespace declarations.
+    /// Names and values; in an element that was read, without namespace declarations.
     pub attributes: Vec<(String, String)>,
-    /// The elements in it.
+    /// The child elements.
     pub children: Vec<Element>,
-    /// The text in it, pieces between children run together.
+    /// The text of the element, with the pieces between children joined.
     pub text: String,
 }
 
-/// What an absent child is read as.
+/// The value of an absent child.
 static ABSENT: Element = Element {
     name: String::new(),
     namespace: String::new(),
@@ -76,54 +75,54 @@ static ABSENT: Element = Element {
 };
 
 impl Element {
-    /// An empty element.
+    /// Returns an empty element.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    /// The element with one more attribute.
+    /// Adds an attribute.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.attributes.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The element with one more attribute, unless the value is empty.
+    /// Adds an attribute, unless the value is empty.
     #[must_use]
     pub fn with_nonempty(self, name: &str, value: &str) -> Self {
         if value.is_empty() { self } else { self.with(name, value) }
     }
 
-    /// The element with this text.
+    /// Sets the text.
     #[must_use]
     pub fn holding(mut self, text: &str) -> Self {
         text.clone_into(&mut self.text);
         self
     }
 
-    /// The element with more children, at the end.
+    /// Appends children.
     #[must_use]
     pub fn containing(mut self, children: impl IntoIterator<Item = Element>) -> Self {
         self.children.extend(children);
         self
     }
 
-    /// The first child of this name and no namespace; an empty element if there is none.
+    /// Returns the first child of this name and no namespace; an empty element if there is none.
     pub fn child(&self, name: &str) -> &Element {
         self.child_in("", name)
     }
 
-    /// The first child of this name in this namespace; an empty element if there is none.
+    /// Returns the first child of this name in this namespace; an empty element if there is none.
     pub fn child_in(&self, namespace: &str, name: &str) -> &Element {
         self.children_in(namespace, name).next().unwrap_or(&ABSENT)
     }
 
-    /// The children of this name in this namespace.
+    /// Returns the children of this name in this namespace.
     pub fn children_in(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Element> {
         self.children.iter().filter(move |c| c.name == name && c.namespace == namespace)
     }
 
-    /// The first child of this name and no namespace, which is made where there is none.
+    /// Returns the first child of this name and no namespace; adds the child if it does not exist.
     pub fn child_mut(&mut self, name: &str) -> &mut Element {
         let is_it = |child: &Element| child.name == name && child.namespace.is_empty();
         let place = self.children.iter().position(is_it).unwrap_or_else(|| {
@@ -133,7 +132,7 @@ impl Element {
         &mut self.children[place]
     }
 
-    /// Whether there is a child of this name and no namespace.
+    /// Returns whether the element has a child of this name and no namespace.
     pub fn has(&self, name: &str) -> bool {
         self.children_in("", name).next().is_some()
     }
@@ -144,7 +143,7 @@ impl Element {
             .retain(|child| child.name != name || !child.namespace.is_empty() || !is_it(child));
     }
 
-    /// Gives an attribute this value.
+    /// Sets an attribute.
     pub fn set(&mut self, name: &str, value: &str) {
         match self.attributes.iter_mut().find(|(candidate, _)| candidate == name) {
             Some((_, former)) => value.clone_into(former),
@@ -152,18 +151,18 @@ impl Element {
         }
     }
 
-    /// The value of an attribute; empty if there is none.
+    /// Returns the value of an attribute; empty if there is none.
     pub fn attribute(&self, name: &str) -> &str {
         let found = self.attributes.iter().find(|(candidate, _)| candidate == name);
         found.map_or("", |(_, value)| value)
     }
 
-    /// The text with the blanks around it cut off.
+    /// Returns the text without surrounding white space.
     pub fn trimmed(&self) -> &str {
         self.text.trim()
     }
 
-    /// The element as a document, with nothing put in between for the eye.
+    /// Returns the element as a document, without indentation.
     pub fn to_xml(&self) -> String {
         let mut writer = Writer::new(Vec::new());
         write_element(&mut writer, self, "").expect("a Vec takes every write");
@@ -212,7 +211,7 @@ fn write_element(
     writer.write_event(Event::End(BytesEnd::new(element.name.as_str())))
 }
 
-/// How many bytes a text has in XML at most, where its special characters are references.
+/// Returns the maximum number of bytes of a text in XML with its special characters as references.
 pub(crate) fn escaped_bytes(text: &str) -> usize {
     let bytes = |c: char| match c {
         '<' | '>' | '&' | '"' | '\'' => "&quot;".len(),
@@ -222,7 +221,7 @@ pub(crate) fn escaped_bytes(text: &str) -> usize {
     text.chars().map(bytes).sum()
 }
 
-/// Writes each of `specials` as a character reference.
+/// Replaces each of `specials` by a character reference.
 fn escape<'a>(raw: &'a str, specials: &[char]) -> Cow<'a, str> {
     if !raw.contains(specials) {
         return Cow::Borrowed(raw);
@@ -240,7 +239,7 @@ fn escape<'a>(raw: &'a str, specials: &[char]) -> Cow<'a, str> {
 
 fn read_document(xml: &str) -> Result<Element, Error> {
     let mut reader = NsReader::from_str(xml);
-    // The elements that are open, outermost first; below them stands what holds the root.
+    // The open elements, outermost first, after an element that holds the root.
     let mut open = vec![Element::default()];
     loop {
         let (namespace, event) = reader.read_resolved_event().map_err(malformed)?;
@@ -303,7 +302,7 @@ fn read_start(namespace: ResolveResult<'_>, start: &BytesStart<'_>) -> Result<El
     Ok(element)
 }
 
-/// The character that `&name;` or `&#number;` stands for.
+/// Returns the character of `&name;` or `&#number;`.
 fn resolve(reference: &BytesRef<'_>) -> Result<char, Error> {
     if let Some(character) = reference.resolve_char_ref().map_err(malformed)? {
         return Ok(character);

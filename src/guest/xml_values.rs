@@ -2,7 +2,7 @@
 
 use crate::guest::xml::{Element, Error};
 
-/// libvirt's units of memory, in bytes.
+/// Returns libvirt's unit of memory, in bytes.
 fn unit_bytes(unit: &str) -> Option<u64> {
     Some(match unit {
         "b" | "bytes" => 1,
@@ -29,7 +29,7 @@ pub(super) fn read_memory_kib(memory: &Element) -> Result<u64, Error> {
         .map_err(|_| Error::Number { name: "memory", found: format!("{amount} {unit}") })
 }
 
-/// A number of libvirt's; an absent one is 0.
+/// Reads a number of libvirt; an absent number is 0.
 pub(in crate::guest) fn number<N>(name: &'static str, text: &str) -> Result<N, Error>
 where
     N: std::str::FromStr + Default,

@@ -1,4 +1,4 @@
-//! What a guest's machine can be: by itself, and on this host.
+//! Checks of a guest's machine: by itself, and against this host.
 
 use crate::config::Profile;
 use crate::config::fixed::{SHUTDOWN_WAIT_MAX, START_DELAY_MAX, START_ORDER_MAX};
@@ -15,16 +15,16 @@ use crate::guest::wire::seed::CloudInit;
 use crate::guest::wire::{BUSES, CDROM, Guest, GuestDisk, Nic};
 use crate::sorted::OrderBy;
 
-/// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
+/// The maximum length of a disk's serial number in virtio (virtio 1.2, section 5.2.6).
 const SERIAL_BYTES_MAX: usize = 20;
-/// The most pairs of queues of a tap device (`MAX_TAP_QUEUES` in Linux).
+/// The maximum number of queue pairs of a tap device (`MAX_TAP_QUEUES` in Linux).
 const QUEUES_MAX: u64 = 256;
-/// The largest unit that a virtio NIC can be told (virtio 1.2, section 5.1.4).
+/// The largest MTU that a virtio NIC can advertise, in bytes (virtio 1.2, section 5.1.4).
 const MTU_MAX: u64 = 65_535;
-/// The smallest maximum that IPv4 needs (RFC 791).
+/// The minimum MTU of IPv4, in bytes (RFC 791).
 const MTU_MIN: u64 = 68;
 
-/// Members of a request that are named as replaced.
+/// The maximum number of replaced members that are reported for a request.
 const OVERWRITTEN_MAX: usize = 8;
 
 const PROFILES: &[&str] = &[MODERN, CLASSIC];
@@ -38,8 +38,8 @@ const CACHES: &[&str] = &["none", "writeback", "writethrough", "directsync", "un
 const IOS: &[&str] = &["native", "threads", "io_uring"];
 const DISCARDS: &[&str] = &["unmap", "ignore"];
 
-/// What its place does not support of a disk whose open members its profile has filled in. A block device without
-/// `cache` has `none`.
+/// Returns the setting that the disk's source does not support. The disk's profile is already filled in; a block device
+/// without `cache` has `none`.
 pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Option<Invalid> {
     let cache = match disk.cache.as_str() {
         "" if at.is_block => "none",
@@ -58,7 +58,7 @@ pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Optio
     None
 }
 
-/// What is wrong with the memory of a guest whose profile is filled in: by its unit.
+/// Returns the fault of a guest's memory against its unit. The guest's profile is already filled in.
 pub fn unit_fault(guest: &Guest) -> Option<Invalid> {
     memory_fault(guest, unit_mib(guest))
 }
@@ -69,7 +69,7 @@ fn memory_fault(guest: &Guest, unit: u64) -> Option<Invalid> {
     member(name, Fault::NotMultiple { found, unit })
 }
 
-/// What is wrong with the machine of a guest, whatever the host.
+/// Returns the faults of a guest's machine that do not depend on the host.
 pub fn faults(guest: &Guest) -> Vec<Invalid> {
     let mut found = vec![
         word("profile", &guest.profile, PROFILES),
@@ -133,7 +133,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
     found
 }
 
-/// What is wrong with the settings of a NIC, whatever the host.
+/// Returns the faults of a NIC's settings that do not depend on the host.
 pub(super) fn nic_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
     let mtu = match nic.mtu {
         0 | MTU_MIN..=MTU_MAX => None,
@@ -164,7 +164,7 @@ pub(super) fn nic_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
     found
 }
 
-/// What is wrong with the limits of a disk or a NIC, which can have these.
+/// Returns the faults of the limits of a disk or a NIC; `names` lists the supported limits.
 fn limit_faults(place: &str, limits: Option<&Limits>, names: &[&str], max: u64) -> Vec<Invalid> {
     let mut found = Vec::new();
     for (name, most) in limits.into_iter().flatten() {
@@ -174,7 +174,7 @@ fn limit_faults(place: &str, limits: Option<&Limits>, names: &[&str], max: u64) 
     found
 }
 
-/// The same for a disk.
+/// Returns the faults of a disk's settings that do not depend on the host.
 pub(super) fn disk_faults(place: &str, disk: &GuestDisk) -> Vec<Invalid> {
     let at = |name: &str| format!("{place}.{name}");
     let length = u64::try_from(disk.serial.len()).unwrap_or(u64::MAX);
@@ -217,10 +217,10 @@ pub(super) fn disk_faults(place: &str, disk: &GuestDisk) -> Vec<Invalid> {
     found
 }
 
-/// The bus of a disk that the agent will not honour.
+/// Checks that the agent supports the bus of a disk.
 ///
 /// # Errors
-/// Which buses there are.
+/// A list of the supported buses.
 pub fn check_bus(place: &str, disk: &GuestDisk) -> Result<(), Invalid> {
     match word(&format!("{place}.bus"), &disk.bus, disk.buses()) {
         Some(fault) => Err(fault),
@@ -228,7 +228,7 @@ pub fn check_bus(place: &str, disk: &GuestDisk) -> Result<(), Invalid> {
     }
 }
 
-/// What of a guest's disks [`Guest::complete`] has replaced, in words.
+/// Describes the members of a guest's disks that [`Guest::complete`] has replaced.
 pub fn overwritten(guest: &Guest, completed: &Guest) -> Vec<String> {
     let mut found = Vec::new();
     for (i, (disk, own)) in guest.disks.iter().zip(&completed.disks).enumerate() {
@@ -247,7 +247,7 @@ pub fn overwritten(guest: &Guest, completed: &Guest) -> Vec<String> {
     found
 }
 
-/// The machine that libvirt is asked about for a guest of this profile; empty for libvirt's own choice.
+/// Returns the machine to query libvirt for, for a guest of this profile; empty for libvirt's default.
 pub fn asked_machine(guest: &Guest, profile: Profile) -> &str {
     match (guest.machine.as_str(), profile) {
         ("", Profile::Modern) => modern_machine(std::env::consts::ARCH).unwrap_or_default(),
@@ -255,7 +255,7 @@ pub fn asked_machine(guest: &Guest, profile: Profile) -> &str {
     }
 }
 
-/// What a guest asks for and this host cannot give, with what it has instead.
+/// Returns the members that this host does not support, each with the available alternatives.
 pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
     let has = |list: &[String], name: &str| list.iter().any(|it| it == name);
     let mut found = Vec::new();
@@ -299,12 +299,12 @@ pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
         None => ("cpu", guest.cpu),
     };
     let limit = if offer.arch == "x86_64" { offer.max_cpu.min(CPUS_MAX) } else { offer.max_cpu };
-    // One that has more already has what it needs for them.
+    // A guest with more processors already has the hardware that they need.
     if limit > 0 && name != "cpu" {
         found.push(below(name, most, limit));
     }
     for (i, disk) in guest.disks.iter().enumerate() {
-        // Others are libvirt's to judge: Create takes what it is given.
+        // libvirt checks other buses: Create passes them unchanged.
         if BUSES.contains(&disk.bus.as_str()) && !has(&offer.disk_buses, &disk.bus) {
             let why = format!("available are {}", offer.disk_buses.join(", "));
             found.push(not(&format!("disks[{i}].bus"), &disk.bus, why));
@@ -317,23 +317,23 @@ pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
     found.into_iter().flatten().collect()
 }
 
-/// Debian's package with the firmware of an architecture.
+/// Returns the Debian package with the firmware of an architecture.
 fn firmware_package(arch: &str) -> &'static str {
     if arch == "aarch64" { "qemu-efi-aarch64" } else { "ovmf" }
 }
 
-/// A member that this host cannot give.
+/// Returns the fault of a member that this host does not support.
 fn not(name: &str, found: &str, why: String) -> Option<Invalid> {
     member(name, Fault::NotOnHost { found: found.to_owned(), why })
 }
 
-/// A member with its fault; an option, so that a list of checks reads as one.
+/// Returns a member with its fault, as an option, so that a list of checks has one type.
 #[expect(clippy::unnecessary_wraps, reason = "one line of a list of checks")]
 fn member(member: &str, fault: Fault) -> Option<Invalid> {
     Some(Invalid::Member { member: member.to_owned(), fault })
 }
 
-/// A word that is empty or one of these.
+/// Checks that a word is empty or one of `allowed`.
 fn word(place: &str, found: &str, allowed: &[&str]) -> Option<Invalid> {
     if found.is_empty() || allowed.contains(&found) {
         return None;
@@ -342,7 +342,7 @@ fn word(place: &str, found: &str, allowed: &[&str]) -> Option<Invalid> {
     member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
 }
 
-/// A list of numbers, or nothing.
+/// Checks that a text is empty or a list of numbers.
 fn list(place: &str, found: &str) -> Option<Invalid> {
     if found.is_empty() || numbers(found).is_some() {
         return None;
@@ -351,8 +351,8 @@ fn list(place: &str, found: &str) -> Option<Invalid> {
     member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
 }
 
-/// What of a guest's placement a host cannot give that has these processors and NUMA nodes, and has huge pages of the
-/// guest's size or not.
+/// Returns the members of a guest's placement that this host cannot satisfy. `cpus` and `nodes` list the host's
+/// processors and NUMA nodes; `has_pages`: the host has huge pages of the guest's size.
 pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, has_pages: bool) -> Vec<Invalid> {
     let fits = |asked: &str, has: &str| match (numbers(asked), numbers(has)) {
         (Some(asked), Some(has)) => asked.iter().all(|number| has.contains(number)),
@@ -375,12 +375,12 @@ pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, has_pages: bool) -> Vec
     found.into_iter().flatten().collect()
 }
 
-/// A name of which libvirt knows more than this agent: letters, digits and a few marks.
+/// Checks a name from a set that libvirt knows and this agent does not: letters, digits and a few marks.
 fn name(place: &str, found: &str) -> Option<Invalid> {
     letters_digits(place, found, "-_.+")
 }
 
-/// A text of letters, digits and these characters.
+/// Checks that a text has only letters, digits and the characters of `more`.
 fn letters_digits(place: &str, found: &str, more: &str) -> Option<Invalid> {
     let is_fine = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
     let odd = found.chars().find(|c| !is_fine(*c));

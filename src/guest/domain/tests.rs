@@ -6,7 +6,7 @@ use super::*;
 use crate::guest::metadata::OwnedObjects;
 use crate::guest::xml::tests::{assert_golden, xml_text};
 
-/// What the golden files were made of.
+/// The guest that the golden files were made from.
 fn full_guest() -> wire::Guest {
     let mut guest: wire::Guest = serde_json::from_str(
         r#"{"id":"web-1","type":"test","image":"img-1","state":"create","memory":512,"cpu":2,
@@ -55,7 +55,7 @@ fn libvirt_returns_the_definition() {
         let mut read = VirDomain::from_xml(dumped).unwrap();
         assert!(!std::mem::take(&mut read.uuid).is_empty());
         assert_eq!(read.metadata, defined.metadata);
-        // What libvirt fills in.
+        // libvirt fills these in.
         read.os = defined.os.clone();
         read.hardware = defined.hardware.clone();
         for (read, defined) in read.devices.interfaces.iter_mut().zip(&defined.devices.interfaces) {

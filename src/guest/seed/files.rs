@@ -1,6 +1,6 @@
 //! Seeds that a guest reads as items of QEMU's fw_cfg (<https://www.qemu.org/docs/master/specs/fw_cfg.html>): a
-//! configuration of Ignition, or credentials of systemd. Each is a file of the host, named by the definition: an item
-//! whose value stands in the definition is in libvirt's files and logs, and in QEMU's arguments.
+//! configuration of Ignition, or credentials of systemd. Each item is a file of the host that the definition names. A
+//! value in the definition itself would appear in libvirt's files and logs, and in QEMU's arguments.
 
 use serde::de::IgnoredAny;
 
@@ -9,17 +9,16 @@ use crate::guest::seed::SEED_BYTES_MAX;
 use crate::guest::wire::Guest;
 use crate::guest::wire::seed::{Credentials, Secret};
 
-/// The most credentials of a guest. QEMU's machines have room for 32 items, and need some 20 themselves.
+/// The maximum number of credentials of a guest. QEMU's machines have room for 32 items, and need some 20 themselves.
 pub const CREDENTIALS_MAX: usize = 8;
-/// The items in which Fedora CoreOS and Flatcar look for their configuration.
+/// The items from which Fedora CoreOS and Flatcar read their configuration.
 const IGNITION_ITEMS: [&str; 2] = ["opt/com.coreos/config", "opt/org.flatcar-linux/config"];
-/// How the items begin in which systemd looks for credentials
-/// (<https://systemd.io/CREDENTIALS>).
+/// The prefix of the items from which systemd reads credentials (<https://systemd.io/CREDENTIALS>).
 const CREDENTIAL_ITEMS: &str = "opt/io.systemd.credentials/";
 const IGNITION: &str = "ignition";
 const CREDENTIALS: &str = "credentials";
 
-/// Returns the members of a guest that say what its seed is; a guest can have one of them.
+/// Returns the seed members in a guest's request; a guest can have one of them.
 pub fn given(guest: &Guest) -> Vec<&'static str> {
     let members = [
         ("cloud_init", guest.cloud_init.is_some()),
@@ -29,8 +28,8 @@ pub fn given(guest: &Guest) -> Vec<&'static str> {
     members.into_iter().filter(|(_, is_given)| *is_given).map(|(member, _)| member).collect()
 }
 
-/// Returns the kind of a seed that is files, as its fingerprint begins, and its whole content; none for other seeds.
-/// Two seeds that differ have other texts.
+/// Returns the prefix of the fingerprint and the whole content of a seed in files; `None` for other seeds. Different
+/// seeds have different content.
 pub fn canonical(guest: &Guest) -> Option<(&'static str, Vec<u8>)> {
     if !guest.ignition.0.is_empty() {
         return Some(("ignition-", format!("{IGNITION}:{}", guest.ignition.0).into_bytes()));
@@ -46,7 +45,7 @@ pub fn canonical(guest: &Guest) -> Option<(&'static str, Vec<u8>)> {
     Some(("credentials-", bytes))
 }
 
-/// Whether a guest whose seed has this fingerprint has it on a disk.
+/// Returns whether a guest with a seed of this fingerprint has a seed disk.
 pub fn is_on_disk(fingerprint: &str) -> bool {
     let is_files = |member: &str| {
         fingerprint.strip_prefix(member).is_some_and(|digits| digits.starts_with('-'))
@@ -54,7 +53,7 @@ pub fn is_on_disk(fingerprint: &str) -> bool {
     !fingerprint.is_empty() && ![IGNITION, CREDENTIALS].into_iter().any(is_files)
 }
 
-/// Returns the files of a guest's seed: the name of each and what it has.
+/// Returns the files of a guest's seed: the name and content of each.
 pub fn contents(guest: &Guest) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if !guest.ignition.0.is_empty() {
@@ -66,7 +65,7 @@ pub fn contents(guest: &Guest) -> Vec<(String, String)> {
     found
 }
 
-/// Returns the items of a guest's seed: the name of each, and that of its file.
+/// Returns the items of a guest's seed: the name of each, and the name of its file.
 pub fn items(guest: &Guest) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if !guest.ignition.0.is_empty() {
@@ -84,7 +83,7 @@ fn credential_file(name: &str) -> String {
     format!("credential-{name}")
 }
 
-/// Returns what is wrong with the members that say what a guest's seed is. No error repeats what they say.
+/// Returns the fault of a guest's seed members. No error repeats their content.
 pub fn fault(guest: &Guest) -> Option<Invalid> {
     let (Secret(ignition), Credentials(credentials)) = (&guest.ignition, &guest.credentials);
     let member = if ignition.is_empty() { CREDENTIALS } else { IGNITION };
@@ -109,7 +108,7 @@ pub fn fault(guest: &Guest) -> Option<Invalid> {
     Some(Invalid::Member { member: member.to_owned(), fault })
 }
 
-/// Whether a credential can have this name. libvirt passes it on to QEMU in a list with commas.
+/// Returns whether a credential can have this name. libvirt passes the name to QEMU in a list with commas.
 fn is_name(name: &str) -> bool {
     let is_fine = |c: u8| c.is_ascii_alphanumeric() || b"._-@".contains(&c);
     (1..=CREDENTIAL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_fine)

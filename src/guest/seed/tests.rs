@@ -16,14 +16,14 @@ fn guest() -> Guest {
             nic("02:00:00:00:00:AB", "192.0.2.7", "255.255.255.0", "192.0.2.1"),
             nic("02:00:00:00:00:02", "", "", ""),
             nic("02:00:00:00:00:03", "2001:db8::7/64", "", "2001:db8::1"),
-            // Whatever callers keep there.
+            // Callers may store any text there.
             nic("02:00:00:00:00:04", "ten", "255.0.255.0", "none"),
         ],
         ..Guest::default()
     }
 }
 
-/// The files of the disk. That Linux reads them, too, `seeds` shows in tests/it.
+/// Returns the files of the disk. The test `seeds` in tests/it shows that Linux reads them too.
 fn files(cloud_init: &CloudInit, guest: &Guest) -> Vec<(String, String)> {
     let disk = cloud_init.disk(guest, "uuid-1").unwrap();
     let files = fatfs::FileSystem::new(Cursor::new(disk), fatfs::FsOptions::new()).unwrap();
@@ -154,7 +154,7 @@ fn the_largest_seed_fits_its_disk() {
     cloud_init.user_data = "x".repeat(SEED_BYTES_MAX - cloud_init.canonical().len());
     assert!(cloud_init.faults().is_empty());
     assert_eq!(cloud_init.disk(&guest(), "uuid-1").unwrap().len(), 1 << 20);
-    // Each character of a key is two in JSON.
+    // JSON doubles each character of this key.
     let rest = cloud_init.user_data.len() - cloud_init.canonical().len() % 8 - 16;
     let quotes = CloudInit { ssh_keys: vec!["\"".repeat(rest)], ..CloudInit::default() };
     assert!(quotes.faults().is_empty());

@@ -1,6 +1,7 @@
 use super::*;
 
-/// What libvirt 9.0 has of a guest of the original agent, with parts that this agent does not know.
+/// The XML of libvirt 9.0 for a guest of the original agent, with parts that this agent does not
+/// know.
 const ORIGINAL: &str = "<domain type='kvm' id='1'>
   <name>old</name>
   <metadata><app:x xmlns:app='urn:app' a='1'>kept</app:x></metadata>
@@ -34,7 +35,7 @@ fn read(xml: &str) -> Element {
     Element::from_xml(xml, "domain").unwrap()
 }
 
-/// The definition after an update that loses nothing.
+/// Returns the definition after an update without losses.
 fn after(members: &str) -> Element {
     let updated = updated(ORIGINAL, &asked(members), "").unwrap();
     assert_eq!(updated.losses, []);

@@ -1,4 +1,4 @@
-//! What a guest's agent is asked, and what GuestInfo answers.
+//! Requests to the guest agent, and the answer of GuestInfo.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::guest::members::members;
 use crate::guest::wire::{Guest, is_zero};
 
-/// What SetPassword and SetSshKeys are called with. Passwords are secret: it neither writes nor shows them.
+/// The arguments of SetPassword and SetSshKeys. Passwords are secret: serialisation and `Debug` omit them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LoginRequest {
     /// The guest.
@@ -47,7 +47,7 @@ impl fmt::Debug for LoginRequest {
     }
 }
 
-/// What is known of a running guest from inside. What is not known is absent.
+/// Information about a running guest from inside. Unknown members are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GuestInfo {
     /// The request's guest.
@@ -96,7 +96,7 @@ pub struct Address {
     pub age_s: u64,
 }
 
-/// Whether an address reaches only the link that its NIC is on, or is none.
+/// Returns whether an address is link-local or invalid.
 pub fn is_of_link(address: &str) -> bool {
     match address.parse() {
         Ok(IpAddr::V4(address)) => address.is_link_local(),
@@ -105,7 +105,7 @@ pub fn is_of_link(address: &str) -> bool {
     }
 }
 
-/// An operating system, in its own words (os-release(5)).
+/// An operating system, as os-release(5) describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OperatingSystem {
     /// For programs, such as `debian`.

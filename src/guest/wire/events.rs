@@ -1,13 +1,13 @@
-//! What WaitEvents is called with.
+//! The arguments of WaitEvents.
 
 use serde::Serialize;
 
 use crate::guest::members::members;
 
-/// Which events are wanted.
+/// The selection of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventsRequest {
-    /// The events after the event of this number; 0: all stored events; absent: new events.
+    /// Only events after this number; 0: all stored events; absent: only new events.
     pub after: Option<u64>,
     /// Seconds to wait for one where there is none; absent: as long as may be.
     pub timeout: Option<u64>,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::guest::members::members;
 
-/// What the methods for images are called with.
+/// The arguments of the methods for images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImageRequest {
     /// Id of the image.
@@ -25,7 +25,7 @@ members!(ImageRequest {
     "source" => source: value,
 });
 
-/// What the methods for images answer.
+/// The answer of the methods for images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImageResponse {
     /// The images.
@@ -65,7 +65,7 @@ members!(Image {
     "status" => status: value,
 });
 
-/// What the methods for volumes and datasets are called with.
+/// The arguments of the methods for volumes and datasets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VolumeRequest {
     /// Name of the dataset, relative to the pool.
@@ -80,7 +80,7 @@ members!(VolumeRequest {
     "size" => size_mib: value,
 });
 
-/// What the methods for volumes and datasets answer.
+/// The answer of the methods for volumes and datasets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VolumeResponse {
     /// The volumes.
@@ -107,7 +107,7 @@ members!(Volume {
     "device" => device: value,
 });
 
-/// What the methods for snapshots are called with.
+/// The arguments of the methods for snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SnapshotRequest {
     /// Name of a dataset or of a snapshot, relative to the pool.
@@ -128,7 +128,7 @@ members!(SnapshotRequest {
     "destroyMoreRecent" => destroy_more_recent: value,
 });
 
-/// What the methods for snapshots answer.
+/// The answer of the methods for snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SnapshotResponse {
     /// The snapshots.

@@ -1,10 +1,10 @@
-//! What the methods for jobs are called with.
+//! The arguments of the methods for jobs.
 
 use serde::Serialize;
 
 use crate::guest::members::members;
 
-/// Which job is meant.
+/// The selected job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct JobRequest {
     /// Its id.
@@ -15,7 +15,7 @@ members!(JobRequest {
     "id" => id: value,
 });
 
-/// The parameters of Job.List. Every member may be absent.
+/// The selection of jobs. All members are optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct JobsRequest {
     /// Those of this guest.

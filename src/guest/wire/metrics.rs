@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::guest::members::members;
 use crate::guest::wire::Guest;
 
-/// What the metrics methods are called with.
+/// The arguments of the metrics methods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GuestMetricsRequest {
     /// The guest.
@@ -26,7 +26,7 @@ members!(GuestMetricsRequest {
     "args" => args: dictionary,
 });
 
-/// What the metrics methods answer.
+/// The answer of the metrics methods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GuestMetricsResponse {
     /// Always `None`: the original writes `null` and nothing else.
@@ -71,7 +71,7 @@ pub struct AllGuestMetrics {
 /// Time used on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CpuMetrics {
-    /// Seconds of processor time used by the guest in all.
+    /// Seconds of CPU time used by the guest in total.
     pub cpu_time: f64,
     /// Seconds used by the guest's vCPUs.
     pub vcpu_time: f64,

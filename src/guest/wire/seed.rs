@@ -1,11 +1,11 @@
-//! The configuration that a guest gets at its first boot.
+//! The data that a guest reads at its first boot.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::guest::members::members;
 
-/// The documents of cloud-init, or the short form, from which the agent makes `user_data`.
+/// The data for cloud-init: whole documents, or the short form, from which the agent makes `user_data`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CloudInit {
     /// What cloud-init does: a `#cloud-config`, a script or another of its formats.
@@ -43,7 +43,7 @@ impl fmt::Debug for CloudInit {
     }
 }
 
-/// A text that no log, error or answer repeats; empty where there is none.
+/// A text that no log, error or answer repeats; empty for none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub(in crate::guest) String);
 

@@ -1,5 +1,4 @@
-//! The structs of the verbs that the original has not: what guests there are, what is set of one,
-//! its console and its screen.
+//! The structs of the verbs that the original lacks: the list of guests, their settings, console and screen.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use crate::guest::members::members;
 use crate::guest::wire::agent::Address;
 use crate::guest::wire::{Guest, GuestDisk, GuestRequest, Nic};
 
-/// The parameters of List. Every member may be absent.
+/// The arguments of List. All members are optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ListRequest {
     /// The id after which the page begins; empty for the first.
@@ -33,7 +32,7 @@ members!(ListRequest {
     "args" => args: dictionary,
 });
 
-/// What List answers.
+/// The answer of List.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ListResponse {
     /// In the order of their ids, byte by byte.
@@ -66,14 +65,14 @@ pub struct ListedGuest {
     pub addresses: Vec<Address>,
 }
 
-/// What Leftovers and RemoveLeftovers answer.
+/// The answer of Leftovers and RemoveLeftovers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LeftoversResponse {
     /// What is left over, the oldest first.
     pub leftovers: Vec<Leftovers>,
 }
 
-/// What one call left over.
+/// The objects that one call left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Leftovers {
     /// The guest's id.
@@ -92,7 +91,7 @@ pub struct Leftovers {
     pub tries: u32,
 }
 
-/// What CreateGuest and Delete are called with: the verbs that can say what they would do.
+/// The arguments of CreateGuest and Delete, the verbs that support a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlanRequest {
     /// The guest.
@@ -102,7 +101,7 @@ pub struct PlanRequest {
     /// As those of [`GuestRequest`]; `mistify.dry_run` is the same as `dry_run`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
-    /// Whether the call only answers with its plan, and changes nothing.
+    /// Whether the answer contains the plan, and nothing is done.
     pub dry_run: bool,
     /// As that of [`GuestRequest`].
     #[serde(skip)]
@@ -122,7 +121,7 @@ impl From<PlanRequest> for GuestRequest {
     }
 }
 
-/// What CreateGuest and Delete answer.
+/// The answer of CreateGuest and Delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlanResponse {
     /// The guest as it is now; with a plan, as it would be answered.
@@ -135,10 +134,10 @@ pub struct PlanResponse {
     pub warnings: Vec<String>,
 }
 
-/// What a verb would do.
+/// The plan of a verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// In this order, if they are known; none if nothing would start.
+    /// The known steps, in this order; empty if the verb would not start.
     pub steps: Vec<PlanStep>,
     /// What would make the verb fail, each as its error would say it.
     pub problems: Vec<String>,
@@ -162,7 +161,7 @@ pub struct PlanStep {
     /// What libvirt is given.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub xml: String,
-    /// Details in words.
+    /// Further details in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// What goes along, by full name, as a volume's snapshots.
@@ -170,19 +169,19 @@ pub struct PlanStep {
     pub with: Vec<String>,
 }
 
-/// What SetMemory, SetCPU and the verbs for devices answer.
+/// The answer of SetMemory, SetCPU and the verbs for devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SettingResponse {
     /// The request's guest; from the verbs for devices the guest as it is now.
     pub guest: Option<Guest>,
-    /// Whether the change applies to the running guest, too, and not only to its next start.
+    /// Whether the change applies to the running guest too, and not only to its next start.
     pub live: bool,
     /// Why not.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// What Console answers.
+/// The answer of Console.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConsoleResponse {
     /// The request's guest.
@@ -191,7 +190,7 @@ pub struct ConsoleResponse {
     pub console: String,
 }
 
-/// What Screenshot answers.
+/// The answer of Screenshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScreenshotResponse {
     /// The request's guest.
@@ -203,7 +202,7 @@ pub struct ScreenshotResponse {
     pub data: String,
 }
 
-/// What SetAutostart is called with.
+/// The arguments of SetAutostart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AutostartRequest {
     /// The guest.
@@ -221,7 +220,7 @@ members!(AutostartRequest {
     "args" => args: dictionary,
 });
 
-/// What Shutdown is called with.
+/// The arguments of Shutdown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ShutdownRequest {
     /// The guest.
@@ -245,7 +244,7 @@ members!(ShutdownRequest {
     "force_after" => force_after: value,
 });
 
-/// What SetAutostart answers.
+/// The answer of SetAutostart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AutostartResponse {
     /// The request's guest.
@@ -254,7 +253,7 @@ pub struct AutostartResponse {
     pub autostart: bool,
 }
 
-/// What AttachDisk and DetachDisk are called with.
+/// The arguments of AttachDisk and DetachDisk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DiskRequest {
     /// The guest.
@@ -272,7 +271,7 @@ members!(DiskRequest {
     "args" => args: dictionary,
 });
 
-/// What AttachNic and DetachNic are called with.
+/// The arguments of AttachNic and DetachNic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NicRequest {
     /// The guest.

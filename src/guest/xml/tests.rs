@@ -74,7 +74,7 @@ fn blanks_and_carriage_returns_become_references() {
     );
 }
 
-/// Compares with a file of `tests/golden`, or writes it where `MISTIFY_GOLDEN=write`.
+/// Compares with a file of `tests/golden`, or writes the file if `MISTIFY_GOLDEN=write`.
 pub(in crate::guest) fn assert_golden(name: &str, xml: &str) {
     let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("MISTIFY_GOLDEN").is_some_and(|mode| mode == "write") {
@@ -83,7 +83,7 @@ pub(in crate::guest) fn assert_golden(name: &str, xml: &str) {
     assert_eq!(std::fs::read_to_string(&path).unwrap().trim_end(), xml, "{path}");
 }
 
-/// Any string that XML can carry.
+/// Generates any string that XML can carry.
 pub(in crate::guest) fn xml_text() -> impl Strategy<Value = String> {
     proptest::collection::vec(
         prop_oneof![
