@@ -1,4 +1,4 @@
-//! Copies of raw disks that leave holes out.
+//! Sparse copies of raw disks.
 
 use std::fs::File;
 use std::io;
@@ -6,14 +6,15 @@ use std::os::unix::fs::FileExt;
 
 use crate::os::disk::next_data;
 
-/// Bytes that are copied at once.
+/// The size of one read, in bytes.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Copies the first `bytes` of `from` to the same places of `to`, which reads as zeroes before.
-/// Holes and blocks of zeroes are left out. `step` hears how far it is, and ends it with an error.
+/// Copies the first `bytes` of `from` to the same offsets in `to`, which must read as zeroes. Skips
+/// holes and blocks of zeroes. Calls `step` with the progress in bytes; an error from `step` ends
+/// the copy.
 ///
 /// # Blocking
-/// As long as the disks take.
+/// Blocks as long as the disks take.
 pub(crate) fn copy(
     from: &File,
     to: &File,

@@ -1,4 +1,4 @@
-//! Why a storage call failed, in facts; `Display` is the wire text.
+//! Errors of storage calls, as data; `Display` is the wire text.
 
 use std::fmt;
 use std::io;
@@ -8,130 +8,129 @@ use std::time::Duration;
 use super::name::{Dataset, InvalidName};
 use crate::os::resolve::ResolveError;
 
-/// Why a storage call failed.
+/// The reason why a storage call failed.
 #[derive(Debug)]
 pub enum Error {
-    /// A name is none.
+    /// A name is invalid.
     Name(InvalidName),
-    /// The request cannot be carried out; the sentence gives the reason.
+    /// The request is invalid; the sentence says why.
     Invalid(String),
-    /// There is no such image, volume or snapshot; the wire text has nothing else (contract 8).
+    /// No such image, volume or snapshot exists; the wire text gives no details (contract 8).
     NotFound {
-        /// Its full name.
+        /// The full name.
         name: String,
     },
-    /// It is there already.
+    /// The image, volume or snapshot already exists.
     Exists {
-        /// Its full name.
+        /// The full name.
         name: String,
     },
-    /// A volume of that name is there and is not the one that is wanted.
+    /// A volume of that name exists and differs from the requested one.
     Differs {
         /// The volume.
         volume: Dataset,
         /// Each difference, as in `size is 64 MiB, not 128 MiB`.
         what: Vec<String>,
     },
-    /// The disks do not fit, what is reserved for others counted in.
+    /// The disks do not fit, reservations of other volumes included.
     NoSpace {
-        /// Bytes that are needed.
+        /// Required bytes.
         needed_bytes: u64,
-        /// Bytes that are free.
+        /// Free bytes.
         free_bytes: u64,
     },
-    /// Somebody has it open, and had so up to the deadline.
+    /// Another process had the volume open until the deadline.
     Busy {
-        /// Its full name.
+        /// The full name.
         name: String,
-        /// Who, where that is known, as in `qemu-system-x86 (4711)`.
+        /// The processes, if known, as in `qemu-system-x86 (4711)`.
         holders: Vec<String>,
     },
-    /// It has clones, which would lose their origin.
+    /// The snapshot or image has clones, which would lose their origin.
     HasClones {
-        /// Its full name.
+        /// The full name.
         name: String,
         /// The clones' full names.
         clones: Vec<String>,
     },
-    /// What was to be destroyed and is still there.
+    /// Volumes that should be destroyed and still exist.
     Left(Vec<LeftoverVolume>),
-    /// Snapshots that are newer than the one to roll back to.
+    /// Snapshots are newer than the target of the rollback.
     HasNewer {
-        /// The snapshot to roll back to.
+        /// The target of the rollback.
         name: String,
     },
-    /// The device did not appear.
+    /// The device of a volume did not appear.
     NoDevice {
-        /// Where it should be.
+        /// The expected path.
         path: PathBuf,
-        /// For how long it was waited for.
+        /// The time spent waiting.
         waited: Duration,
     },
-    /// The host was configured to have no store.
+    /// The host is configured without a store.
     NoStore,
-    /// The `zfs` command is not on this host.
+    /// The `zfs` command is not installed on this host.
     NotInstalled,
-    /// The configured pool is not there.
+    /// The configured pool does not exist.
     PoolMissing {
         /// The pool.
         pool: String,
     },
-    /// Too many `zfs` commands hang, not even ended by SIGKILL: no further one is tried.
+    /// Too many `zfs` commands hang despite SIGKILL: no further command is started.
     Hung {
-        /// How many.
+        /// The number of hung commands.
         commands: usize,
     },
-    /// A `zfs` command of an agent that was killed still runs: what it makes cannot be taken back yet.
+    /// A `zfs` command of a killed agent still runs: its result cannot be undone yet.
     Former,
     /// A command did not end by its deadline and was killed.
     Late {
-        /// What was run and on what, as in `zfs list tank`.
+        /// The command and its object, as in `zfs list tank`.
         command: String,
-        /// How long it ran.
+        /// Its run time.
         waited: Duration,
     },
     /// A command ended with an error.
     Failed {
-        /// What was run and on what, as in `zfs list tank`.
+        /// The command and its object, as in `zfs list tank`.
         command: String,
         /// As in `exit status: 1` or `signal: 9 (SIGKILL)`.
         status: String,
         /// The first lines of its standard error.
         stderr: String,
     },
-    /// A command printed what cannot be understood.
+    /// The output of a command cannot be parsed.
     Garbled {
-        /// What was run and on what, as in `zfs list tank`.
+        /// The command and its object, as in `zfs list tank`.
         command: String,
         /// The line, shortened.
         line: String,
     },
-    /// Others than root and the agent's user may lead a path of the directory store elsewhere, or have done so
-    /// by a link.
+    /// Users other than root and the agent's user may redirect a path of the directory store, or a link already does.
     Untrusted {
-        /// The path that is not used.
+        /// The rejected path.
         path: PathBuf,
-        /// What lies on its way.
+        /// The obstacle in the path.
         why: ResolveError,
     },
-    /// The system refused.
+    /// The system returned an error.
     Io {
-        /// What was being done, as in `open /srv/images/a`.
+        /// The action, as in `open /srv/images/a`.
         what: String,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// What was made before a failure could not be taken back.
+    /// A call failed, and its changes could not be undone.
     NotUndone {
-        /// Why it failed.
+        /// The original failure.
         cause: Box<Error>,
-        /// Full name of what is left.
+        /// Full names of the remaining volumes.
         left: String,
     },
 }
 
 impl Error {
-    /// Whether the store did not answer, so that it may do so another time.
+    /// Returns whether the store was unavailable, so that a retry may succeed.
     pub fn cannot_ask(&self) -> bool {
         match self {
             Self::NotInstalled
@@ -144,7 +143,7 @@ impl Error {
         }
     }
 
-    /// An error of the system, with what was being done.
+    /// Returns an error of the system, with the action.
     pub(super) fn io(what: impl Into<String>, error: io::Error) -> Self {
         Self::Io { what: what.into(), error }
     }
@@ -223,38 +222,38 @@ impl From<InvalidName> for Error {
     }
 }
 
-/// Something that a removal left. `Display` names it and what keeps it.
+/// A volume that a removal left. `Display` names it and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftoverVolume {
-    /// Its full name.
+    /// The full name.
     pub name: String,
-    /// What keeps it.
+    /// The reason.
     pub why: RetentionCause,
 }
 
 impl LeftoverVolume {
-    /// Whether the agent does not try again to destroy it: it is somebody else's to destroy.
+    /// Returns whether the agent makes no further attempt, because another user must destroy the volume.
     pub fn is_others(&self) -> bool {
         matches!(self.why, RetentionCause::Used(_) | RetentionCause::Overlay)
     }
 }
 
-/// What keeps a volume from being destroyed.
+/// The reason why a volume was not destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetentionCause {
-    /// Volumes elsewhere are clones of the dataset, by full name.
+    /// Clones of the volume exist elsewhere; with their full names.
     Clones(Vec<String>),
-    /// A hold keeps this snapshot of the dataset, by full name.
+    /// This snapshot of the volume is held; with its full name.
     Held(String),
-    /// These processes have it open; unknown ones where it is empty.
+    /// These processes have the volume open; empty if unknown.
     Open(Vec<String>),
-    /// This one uses it, as in `domain web-1`.
+    /// This user has the volume, as in `domain web-1`.
     Used(String),
-    /// This one may use it, as nobody knows what it uses.
+    /// This user may have the volume, because its definition cannot be read.
     MayBeUsed(String),
-    /// Another tool made it on top of the guest's disk, and it has what the guest wrote since.
+    /// Another tool created the volume on top of the guest's disk, and it contains the guest's later writes.
     Overlay,
-    /// The command failed, and said this.
+    /// The command failed with this message.
     Failed(String),
 }
 

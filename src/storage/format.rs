@@ -1,46 +1,46 @@
-//! What a file is, by its first bytes. No program opens it for that: `qemu-img info` would follow what the
-//! header of a format names.
+//! Detects the format of a file from its first bytes. No program opens the file for that: `qemu-img info` would follow
+//! file names in the header of a format.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Where a stream of `zfs send` has its mark, in the byte order of who sent it.
+/// The offset of the magic number in a stream of `zfs send`, in the sender's byte order.
 const ZFS_MARK_AT: usize = 8;
 const ZFS_MARK: u64 = 0x2_f5ba_cbac;
-/// Bytes that are looked at: the longest header of interest is qcow2's with 104.
+/// The number of bytes to inspect: the longest relevant header is that of qcow2, with 104.
 const START_BYTES: usize = 512;
-/// A bit of qcow2's incompatible features: the content is in another file.
+/// A bit in qcow2's incompatible features: the content is in another file.
 const QCOW2_DATA_FILE: u64 = 1 << 2;
 
-/// The names of the formats that are taken.
+/// The names of the accepted formats.
 const RAW: &str = "raw";
 const QCOW2: &str = "qcow2";
 const ZFS_STREAM: &str = "zfs stream";
 /// An encrypted disk.
 const LUKS: &str = "luks";
 
-/// What a file is.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// A disk as it is.
+    /// A raw disk.
     Raw {
-        /// Its size.
+        /// The size of the disk.
         size_bytes: u64,
     },
-    /// qemu's own format, without another file below it.
+    /// qemu's own format, without a backing file.
     Qcow2 {
-        /// The size of the disk in it.
+        /// The virtual size of the disk.
         size_bytes: u64,
     },
-    /// What `zfs send` wrote.
+    /// The output of `zfs send`.
     ZfsStream {
         /// The size of the stream.
         size_bytes: u64,
     },
 }
 
-/// Formats that are no raw disks and are not taken: qemu's name, and the bytes at a place that tell them.
+/// Rejected formats: qemu's name, and the offset and bytes of the signature.
 const OTHERS: [(&str, usize, &[u8]); 13] = [
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
@@ -58,17 +58,17 @@ const OTHERS: [(&str, usize, &[u8]); 13] = [
 ];
 
 impl Format {
-    /// Reads what a file is; its position stays.
+    /// Detects the format of a file; the file position stays unchanged.
     ///
     /// # Errors
-    /// When it cannot be read, or is in a format that is not taken.
+    /// If the file cannot be read, or its format is not accepted.
     pub(crate) fn of(content: &File) -> Result<Self, String> {
         let start = first_bytes(content).map_err(|error| error.to_string())?;
         let size_bytes = content.metadata().map_err(|error| error.to_string())?.len();
         Self::from_start(&start, size_bytes)
     }
 
-    /// The same by the first bytes of a file and its size.
+    /// Detects the format from the first bytes of a file and its size.
     fn from_start(start: &[u8], size_bytes: u64) -> Result<Self, String> {
         match name(start) {
             ZFS_STREAM => Ok(Self::ZfsStream { size_bytes }),
@@ -78,8 +78,8 @@ impl Format {
         }
     }
 
-    /// Reads a header of qcow2 (docs/interop/qcow2.txt of qemu). It is read once: what the file's owner
-    /// writes there afterwards changes neither what is allowed to `qemu-img` nor the size of the image.
+    /// Reads a header of qcow2 (docs/interop/qcow2.txt of qemu). It is read only once: later writes by the file's owner
+    /// change neither the limits of `qemu-img` nor the size of the image.
     fn qcow2(start: &[u8]) -> Result<Self, String> {
         let number = |at: usize| {
             let bytes = start.get(at..).and_then(|rest| rest.first_chunk::<8>());
@@ -92,7 +92,7 @@ impl Format {
             3 => number(72)?,
             _ => return Err(format!("qcow2 version {version} is not supported")),
         };
-        // Either would bring in files that nobody named.
+        // Either would include files that the request does not name.
         if backing_file_at != 0 || features & QCOW2_DATA_FILE != 0 {
             return Err("the disk needs another file".to_owned());
         }
@@ -111,7 +111,7 @@ impl Format {
     }
 }
 
-/// The first bytes of a file, as many as are looked at; its position stays.
+/// Reads the first bytes of a file, as many as are inspected; the file position stays unchanged.
 pub(crate) fn first_bytes(content: &File) -> io::Result<Vec<u8>> {
     let mut start = vec![0; START_BYTES];
     let mut read = 0;
@@ -127,7 +127,7 @@ pub(crate) fn first_bytes(content: &File) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// The name of a format, by the first bytes of a disk.
+/// Returns the name of a format from the first bytes of a disk.
 fn name(start: &[u8]) -> &'static str {
     let has = |at: usize, magic: &[u8]| start.get(at..).is_some_and(|it| it.starts_with(magic));
     match OTHERS.iter().find(|(_, at, magic)| has(*at, magic)) {
@@ -138,11 +138,11 @@ fn name(start: &[u8]) -> &'static str {
     }
 }
 
-/// The format of a disk whose bytes are not the guest's: qemu would have to translate them. `None` for a raw
-/// disk, whatever it begins with: an encrypted one, say, which its guest decrypts.
+/// Returns the format of a disk that qemu would have to translate for the guest. `None` for a raw disk with any
+/// content, for example an encrypted one, which its guest decrypts.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If the disk cannot be read.
 pub(crate) fn container_of(disk: &File) -> io::Result<Option<&'static str>> {
     const CONTAINERS: [&str; 8] = [QCOW2, "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels"];
     Ok(Some(name(&first_bytes(disk)?)).filter(|name| CONTAINERS.contains(name)))
@@ -170,7 +170,7 @@ mod tests {
         assert!(!is_zfs_stream(&[0; 16]) && !is_zfs_stream(b"short"));
     }
 
-    /// The header that `qemu-img create -f qcow2` of qemu 7.2 writes for 1 MiB, with one number changed.
+    /// Returns the header that `qemu-img create -f qcow2` of qemu 7.2 writes for 1 MiB, with one number changed.
     fn header(at: usize, value: u64) -> Vec<u8> {
         let mut header = vec![0; 112];
         header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");

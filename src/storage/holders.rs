@@ -1,4 +1,4 @@
-//! Who has a device or file open, by `/proc`, and waiting for its end.
+//! Finds the processes that have a device or file open, from `/proc`, and waits for them to close it.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,11 +10,11 @@ use log::warn;
 
 use crate::os::watch::{Event, Watch};
 
-/// How often it is looked without an event: who has a device open may do so by a node elsewhere.
+/// The interval of checks without an event: a process may use another node of the same device.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The processes but this one that have what `path` leads to open, as in `qemu-system-x86 (4711)`.
-/// Without root's rights only those of the same user show.
+/// Returns the other processes that have the file behind `path` open, as in `qemu-system-x86 (4711)`. Without root's
+/// rights, only processes of the same user are visible.
 pub(super) fn holders(path: &Path) -> Vec<String> {
     let Ok(wanted) = fs::metadata(path) else { return Vec::new() };
     let wanted = Inode::of(&wanted);
@@ -27,7 +27,7 @@ pub(super) fn holders(path: &Path) -> Vec<String> {
         if !is_process || pid == own || is_starting(&process.path(), &own) {
             continue;
         }
-        // A process may end, or belong to somebody else: then it does not show.
+        // A process may end, or belong to another user: then it is not visible.
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
         let mut opened = files.flatten().filter_map(|file| fs::metadata(file.path()).ok());
         if opened.any(|file| Inode::of(&file) == wanted) {
@@ -38,17 +38,17 @@ pub(super) fn holders(path: &Path) -> Vec<String> {
     found
 }
 
-/// Whether a process is a child of the process `own` that has not executed its program yet. Until then it has
-/// all files of its parent, and its command line.
+/// Returns whether a process is a child of the process `own` before its exec. Until then it has all files of its
+/// parent, and its command line.
 fn is_starting(process: &Path, own: &str) -> bool {
     let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-    // proc_pid_stat(5): the name in parentheses, which may hold blanks, the state, the parent.
+    // proc_pid_stat(5): the name in parentheses, which may contain blanks, then the state and the parent.
     let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
     let command = |process: &Path| fs::read(process.join("cmdline")).ok();
     parent == Some(own) && command(process) == command(Path::new("/proc/self"))
 }
 
-/// Waits until nobody else has it open; who has it at the end of patience.
+/// Waits until no other process has the file open; returns the processes that still do at the end of `patience`.
 pub(super) fn wait_closed(path: &Path, patience: Instant) -> Result<(), Vec<String>> {
     loop {
         let who = holders(path);
@@ -62,12 +62,12 @@ pub(super) fn wait_closed(path: &Path, patience: Instant) -> Result<(), Vec<Stri
     }
 }
 
-/// Waits for somebody to close it, for a short while at most.
+/// Waits briefly for another process to close the file.
 pub(super) fn wait_a_moment(path: Option<&Path>, patience: Instant) {
     let limit = LOOK.min(patience.saturating_duration_since(Instant::now()));
     let outcome = Watch::new().and_then(|watch| {
         if let Some(path) = path {
-            // What is gone already cannot be watched; then this is a pause.
+            // A removed file cannot be watched; then this is a pause.
             let _ = watch.add(path, Event::Close);
         }
         watch.wait(limit)
@@ -78,8 +78,8 @@ pub(super) fn wait_a_moment(path: Option<&Path>, patience: Instant) {
     }
 }
 
-/// What makes two opened files the same: a device's number, wherever its node lies, since guests'
-/// emulators have a `/dev` of their own.
+/// The identity of an opened file: for a device its number, because guests' emulators have their own nodes in a private
+/// `/dev`.
 #[derive(PartialEq, Eq)]
 enum Inode {
     Device(u64),

@@ -1,13 +1,13 @@
-//! The guests' disks: one trait, two stores.
+//! Storage for guests' disks: one trait, two stores.
 //!
-//! - `ZfsStore`: the real one, by the `zfs` command.
+//! - `ZfsStore`: the regular store, through the `zfs` command.
 //! - `DirectoryStore`: sparse raw files in the same layout, for hosts without ZFS.
 //!
-//! The layout is `<pool>/images/<id>`, `<pool>/guests/<id>/disk-<n>` and `seed` there, snapshots `@name`. What the
-//! agent makes for a guest carries the guest's id as its owner's mark. The module knows no libvirt
-//! and no requests: names, sizes, devices.
+//! The layout is `<pool>/images/<id>`, `<pool>/guests/<id>/disk-<n>` and `seed`, with snapshots `@name`. Volumes that
+//! the agent makes for a guest carry the guest's id as the owner's mark. The module does not depend on libvirt or
+//! requests, only on names, sizes and devices.
 //!
-//! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.
+//! Every call has a deadline; undoing and killing after the deadline gets a short grace period.
 
 pub(crate) mod copy;
 mod directory;
@@ -45,14 +45,14 @@ pub use self::zfs::{Grantee, PERMISSIONS, ZfsStore};
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;
 
-/// Opens the store that the host is configured for. Neither it nor its commands have to exist yet.
+/// Opens the store that the host is configured for. Neither the store nor its commands must exist yet.
 ///
 /// # Errors
-/// When the pool's name is invalid. [`Error::Untrusted`] when others than the `trusted` users can change a
-/// directory on the way to the directory store, or the store itself.
+/// If the pool's name is invalid. [`Error::Untrusted`] if users outside `trusted` can change a directory in the path of
+/// the directory store, or the store itself.
 ///
 /// # Blocking
-/// As long as the file systems on the way to a directory store take.
+/// Blocks as long as the file systems in the path of a directory store take.
 pub fn open(
     host: &HostConfig,
     limits: &StorageLimits,
@@ -71,7 +71,7 @@ pub fn open(
             let store = DirectoryStore::new(pool, root.clone(), limits.clone()).trusting(trusted);
             match store.check_root() {
                 Err(error @ Error::Untrusted { .. }) => return Err(error),
-                // Of a file system that fails each call says so.
+                // If the file system fails, each call reports the error.
                 Err(error) => warn!("directory store is unavailable: {error}"),
                 Ok(()) => {}
             }
@@ -80,14 +80,14 @@ pub fn open(
     })
 }
 
-/// A size of the wire in bytes.
+/// Converts a size of the wire to bytes.
 fn bytes_of(size_mib: u64) -> Result<u64, Error> {
-    // What a signed 64-bit offset cannot reach, no store has.
+    // No store supports sizes beyond a signed 64-bit offset.
     let bytes = size_mib.checked_mul(MIB).filter(|bytes| i64::try_from(*bytes).is_ok());
     bytes.ok_or_else(|| Error::Invalid(format!("size {size_mib} MiB is too large")))
 }
 
-/// The least multiple of `unit` that holds `bytes`; `bytes` itself where there is no unit.
+/// Returns the smallest multiple of `unit` that is at least `bytes`; `bytes` itself if `unit` is 0.
 fn round_up(bytes: u64, unit: u64) -> u64 {
     bytes.checked_next_multiple_of(unit).unwrap_or(bytes)
 }
@@ -96,78 +96,76 @@ fn round_up(bytes: u64, unit: u64) -> u64 {
 ///
 /// # Errors
 /// Every method fails with [`Error::NoStore`], [`Error::NotInstalled`], [`Error::PoolMissing`], [`Error::Hung`],
-/// [`Error::Late`], [`Error::Failed`], [`Error::Garbled`] or [`Error::Io`] when the store cannot be
-/// asked; what else it fails with stands at each.
+/// [`Error::Late`], [`Error::Failed`], [`Error::Garbled`] or [`Error::Io`] if the store is unavailable. Each method
+/// lists its other errors.
 ///
 /// # Blocking
-/// Every method but [`Volumes::pool`] and [`Volumes::making`] blocks up to its deadline and, where
-/// that passed in the middle of a change, the grace of [`StorageLimits`].
+/// Every method but [`Volumes::pool`] and [`Volumes::making`] blocks up to its deadline, plus the grace period of
+/// [`StorageLimits`] if the deadline passes during a change.
 pub trait Volumes: Send + Sync {
-    /// The pool whose names the store takes. From memory.
+    /// Returns the pool of the store's names. Does not block.
     fn pool(&self) -> &PoolName;
 
-    /// Whether the store can be used, and how full it is: for health and free space.
+    /// Returns the free and used space of the store, for health checks. An error means that the store is unavailable.
     ///
     /// # Errors
-    /// What is missing, [`Error::NotInstalled`] and [`Error::PoolMissing`] among them.
+    /// The missing part, for example [`Error::NotInstalled`] or [`Error::PoolMissing`].
     fn usage(&self, deadline: Instant) -> Result<Usage, Error>;
 
-    /// Makes `<pool>/images` and `<pool>/guests` where they are absent. Making volumes and images
-    /// does that by itself; this is for the start of the agent.
+    /// Creates `<pool>/images` and `<pool>/guests` if they do not exist. Called at the start of the agent; creating
+    /// volumes and images does this by itself too.
     ///
     /// # Errors
     /// As the trait says.
     fn prepare(&self, deadline: Instant) -> Result<(), Error>;
 
-    /// The directory for a file that becomes an image, and so may be as large; none if the system's directory for
-    /// temporary files serves.
+    /// Returns the directory for a file that will become an image, and so may be as large; `None` for the system's
+    /// directory of temporary files.
     ///
     /// # Errors
     /// As the trait says.
     fn drafts(&self) -> Result<Option<PathBuf>, Error>;
 
-    /// Checks all volumes of one guest together, and changes nothing: names, images, sizes,
-    /// existing volumes, free space with reservations counted. The answers are in the order of
-    /// `wanted`; for zfs it is one listing. The error of one of them is [`Error::Invalid`] for a size
-    /// that cannot be, [`Error::NotFound`] for an unknown image, [`Error::Differs`] for a volume that
-    /// is another.
+    /// Checks all volumes of one guest together, and changes nothing: names, images, sizes, existing volumes, free
+    /// space less reservations. The results are in the order of `wanted`; zfs needs one listing. Errors of a single
+    /// volume are [`Error::Invalid`] for an impossible size, [`Error::NotFound`] for an unknown image,
+    /// [`Error::Differs`] for a different existing volume.
     ///
     /// # Errors
     /// As the trait says.
     fn plans(&self, wanted: &[VolumeSpec], deadline: Instant) -> Result<VolumePlans, Error>;
 
-    /// The same where all of them have to be.
+    /// Checks all volumes of one guest as [`Volumes::plans`] does, and requires that all can be made.
     ///
     /// # Errors
-    /// That of the first one, [`Error::NoSpace`].
+    /// The first error of a volume, [`Error::NoSpace`].
     fn plan(&self, wanted: &[VolumeSpec], deadline: Instant) -> Result<Vec<PlannedVolume>, Error> {
         self.plans(wanted, deadline)?.all()
     }
 
-    /// What [`Volumes::make`] would do; nothing for a volume that was found. From memory.
+    /// Returns the actions of [`Volumes::make`]; none for an existing volume. Does not block.
     fn making(&self, planned: &PlannedVolume) -> Vec<Action>;
 
-    /// Makes one planned volume, or adopts it where the plan found it, and waits for its device.
-    /// A failure leaves no volume.
+    /// Makes one planned volume, or adopts it if the plan found it, and waits for its device. Removes the volume again
+    /// after a failure.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] when somebody made it meanwhile,
-    /// [`Error::NotUndone`] when something is left after all.
+    /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] if another caller made the volume meanwhile,
+    /// [`Error::NotUndone`] if the volume could not be removed after a failure.
     fn make(&self, planned: &PlannedVolume, deadline: Instant) -> Result<StoredVolume, Error>;
 
-    /// Completes or changes the mark of a volume: what it was made by.
+    /// Sets the maker in the mark of a volume.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn set_maker(&self, volume: &Dataset, maker: &Maker, deadline: Instant) -> Result<(), Error>;
 
-    /// Takes back what [`Volumes::make`] made, or began to make before a crash: volumes that carry
-    /// their owner's mark, with their snapshots, and the dataset above where it was made with them.
-    /// What is gone already is left alone.
+    /// Undoes [`Volumes::make`], also one that a crash interrupted: removes volumes with their owner's mark, their
+    /// snapshots, and the dataset above if it was made with them. Missing volumes are ignored.
     ///
     /// # Errors
-    /// As the trait says, [`Error::Hung`] also for one command that hangs: it may still make a
-    /// volume that must be removed. What could not be destroyed is in the answer.
+    /// As the trait says. [`Error::Hung`] also for a single hung command: it may still create a volume to remove. The
+    /// result lists volumes that could not be destroyed.
     fn take_back(
         &self,
         made: &[CreatedVolume],
@@ -175,12 +173,12 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
-    /// is below. A volume that is in use, has a clone elsewhere, a held snapshot or an open device is left
-    /// and reported; the rest is done. A guest without volumes is an empty answer.
+    /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself if nothing else is below. Keeps and
+    /// reports a volume that is in use, has a clone elsewhere, a held snapshot or an open device; destroys the others.
+    /// A guest without volumes gives an empty result.
     ///
     /// # Errors
-    /// As the trait says. What could not be destroyed is in the answer.
+    /// As the trait says. The result lists volumes that could not be destroyed.
     fn destroy_guest(
         &self,
         guest: &Id,
@@ -189,7 +187,7 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// What [`Volumes::destroy_guest`] with [`VolumeSelection::Marked`] would do; changes nothing.
+    /// Returns what [`Volumes::destroy_guest`] with [`VolumeSelection::Marked`] would do; changes nothing.
     ///
     /// # Errors
     /// As the trait says.
@@ -200,10 +198,10 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<RemovalPlan, Error>;
 
-    /// Grows a volume to at least `size_mib`; the same size is a success that changes nothing.
+    /// Grows a volume to at least `size_mib`; the same size succeeds and changes nothing.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for less than it has, [`Error::NoSpace`].
+    /// [`Error::NotFound`], [`Error::Invalid`] for a smaller size, [`Error::NoSpace`].
     fn grow(
         &self,
         volume: &Dataset,
@@ -211,7 +209,7 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<StoredVolume, Error>;
 
-    /// The volumes below a dataset, itself among them, or of the whole pool; by name.
+    /// Returns the volumes at and below a dataset, or of the whole pool; by name.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the dataset.
@@ -221,29 +219,29 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Vec<StoredVolume>, Error>;
 
-    /// The volumes of all guests, each with the bytes of data in it: before compression, and with what it shares
-    /// with its image. For zfs it is one listing.
+    /// Returns the volumes of all guests, each with the bytes of its data: before compression, including data shared
+    /// with its image. zfs needs one listing.
     ///
     /// # Errors
     /// As the trait says.
     fn filled(&self, deadline: Instant) -> Result<Vec<(StoredVolume, u64)>, Error>;
 
-    /// One volume.
+    /// Returns one volume.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also for what is not a volume.
+    /// [`Error::NotFound`], also for a dataset that is not a volume.
     fn volume(&self, name: &Dataset, deadline: Instant) -> Result<StoredVolume, Error>;
 
-    /// The name of the volume that a path leads to, its links resolved; where nothing is yet, of the volume that
-    /// would be there. `None` for a path outside the store. Asks the system alone, not `zfs`.
+    /// Returns the name of the volume behind a path, after resolving links; if nothing exists there, of the volume that
+    /// would be there. `None` for a path outside the store. Uses only system calls, not `zfs`.
     fn name_of(&self, path: &Path) -> Option<Dataset>;
 
-    /// Destroys a dataset below `guests/`, also one that the agent did not make; with [`Recursion::Below`] everything
-    /// below the dataset and its snapshots. What is in use is left and reported.
+    /// Destroys a dataset below `guests/` of any maker; with [`Recursion::Below`] also everything below it and its
+    /// snapshots. Keeps and reports volumes in use.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or where something is below and
-    /// only [`Recursion::Itself`] was asked for. What could not be destroyed is in the answer.
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or if something is below and the recursion is
+    /// [`Recursion::Itself`]. The result lists volumes that could not be destroyed.
     fn delete(
         &self,
         name: &Dataset,
@@ -252,8 +250,8 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// Takes a snapshot of a dataset, with [`Recursion::Below`] at once of everything below.
-    /// Answers with those that were made.
+    /// Takes a snapshot of a dataset; with [`Recursion::Below`] at once also of everything below it. Returns the new
+    /// snapshots.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the dataset, [`Error::Exists`], [`Error::NoSpace`].
@@ -265,11 +263,11 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Vec<StoredSnapshot>, Error>;
 
-    /// Takes back what [`Volumes::create_snapshot`] with this maker took since then, or began to take
-    /// before a crash. What is gone already is left alone.
+    /// Undoes [`Volumes::create_snapshot`] with this maker after `since`, also one that a crash interrupted. Missing
+    /// snapshots are ignored.
     ///
     /// # Errors
-    /// As the trait says. What could not be destroyed is in the answer.
+    /// As the trait says. The result lists snapshots that could not be destroyed.
     fn take_back_snapshots(
         &self,
         name: &SnapshotName,
@@ -279,8 +277,7 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Removal, Error>;
 
-    /// The snapshots of a dataset and of what is below it, or of the whole pool; by dataset, oldest
-    /// first.
+    /// Returns the snapshots of a dataset and the datasets below it, or of the whole pool; by dataset, oldest first.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the dataset.
@@ -290,18 +287,18 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<Vec<StoredSnapshot>, Error>;
 
-    /// One snapshot.
+    /// Returns one snapshot.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<StoredSnapshot, Error>;
 
-    /// Destroys a snapshot of `guests` or something below it, with [`Recursion::Below`] also those of
-    /// that name below.
+    /// Destroys a snapshot of `guests` or a dataset below it; with [`Recursion::Below`] also the snapshots of that name
+    /// below.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests`, [`Error::HasClones`],
-    /// [`Error::Busy`] for a held one.
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests`, [`Error::HasClones`], [`Error::Busy`] for a held
+    /// snapshot.
     fn delete_snapshot(
         &self,
         name: &SnapshotName,
@@ -309,12 +306,12 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<(), Error>;
 
-    /// Rolls one dataset below `guests/` back. The caller sees to it that no guest has it open;
-    /// what is open all the same is refused.
+    /// Rolls back one dataset below `guests/`. The caller ensures that no guest has it open; an open dataset is
+    /// refused.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/`, [`Error::HasNewer`] with
-    /// [`NewerSnapshots::Keep`], [`Error::HasClones`] of a newer one, [`Error::Busy`].
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/`, [`Error::HasNewer`] with [`NewerSnapshots::Keep`],
+    /// [`Error::HasClones`] for a newer snapshot, [`Error::Busy`].
     fn rollback(
         &self,
         name: &SnapshotName,
@@ -322,33 +319,31 @@ pub trait Volumes: Send + Sync {
         deadline: Instant,
     ) -> Result<(), Error>;
 
-    /// The content of a snapshot as a stream: zfs's own for zfs, the raw bytes for a directory. A
-    /// read fails when nothing came for the progress limit, or when the sender failed; dropping
-    /// the reader ends the sender.
+    /// Returns the content of a snapshot as a stream: zfs's format for zfs, the raw bytes for a directory. A read fails
+    /// if no data arrives within the progress limit, or if the sender fails; dropping the reader kills the sender.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn send(&self, name: &SnapshotName, deadline: Instant) -> Result<Box<dyn Read + Send>, Error>;
 
-    /// The complete images, by id.
+    /// Returns the complete images, by id.
     ///
     /// # Errors
     /// As the trait says.
     fn images(&self, deadline: Instant) -> Result<Vec<StoredImage>, Error>;
 
-    /// One complete image.
+    /// Returns one complete image.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     fn image(&self, id: &Id, deadline: Instant) -> Result<StoredImage, Error>;
 
-    /// Brings an image in. It appears when it is complete; a failure leaves nothing. `progress` is
-    /// called with the bytes done so far. There is no deadline for the whole: a stream that stops is
-    /// given up, a copy takes as long as the disks do.
+    /// Imports an image. It appears when it is complete; a failure leaves nothing. Calls `progress` with the bytes done
+    /// so far. The import as a whole has no deadline: a stalled stream is aborted, a copy takes as long as the disks
+    /// do.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a source that this store cannot
-    /// take.
+    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a source that this store does not support.
     fn import_image(
         &self,
         id: &Id,
@@ -363,7 +358,7 @@ pub trait Volumes: Send + Sync {
     /// [`Error::Left`].
     fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error>;
 
-    /// Plans and makes one volume: a blank one, or a clone of an image.
+    /// Plans and makes one volume: a blank volume, or a clone of an image.
     ///
     /// # Errors
     /// As [`Volumes::plan`] and [`Volumes::make`].

@@ -1,27 +1,26 @@
-//! Names of pools, datasets and snapshots: parsed once by an allow-list, trusted after.
+//! Names of pools, datasets and snapshots: checked once against an allow-list, trusted afterwards.
 //!
-//! A component has ASCII letters, digits and `-_.:`, does not begin with `-`, and is neither `.`
-//! nor `..`. So no name leaves its pool, is taken for an option, or needs quoting, and every name
-//! is also a safe path below `/dev/zvol` and below a directory.
+//! A component has ASCII letters, digits and `-_.:`, does not start with `-`, and is neither `.` nor `..`. So no name
+//! leaves its pool, looks like an option, or needs quoting, and every name is also a safe path below `/dev/zvol` and
+//! below a directory.
 
 use std::fmt;
 
-/// Longest full name in bytes, snapshot included: ZFS's own bound, 256 with the end mark.
+/// The maximum length of a full name in bytes, snapshot included: ZFS's own limit, 256 with the terminating NUL.
 const NAME_BYTES_MAX: usize = 255;
-/// Longest name of a pool, or of a dataset in its place, in bytes, so that every name the agent needs in it
-/// can be built.
+/// The maximum length of a pool's name in bytes, or of a dataset used as one, so that every name in it fits.
 const POOL_BYTES_MAX: usize = 100;
-/// The last part of the name of a guest's seed.
+/// The last component of the name of a guest's seed.
 pub(super) const SEED: &str = "seed";
 
-/// Why a text is no name. `Display` is the wire text.
+/// The reason why a text is not a valid name. `Display` is the wire text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidName {
-    /// What it should have been: `pool`, `dataset`, `snapshot`, `id`.
+    /// The expected kind: `pool`, `dataset`, `snapshot`, `id`.
     pub kind: &'static str,
     /// The text.
     pub text: String,
-    /// What is wrong with it.
+    /// The fault of the text.
     pub why: &'static str,
 }
 
@@ -38,10 +37,10 @@ impl std::error::Error for InvalidName {}
 pub struct Id(String);
 
 impl Id {
-    /// Checks an id that came from outside.
+    /// Checks an id from outside.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the id.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         check_component(text).and_then(|()| within(text.len())).map_err(|why| InvalidName {
             kind: "id",
@@ -51,7 +50,7 @@ impl Id {
         Ok(Self(text.to_owned()))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,16 +62,16 @@ impl fmt::Display for Id {
     }
 }
 
-/// The name of a pool, or of the dataset in one that stands in its place. All other names are made in it.
+/// The name of a pool, or of a dataset used as one. All other names are below it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolName(String);
 
 impl PoolName {
-    /// Checks the name of a pool, such as `tank`, or of a dataset, such as `tank/mistify`: components, of which
-    /// the first begins with a letter.
+    /// Checks the name of a pool, such as `tank`, or of a dataset, such as `tank/mistify`: components, the first of
+    /// which starts with a letter.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the name.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let bad = |why| InvalidName { kind: "pool", text: text.to_owned(), why };
         for component in text.split('/') {
@@ -87,15 +86,15 @@ impl PoolName {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The dataset of a name relative to the pool, such as `guests/web-1/disk-0`.
+    /// Returns the dataset of a name relative to the pool, such as `guests/web-1/disk-0`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the name.
     pub fn dataset(&self, relative: &str) -> Result<Dataset, InvalidName> {
         let bad = |why| InvalidName { kind: "dataset", text: relative.to_owned(), why };
         for component in relative.split('/') {
@@ -106,18 +105,18 @@ impl PoolName {
         Ok(Dataset { full, pool_bytes: self.0.len() })
     }
 
-    /// The dataset of a full name, such as `mistify/guests/web-1/disk-0`.
+    /// Returns the dataset of a full name, such as `mistify/guests/web-1/disk-0`.
     ///
     /// # Errors
-    /// What is wrong with it; also when it is in another pool, or is the pool itself.
+    /// The fault of the name; also if it is in another pool, or is the pool itself.
     pub fn full_dataset(&self, full: &str) -> Result<Dataset, InvalidName> {
         self.dataset(self.relative("dataset", full)?)
     }
 
-    /// The snapshot of a name relative to the pool, such as `guests/web-1@monday`.
+    /// Returns the snapshot of a name relative to the pool, such as `guests/web-1@monday`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the name.
     pub fn snapshot(&self, relative: &str) -> Result<SnapshotName, InvalidName> {
         let (dataset, name) = relative.split_once('@').ok_or_else(|| InvalidName {
             kind: "snapshot",
@@ -127,52 +126,52 @@ impl PoolName {
         self.dataset(dataset)?.snapshot(name)
     }
 
-    /// The snapshot of a full name, such as `mistify/guests/web-1@monday`.
+    /// Returns the snapshot of a full name, such as `mistify/guests/web-1@monday`.
     ///
     /// # Errors
-    /// What is wrong with it; also when it is in another pool, or of the pool itself.
+    /// The fault of the name; also if it is in another pool, or of the pool itself.
     pub fn full_snapshot(&self, full: &str) -> Result<SnapshotName, InvalidName> {
         self.snapshot(self.relative("snapshot", full)?)
     }
 
-    /// The file system that the images lie in.
+    /// Returns the file system of the images.
     pub fn images(&self) -> Dataset {
         self.known("images")
     }
 
-    /// The file system that the guests' volumes lie in.
+    /// Returns the file system of the guests' volumes.
     pub fn guests(&self) -> Dataset {
         self.known("guests")
     }
 
-    /// The volume of an image.
+    /// Returns the volume of an image.
     ///
     /// # Errors
-    /// When the name gets too long.
+    /// If the name is too long.
     pub fn image(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("images/{id}"))
     }
 
-    /// The file system of a guest.
+    /// Returns the file system of a guest.
     ///
     /// # Errors
-    /// When the name gets too long.
+    /// If the name is too long.
     pub fn guest(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}"))
     }
 
-    /// The volume of a guest's disk, which has this index among its disks.
+    /// Returns the volume of the guest's disk with this index.
     ///
     /// # Errors
-    /// When the name gets too long.
+    /// If the name is too long.
     pub fn guest_disk(&self, id: &Id, index: usize) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}/disk-{index}"))
     }
 
-    /// `<pool>/guests/<id>/seed`: what the guest with this id finds at its first boot.
+    /// Returns the volume of a guest's seed, `<pool>/guests/<id>/seed`.
     ///
     /// # Errors
-    /// When the name gets too long.
+    /// If the name is too long.
     pub fn guest_seed(&self, id: &Id) -> Result<Dataset, InvalidName> {
         self.dataset(&format!("guests/{id}/{SEED}"))
     }
@@ -203,42 +202,42 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// The full name, as `zfs` takes it and answers carry it.
+    /// Returns the full name, as `zfs` and answers use it.
     pub fn as_str(&self) -> &str {
         &self.full
     }
 
-    /// The name without the pool, as requests carry it.
+    /// Returns the name without the pool, as requests use it.
     pub fn relative(&self) -> &str {
         &self.full[self.pool_bytes + 1..]
     }
 
-    /// The last component.
+    /// Returns the last component.
     pub fn last(&self) -> &str {
         self.full.rsplit('/').next().unwrap_or(&self.full)
     }
 
-    /// Whether its name is that of a guest's seed.
+    /// Returns whether the name is that of a guest's seed.
     pub fn is_seed(&self) -> bool {
         self.last() == SEED
     }
 
-    /// The dataset above; `None` where that is the pool itself.
+    /// Returns the parent dataset; `None` if it is the pool itself.
     pub fn parent(&self) -> Option<Self> {
         let (full, _) = self.full.rsplit_once('/')?;
         let below_pool = full.len() > self.pool_bytes;
         below_pool.then(|| Self { full: full.to_owned(), pool_bytes: self.pool_bytes })
     }
 
-    /// Whether this is below `other`, component by component.
+    /// Returns whether this is below `other`, compared by component.
     pub fn is_below(&self, other: &Self) -> bool {
         self.full.strip_prefix(&other.full).is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// The snapshot of this dataset that has this name.
+    /// Returns the snapshot of this dataset with this name.
     ///
     /// # Errors
-    /// What is wrong with the name.
+    /// The fault of the name.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotName, InvalidName> {
         let full = format!("{}@{name}", self.full);
         let bad = |why| InvalidName { kind: "snapshot", text: name.to_owned(), why };
@@ -262,17 +261,17 @@ pub struct SnapshotName {
 }
 
 impl SnapshotName {
-    /// The full name, as `zfs` takes it and answers carry it.
+    /// Returns the full name, as `zfs` and answers use it.
     pub fn as_str(&self) -> &str {
         &self.full
     }
 
-    /// What it is a snapshot of.
+    /// Returns the dataset of the snapshot.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
 
-    /// The part after `@`.
+    /// Returns the part after `@`.
     pub fn name(&self) -> &str {
         &self.full[self.dataset.full.len() + 1..]
     }
@@ -383,7 +382,7 @@ mod tests {
         assert!(!dataset("guests/a").is_below(&dataset("guests/a")));
     }
 
-    /// Texts made of what names are made of, of what breaks them, and of anything.
+    /// Generates texts from valid pieces of names, from invalid ones, and from any character.
     fn texts() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("..".to_owned()),

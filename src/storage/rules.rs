@@ -1,10 +1,10 @@
-//! What both stores decide in the same way. Pure data.
+//! Decisions that both stores share. Pure data.
 
 use super::name::SEED;
 use super::types::{AdoptionRule, CloneOrigin, Maker, StoredVolume, VolumeSpec};
 use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
-/// The size that a wanted volume gets: its own, or the image's where that is larger.
+/// Returns the size of a requested volume: its own, or the image's if that is larger.
 pub(super) fn size_bytes(
     wanted: &VolumeSpec,
     origin: Option<&CloneOrigin>,
@@ -15,13 +15,13 @@ pub(super) fn size_bytes(
         None if size_bytes == 0 => {
             Err(Error::Invalid(format!("volume {} must have an image or a size", wanted.volume)))
         }
-        // An image's size need not be whole MiB, and is not rounded where it is not grown.
+        // An image's size need not be whole MiB, and is only rounded when the clone is larger.
         Some(origin) if size_bytes <= origin.size_bytes => Ok(origin.size_bytes),
         _ => Ok(round_up(size_bytes, unit)),
     }
 }
 
-/// Checks that an existing volume is the one that is wanted.
+/// Checks that an existing volume matches the requested one.
 pub(super) fn adopt(
     found: &StoredVolume,
     wanted: &VolumeSpec,
@@ -32,7 +32,7 @@ pub(super) fn adopt(
     if found.size_bytes != size_bytes {
         what.push(format!("size is {} bytes, not {size_bytes}", found.size_bytes));
     }
-    // Any snapshot of the image: it may have got a newer one since.
+    // Any snapshot of the image: the image may have a newer one since.
     let is = found.origin.as_deref().map(dataset_of);
     let should_be = origin.map(|origin| origin.snapshot.dataset().as_str());
     if is != should_be {
@@ -49,7 +49,7 @@ pub(super) fn adopt(
     Err(Error::Differs { volume: wanted.volume.clone(), what })
 }
 
-/// Why a volume is not to be adopted though its name, size, origin and owner are right.
+/// Returns why a volume is not adopted though its name, size, origin and owner match.
 fn not_adopted(found: &StoredVolume, adoption: &AdoptionRule) -> Option<String> {
     if !adoption.only_unwritten(found) {
         return None;
@@ -61,15 +61,15 @@ fn not_adopted(found: &StoredVolume, adoption: &AdoptionRule) -> Option<String> 
     }
 }
 
-/// By how many bytes a volume has to grow; `None` where it has the size already. `unit` is that of
-/// its sizes, 0 where any size can be.
+/// Returns the number of bytes by which a volume has to grow; `None` if it has the size already. `unit` is the
+/// granularity of its size, 0 for any size.
 pub(super) fn growth(
     volume: &StoredVolume,
     size_mib: u64,
     unit: u64,
 ) -> Result<Option<u64>, Error> {
     let size_bytes = round_up(bytes_of(size_mib)?, unit);
-    // The wire's size is rounded down: it may be asked for again.
+    // The wire's size is rounded down: a caller may request the reported size.
     if size_mib == volume.size_mib() || size_bytes == volume.size_bytes {
         return Ok(None);
     }
@@ -79,7 +79,7 @@ pub(super) fn growth(
     })
 }
 
-/// Whether it is a name that the agent gives the disks of this guest, its seed among them.
+/// Returns whether the agent gives this name to a disk or the seed of this guest.
 pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
     let own = volume.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix('/'));
     own.is_some_and(|own| match own.strip_prefix("disk-") {
@@ -88,16 +88,16 @@ pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
     })
 }
 
-/// Whether it is the name of a file that libvirt puts on top of such a disk: its snapshot `s1` of `disk-0` is in
+/// Returns whether libvirt gives this name to a file on top of such a disk: the snapshot `s1` of `disk-0` is in
 /// `disk-0.s1`.
 pub(super) fn is_overlay_of(volume: &str, guest: &Dataset) -> bool {
     volume.rsplit_once('.').is_some_and(|(disk, _)| {
-        // The next snapshot takes the place of what follows the dot; other tools add to it.
+        // The next snapshot replaces the part after the dot; other tools append to it.
         is_disk_of(disk, guest) || is_overlay_of(disk, guest)
     })
 }
 
-/// Checks that a dataset is below `guests/`, where alone things are destroyed.
+/// Checks that a dataset is below `guests/`, the only place where the agent destroys datasets.
 pub(super) fn below_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
     let guests = pool.guests();
     if dataset.is_below(&guests) {
@@ -106,12 +106,12 @@ pub(super) fn below_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Err
     Err(Error::Invalid(format!("{dataset} is not below {guests}")))
 }
 
-/// The same for snapshots, where `guests` itself may be meant.
+/// Checks that a snapshot's dataset is `guests` or below it.
 pub(super) fn in_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
     if *dataset == pool.guests() { Ok(()) } else { below_guests(dataset, pool) }
 }
 
-/// Checks that a volume is not an image, which does not change.
+/// Checks that a volume is not an image, which is immutable.
 pub(super) fn no_image(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
     if dataset.is_below(&pool.images()) {
         return Err(Error::Invalid(format!("{dataset} is an image")));
@@ -119,7 +119,7 @@ pub(super) fn no_image(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> 
     Ok(())
 }
 
-/// The dataset in a snapshot's full name; of another name itself.
+/// Returns the dataset in a snapshot's full name; any other name unchanged.
 pub(super) fn dataset_of(name: &str) -> &str {
     name.split('@').next().unwrap_or(name)
 }

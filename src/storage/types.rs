@@ -1,4 +1,4 @@
-//! What storage calls take and answer: plain data.
+//! Arguments and results of storage calls: plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,40 +14,40 @@ use super::name::{Dataset, Id, SnapshotName};
 use crate::os::paths::resolved;
 use crate::os::random;
 
-/// A volume that somebody wants.
+/// A requested volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSpec {
-    /// Its name.
+    /// The name.
     pub volume: Dataset,
     /// The image to clone; `None` for a blank volume.
     pub image: Option<Id>,
-    /// Its size; with an image the least size, and 0 for the image's own.
+    /// The size; with an image the minimum size, and 0 for the image's own.
     pub size_mib: u64,
-    /// Whether its space is set aside.
+    /// Whether its space is reserved.
     pub space: Space,
-    /// The guest that it is for, as its mark; `None` for volumes that are nobody's.
+    /// The guest of the volume, as its mark; `None` for volumes without an owner.
     pub owner: Option<Id>,
-    /// What it is made by, as the other part of its mark.
+    /// The maker, as the other part of its mark.
     pub maker: Option<Maker>,
-    /// What a volume that exists has to be, to be taken for the wanted one.
+    /// The rule for adopting an existing volume.
     pub adoption: AdoptionRule,
-    /// Whether a volume that is there without any mark will do: the original image agent set none.
+    /// Whether an existing volume without any mark matches too: the original image agent set none.
     pub unmarked: bool,
-    /// What a volume that is made begins with; `None` for zeroes, or what the image has.
+    /// The initial content of a new volume; `None` for zeroes, or the content of the image.
     pub content: Option<Content>,
 }
 
-/// The beginning of a new volume. The content is secret: `Debug` does not print it.
+/// The initial content of a new volume. It is secret: `Debug` omits it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content(Arc<[u8]>);
 
 impl Content {
-    /// These bytes, in whole blocks of the device.
+    /// Wraps these bytes, which are whole blocks of the device.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
 
-    /// Writes it to the beginning of a volume, which has it on the disk when this returns.
+    /// Writes the content to the start of a volume, and syncs it to the disk.
     pub(super) fn write(&self, volume: &File) -> io::Result<()> {
         volume.write_all_at(&self.0, 0)?;
         volume.sync_all()
@@ -60,36 +60,36 @@ impl fmt::Debug for Content {
     }
 }
 
-/// What a volume or a snapshot was made by: a domain that it belongs to from then on, whatever the domain is
-/// called, or a call of the agent.
+/// The maker of a volume or a snapshot: a domain that owns it from then on, even if the domain is renamed, or a call of
+/// the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker(String);
 
-/// Before the uuid of a call.
+/// The prefix of a call's uuid.
 const CALL: &str = "call-";
 
 impl Maker {
-    /// The domain of this uuid.
+    /// Returns the maker for the domain with this uuid.
     pub fn domain(uuid: &str) -> Self {
         Self(uuid.to_owned())
     }
 
-    /// A new call.
+    /// Returns the maker for a new call.
     pub fn call() -> Self {
         Self(format!("{CALL}{}", random::uuid()))
     }
 
-    /// One that was stored.
+    /// Returns a maker from its stored text.
     pub fn stored(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// As it is stored.
+    /// Returns the text to store.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The uuid of the domain, if it is one.
+    /// Returns the uuid of the domain, if the maker is a domain.
     pub fn domain_uuid(&self) -> Option<&str> {
         Some(self.as_str()).filter(|text| !text.starts_with(CALL))
     }
@@ -101,24 +101,25 @@ impl fmt::Display for Maker {
     }
 }
 
-/// What a volume that exists has to be, to be taken for a wanted one of the same name, size, origin and owner.
+/// The rule for adopting an existing volume with the requested name, size, origin and owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdoptionRule {
-    /// Anything.
+    /// Adopt any volume.
     Any,
-    /// This domain's, by its mark or because the domain's definition names it; else as [`AdoptionRule::Unwritten`].
+    /// Adopt a volume of this domain, by its mark or because the domain's definition names it; otherwise as
+    /// [`AdoptionRule::Unwritten`].
     OfDomain {
-        /// The domain, as it marks volumes.
+        /// The domain, as its volumes are marked.
         maker: Maker,
-        /// The sources of its disks.
+        /// The sources of the domain's disks.
         named: Vec<PathBuf>,
     },
-    /// No domain's, and never written to: the guest is new, and gets nobody's data.
+    /// Adopt a volume that has no domain and was never written to: a new guest must not get another guest's data.
     Unwritten,
 }
 
 impl AdoptionRule {
-    /// Whether this volume is adopted only where it is no domain's and was never written to.
+    /// Returns whether this volume is adopted only if it has no domain and was never written to.
     pub(super) fn only_unwritten(&self, found: &StoredVolume) -> bool {
         match self {
             Self::Any => false,
@@ -132,50 +133,50 @@ impl AdoptionRule {
     }
 }
 
-/// Whether the space of a volume is set aside for it.
+/// Whether the space of a volume is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
-    /// Its whole size is (zfs: `refreservation`): writes in it do not run out of space.
+    /// The whole size is reserved (zfs: `refreservation`): writes in the volume do not run out of space.
     Reserved,
-    /// Nothing is: it takes what is written, and may be larger than the pool.
+    /// Nothing is reserved: the volume takes space when it is written to, and may be larger than the pool.
     Sparse,
 }
 
-/// A volume that was made, or was about to be.
+/// A volume that was made, or whose creation was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedVolume {
-    /// Its name.
+    /// The name.
     pub volume: Dataset,
-    /// The mark that it has: without that one it is another volume.
+    /// The owner's mark: a volume with another mark is a different one.
     pub owner: Option<Id>,
-    /// The other part of the mark; `None` of what an older agent made, whose marks had none.
+    /// The other part of the mark; `None` for volumes of an older agent, whose marks had none.
     pub maker: Option<Maker>,
-    /// Whether the dataset above it was made with it.
+    /// Whether the parent dataset was made with the volume.
     pub with_parent: bool,
 }
 
-/// What [`super::Volumes::plan`] found out about one wanted volume.
+/// The plan of [`super::Volumes::plan`] for one requested volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedVolume {
-    /// What is wanted.
+    /// The requested volume.
     pub wanted: VolumeSpec,
-    /// The size that it will have or has.
+    /// The size that the volume will have or has.
     pub size_bytes: u64,
-    /// What it will be cloned from.
+    /// The snapshot to clone.
     pub origin: Option<CloneOrigin>,
-    /// The volume, where it is there already and is adopted.
+    /// The existing volume, if it is adopted.
     pub found: Option<StoredVolume>,
-    /// Where guests will find it, as in [`StoredVolume::device`].
+    /// The path for guests, as in [`StoredVolume::device`].
     pub device: PathBuf,
-    /// Whether the dataset above it was there.
+    /// Whether the parent dataset exists.
     pub parent_found: bool,
-    /// A file system above it that has to be made first: made along with the volume it would be
-    /// mounted, or others may be making it too.
+    /// A parent file system to make first: if it were made with the volume, it would be mounted, or a concurrent call
+    /// might make it too.
     pub(super) made_first: Option<Dataset>,
 }
 
 impl PlannedVolume {
-    /// The volume as [`super::Volumes::take_back`] wants it; `None` for one that was found.
+    /// Returns the volume for [`super::Volumes::take_back`]; `None` for an existing volume.
     pub fn to_make(&self) -> Option<CreatedVolume> {
         let VolumeSpec { volume, owner, maker, .. } = &self.wanted;
         let (owner, maker, with_parent) = (owner.clone(), maker.clone(), !self.parent_found);
@@ -183,33 +184,33 @@ impl PlannedVolume {
         self.found.is_none().then_some(made)
     }
 
-    /// The size in whole MiB, rounded down: the wire's `size`.
+    /// Returns the size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
     }
 }
 
-/// What came of planning volumes, each by itself and all together.
+/// The result of planning volumes, for each and for all together.
 #[derive(Debug)]
 pub struct VolumePlans {
-    /// Each, in the order in which they were wanted; or why it cannot be.
+    /// Each plan or its error, in the order of the request.
     pub each: Vec<Result<PlannedVolume, Error>>,
-    /// Bytes that are free for them.
+    /// Free bytes for the volumes.
     pub free_bytes: u64,
 }
 
 impl VolumePlans {
-    /// All of them, which fit together.
+    /// Returns all plans, if all succeeded and fit together.
     ///
     /// # Errors
-    /// The first reason why one cannot be; [`Error::NoSpace`].
+    /// The first error of a volume; [`Error::NoSpace`].
     pub fn all(self) -> Result<Vec<PlannedVolume>, Error> {
         let planned: Vec<PlannedVolume> = self.each.into_iter().collect::<Result<_, Error>>()?;
         check_space(&planned, self.free_bytes)?;
         Ok(planned)
     }
 
-    /// Whether those that can be fit together.
+    /// Checks that the successful plans fit together.
     ///
     /// # Errors
     /// [`Error::NoSpace`].
@@ -218,29 +219,29 @@ impl VolumePlans {
     }
 }
 
-/// Something that a store would do, for who asks before.
+/// An action that a store would take, for a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Action {
-    /// What, as in `make volume`.
+    /// The action, as in `make volume`.
     pub what: &'static str,
     /// Full name of the dataset.
     pub name: String,
-    /// The command that does it, its name first; empty where it takes none.
+    /// The command, with its name first; empty if no command is used.
     pub command: Vec<String>,
-    /// How it is done without one.
+    /// A description of an action without a command.
     pub detail: String,
-    /// Full names of what goes along.
+    /// Full names of other datasets that the action includes.
     pub with: Vec<String>,
 }
 
-/// What destroying a guest's volumes would do, where nobody has them open.
+/// The result of a dry run for destroying a guest's volumes, if no process has them open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemovalPlan {
-    /// In this order.
+    /// The actions, in order.
     pub actions: Vec<Action>,
-    /// What would stay though it is meant.
+    /// Selected volumes that would stay.
     pub left: Vec<LeftoverVolume>,
-    /// Full names of what lies below and is not meant: other people's.
+    /// Full names of unselected datasets below, which belong to others.
     pub foreign: Vec<String>,
 }
 
@@ -249,49 +250,48 @@ pub struct RemovalPlan {
 pub struct CloneOrigin {
     /// The image's only or newest snapshot.
     pub snapshot: SnapshotName,
-    /// Its size.
+    /// The size of the snapshot.
     pub size_bytes: u64,
 }
 
-/// A volume that is there.
+/// An existing volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredVolume {
-    /// Its name.
+    /// The name.
     pub name: Dataset,
-    /// Its size.
+    /// The size.
     pub size_bytes: u64,
-    /// Where guests find it: a block device, in a directory store a regular file.
+    /// The path for guests: a block device, or a regular file in a directory store.
     pub device: PathBuf,
-    /// Full name of the snapshot that it was cloned from.
+    /// Full name of the snapshot that the volume was cloned from.
     pub origin: Option<String>,
     /// The guest that the agent made it for.
     pub owner: Option<String>,
-    /// What it was made by; `None` for volumes of an older agent, and of others.
+    /// The maker; `None` for volumes of an older agent or another tool.
     pub maker: Option<Maker>,
-    /// Whether something was written to it since it was made. A ZFS pool counts it when it syncs, some
-    /// seconds later; a plan for [`AdoptionRule::Unwritten`] has waited for that.
+    /// Whether the volume was written to since it was made. A ZFS pool counts writes when it syncs, some seconds later;
+    /// a plan for [`AdoptionRule::Unwritten`] waits for that.
     pub is_written: bool,
 }
 
 impl StoredVolume {
-    /// The size in whole MiB, rounded down: the wire's `size`.
+    /// Returns the size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
     }
 }
 
-/// A snapshot that is there.
+/// An existing snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSnapshot {
-    /// Its name.
+    /// The name.
     pub name: SnapshotName,
-    /// What was written since the one before (zfs: `written`); in a directory store its own size
-    /// on disk.
+    /// The bytes written since the previous snapshot (zfs: `written`); in a directory store its own size on disk.
     pub written_bytes: u64,
 }
 
 impl StoredSnapshot {
-    /// What was written in whole MiB, rounded down: the wire's `size`.
+    /// Returns the written bytes in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.written_bytes / MIB
     }
@@ -300,9 +300,9 @@ impl StoredSnapshot {
 /// A complete image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredImage {
-    /// Its id.
+    /// The id.
     pub id: Id,
-    /// Its volume.
+    /// The volume.
     pub volume: Dataset,
     /// The snapshot that guests are cloned from.
     pub snapshot: SnapshotName,
@@ -311,62 +311,61 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
-    /// The size in whole MiB, rounded down: the wire's `size`.
+    /// Returns the size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
     }
 }
 
-/// Where an image comes from.
+/// The source of an image.
 pub enum ImageSource<'a> {
-    /// A raw disk, from the file's beginning to its end.
+    /// A raw disk, from the start of the file to its end.
     Raw(&'a File),
-    /// The stream of one volume as `zfs send` makes it, from the file's position on. Only the zfs
-    /// store takes it.
+    /// The stream of one volume from `zfs send`, from the file's position on. Only the zfs store supports it.
     ZfsStream(&'a File),
-    /// Something that fills the volume itself, such as `qemu-img convert -n`.
+    /// A function that fills the volume itself, for example with `qemu-img convert -n`.
     Filled {
         /// The size of the image.
         size_bytes: u64,
-        /// Gets the path of a block device or file of that size, all zeroes, and returns when it is
-        /// written.
+        /// Receives the path of a block device or file of that size, all zeroes, and returns when it is written.
         fill: &'a mut dyn FnMut(&Path) -> io::Result<()>,
     },
 }
 
-/// The volumes that a removal leaves, by the paths of their devices or files. Links are resolved.
+/// The volumes that a removal keeps, by the paths of their devices or files, with links resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InUse {
     users: BTreeMap<PathBuf, String>,
-    /// By the uuid of a domain that volumes belong to, attached or not.
+    /// Users by the uuid of a domain that owns volumes, attached or not.
     domains: BTreeMap<String, String>,
-    /// A domain that may use anything.
+    /// A domain that may use any volume.
     unreadable: Option<String>,
     supplied: BTreeSet<PathBuf>,
 }
 
 impl InUse {
-    /// Adds what this user has, as in `domain web-1`. A removal that would destroy it reports it.
+    /// Adds a path and its user, as in `domain web-1`. A removal reports such a volume instead of destroying it.
     pub fn add(&mut self, path: &Path, user: String) {
         self.users.insert(resolved(path), user);
     }
 
-    /// Names the user of every volume that was made for the domain of this uuid.
+    /// Adds all volumes whose maker is the domain with this uuid.
     pub fn add_domain(&mut self, uuid: String, user: String) {
         self.domains.insert(uuid, user);
     }
 
-    /// Adds a user of whom nobody knows what it uses: a volume may be its own that no mark says the maker of.
+    /// Adds a user whose disks are unknown: it may own any volume without a maker in its mark.
     pub fn add_unreadable(&mut self, user: String) {
         self.unreadable = Some(user);
     }
 
-    /// Returns the user of the volumes that were made by this maker.
+    /// Returns the user of all volumes with this maker.
     pub fn by_maker(&self, maker: Option<&Maker>) -> Option<String> {
         self.domains.get(maker?.domain_uuid()?).cloned()
     }
 
-    /// Who keeps a volume from being destroyed: by its path, as its maker, or because nobody knows.
+    /// Returns the user that keeps a volume from being destroyed: by its path, by its maker, or because a user's disks
+    /// are unknown.
     pub(super) fn user_of(&self, device: &Path, maker: Option<&Maker>) -> Option<RetentionCause> {
         let known = self.by(device).or_else(|| self.by_maker(maker)).map(RetentionCause::Used);
         known.or_else(|| {
@@ -374,12 +373,12 @@ impl InUse {
         })
     }
 
-    /// Adds what was handed in by a caller, who destroys it, by any path. It is not meant by a removal.
+    /// Adds a path that a caller supplied, and destroys by itself. A removal never selects it.
     pub fn keep(&mut self, path: &Path) {
         self.supplied.insert(resolved(path));
     }
 
-    /// Who uses what is at this path.
+    /// Returns the user of the volume at this path.
     pub fn by(&self, path: &Path) -> Option<String> {
         if self.users.is_empty() {
             return None;
@@ -387,43 +386,43 @@ impl InUse {
         self.users.get(&resolved(path)).cloned()
     }
 
-    /// Whether a caller has handed in what is at this path.
+    /// Returns whether a caller supplied the volume at this path.
     pub(super) fn keeps(&self, path: &Path) -> bool {
         !self.supplied.is_empty() && self.supplied.contains(&resolved(path))
     }
 }
 
-/// How far a call reaches.
+/// The scope of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recursion {
-    /// What is named.
+    /// Only the named dataset.
     Itself,
-    /// What is named and all below it.
+    /// The named dataset and everything below it.
     Below,
 }
 
-/// Whether a rollback may destroy snapshots newer than the one that is rolled back to.
+/// Whether a rollback may destroy snapshots newer than its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewerSnapshots {
-    /// They stay: where there are any, the call is refused.
+    /// Keep them: if any exists, the call is refused.
     Keep,
-    /// They are destroyed.
+    /// Destroy them.
     Destroy,
 }
 
-/// Which of a guest's volumes are meant.
+/// Selection of a guest's volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSelection {
-    /// Those that this agent made for the guest: by name and owner's mark.
+    /// The volumes that this agent made for the guest: by name and owner's mark.
     Marked,
     /// Those of them that belong to this domain.
     OfDomain(Maker),
-    /// All below `guests/<id>`, as the image store's methods do it.
+    /// All volumes below `guests/<id>`, as the image store's methods select.
     Anyones,
 }
 
 impl VolumeSelection {
-    /// Whether a volume with the owner's mark and this maker is meant.
+    /// Returns whether a volume with the owner's mark and this maker is selected.
     pub(super) fn means(&self, maker: Option<&str>) -> bool {
         match self {
             Self::Marked | Self::Anyones => true,
@@ -432,35 +431,35 @@ impl VolumeSelection {
     }
 }
 
-/// How full the store is, as a new volume below `guests/` would find it.
+/// The space of the store, as available to a new volume below `guests/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes that are free, quotas and reservations counted.
+    /// Free bytes, after quotas and reservations.
     pub free_bytes: u64,
-    /// Bytes in use, reservations among them.
+    /// Used bytes, including reservations.
     pub used_bytes: u64,
 }
 
-/// What a removal did.
+/// The result of a removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// Full names of the volumes that are gone.
+    /// Full names of the destroyed volumes.
     pub destroyed: Vec<String>,
-    /// What was to go and is still there.
+    /// Selected volumes that still exist.
     pub left: Vec<LeftoverVolume>,
-    /// Full names of what lies below and was not meant: other people's.
+    /// Full names of unselected datasets below, which belong to others.
     pub foreign: Vec<String>,
 }
 
 impl Removal {
-    /// Adds what another removal did.
+    /// Adds the result of another removal.
     pub(crate) fn merge(&mut self, other: Self) {
         self.destroyed.extend(other.destroyed);
         self.left.extend(other.left);
         self.foreign.extend(other.foreign);
     }
 
-    /// Notes what became of a volume.
+    /// Records the outcome for a volume.
     pub(super) fn note(&mut self, name: &str, outcome: Result<(), RetentionCause>) {
         match outcome {
             Ok(()) => self.destroyed.push(name.to_owned()),
@@ -468,7 +467,7 @@ impl Removal {
         }
     }
 
-    /// The removed volumes, if every chosen volume is removed.
+    /// Returns the destroyed volumes, if no selected one is left.
     ///
     /// # Errors
     /// [`Error::Left`].
@@ -477,7 +476,7 @@ impl Removal {
     }
 }
 
-/// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
+/// Checks that the volumes that do not exist yet fit together. Sparse volumes need no space.
 pub(super) fn check_space<'p>(
     planned: impl IntoIterator<Item = &'p PlannedVolume>,
     free_bytes: u64,

@@ -1,4 +1,4 @@
-//! The files of the store: walked, made under names that are none, put in their places.
+//! The files of the store: listing, drafts under temporary names, and their placement.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -18,26 +18,26 @@ use crate::sorted::OrderBy;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Maker, Space, StoredVolume};
 
-/// Directories may be passed through by guests' emulators and read by root alone.
+/// Guests' emulators may traverse the directories, but not list them.
 const DIRECTORY_MODE: u32 = 0o711;
-/// libvirt gives a guest's files to its emulator when that starts.
+/// libvirt gives a guest's files to the emulator when it starts.
 const FILE_MODE: u32 = 0o600;
 /// The unit of [`MetadataExt::blocks`].
 pub(super) const BLOCK_BYTES: u64 = 512;
 
-/// What ZFS keeps as properties, in the file beside a volume.
+/// The values that ZFS stores as properties, in a file next to a volume.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Properties {
     pub(super) owner: Option<String>,
-    /// Full name of the snapshot that it is a clone of.
+    /// Full name of the snapshot that the volume is a clone of.
     pub(super) origin: Option<String>,
-    /// Whether it takes space only as it is written.
+    /// Whether the volume takes space only when it is written to.
     #[serde(default)]
     pub(super) sparse: bool,
-    /// What made it.
+    /// The maker of the volume.
     #[serde(default)]
     pub(super) maker: Option<String>,
-    /// When its content was last written to before anybody had it, in nanoseconds since 1970.
+    /// The modification time of the content when the volume was created, in nanoseconds since 1970.
     #[serde(default)]
     pub(super) made_ns: Option<u64>,
 }
@@ -49,7 +49,7 @@ impl Properties {
 }
 
 impl DirectoryStore {
-    /// The datasets below one, itself first, or those of the whole store; sorted by name.
+    /// Lists a dataset and the datasets below it, or those of the whole store; sorted by name.
     pub(super) fn datasets(&self, under: Option<&Dataset>) -> Result<Vec<Dataset>, Error> {
         let mut found = Vec::new();
         match under {
@@ -70,7 +70,7 @@ impl DirectoryStore {
     fn collect(&self, name: Dataset, found: &mut Vec<Dataset>) -> Result<(), Error> {
         let path = self.path(&name)?;
         match look_at(&path)? {
-            // A link is no dataset; what goes meanwhile is gone.
+            // A link is no dataset; neither is an entry that was removed meanwhile.
             Some(it) if it.is_symlink() => Ok(()),
             Some(it) if it.is_dir() => {
                 found.push(name.clone());
@@ -83,7 +83,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Whether the name of a directory in the root is one of the store's own.
+    /// Returns whether a directory in the root has one of the store's own names.
     fn is_own(&self, relative: &str) -> bool {
         [self.pool.images(), self.pool.guests()].iter().any(|own| own.relative() == relative)
     }
@@ -99,10 +99,10 @@ impl DirectoryStore {
                 Some(above) => format!("{}/{entry}", above.relative()),
                 None => entry,
             };
-            // Snapshots, properties and temporary files have no dataset's name.
+            // Names of snapshots, properties and temporary files are not valid dataset names.
             let Ok(name) = self.pool.dataset(&relative) else { continue };
             match self.collect(name, found) {
-                // A directory of others beside `images` and `guests` is none of the store's.
+                // Another tool's directory beside `images` and `guests` is not part of the store.
                 Err(Error::Untrusted { .. }) if above.is_none() && !self.is_own(&relative) => {}
                 outcome => outcome?,
             }
@@ -110,7 +110,7 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// The volume of a name; `None` where there is none, or something else.
+    /// Returns the volume of a name; `None` if there is no regular file of that name.
     pub(super) fn volume_at(&self, name: &Dataset) -> Result<Option<StoredVolume>, Error> {
         let path = self.path(name)?;
         let Some(metadata) = look_at(&path)?.filter(fs::Metadata::is_file) else {
@@ -119,7 +119,7 @@ impl DirectoryStore {
         let Properties { owner, origin, maker, made_ns, .. } = self.properties(name)?;
         let is_written = match (made_ns, &origin) {
             (Some(made_ns), _) => written_ns(&metadata) != Some(made_ns),
-            // Of an older agent: a blank volume has no blocks, and a copy was whole before its properties.
+            // Made by an older agent: a blank volume has no blocks, and a copy was complete before its properties.
             (None, None) => metadata.blocks() > 0,
             (None, Some(_)) => {
                 let beside = self.beside(name, "#")?;
@@ -138,7 +138,7 @@ impl DirectoryStore {
         }))
     }
 
-    /// The properties of a volume; those of one that nobody marked where there are none.
+    /// Reads the properties of a volume; a volume without a properties file counts as unmarked and sparse.
     pub(super) fn properties(&self, name: &Dataset) -> Result<Properties, Error> {
         let path = self.beside(name, "#")?;
         if look_at(&path)?.is_none() {
@@ -149,7 +149,7 @@ impl DirectoryStore {
         serde_json::from_slice(&text).map_err(|error| at("read", &path)(io::Error::other(error)))
     }
 
-    /// What reserved volumes may still write, in bytes.
+    /// Returns the number of bytes that reserved volumes can still allocate.
     pub(super) fn promised_bytes(&self) -> Result<u64, Error> {
         let mut sum: u64 = 0;
         for name in self.datasets(None)? {
@@ -162,7 +162,7 @@ impl DirectoryStore {
         Ok(sum)
     }
 
-    /// Makes a directory and those above it, where they are absent. The root and those above it may be links.
+    /// Creates a directory and its missing parents. The root and its parents may be links.
     pub(super) fn make_directory(&self, path: &Path) -> Result<(), Error> {
         let is_below = path.starts_with(&self.root) && path != self.root;
         if is_directory(path)? || (!is_below && path.is_dir()) {
@@ -172,7 +172,7 @@ impl DirectoryStore {
             self.make_directory(above)?;
         }
         match fs::create_dir(path) {
-            // Whatever the mask of the process is.
+            // Independent of the umask of the process.
             Ok(()) => fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_directory(path)?
             {
@@ -184,7 +184,7 @@ impl DirectoryStore {
         .map_err(at("create", path))
     }
 
-    /// A new file in `directory`, which goes away unless it is put in its place.
+    /// Creates a new file in `directory`, which is removed on drop unless it is placed.
     pub(super) fn draft(&self, directory: &Path) -> Result<Draft, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +196,7 @@ impl DirectoryStore {
         Ok(Draft { path, file, supplied: false })
     }
 
-    /// Removes what a process that is gone left in a directory.
+    /// Removes the drafts of ended processes from a directory.
     pub(super) fn sweep(&self, directory: &Path) -> Result<(), Error> {
         for name in names_in(directory)? {
             let maker = name.strip_prefix('%').and_then(|it| it.rsplit_once('-'));
@@ -207,13 +207,13 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// Removes the properties and snapshots in a directory whose volume is not there: a crash can leave
-    /// them. Only for directories that the caller alone changes: properties come before their volume.
+    /// Removes properties and snapshots without a volume from a directory: a crash can leave them. Only for directories
+    /// that no other call changes, because properties are created before their volume.
     pub(super) fn remove_orphans(&self, directory: &Path) -> Result<(), Error> {
         self.remove_lost(directory, &['#', '@'])
     }
 
-    /// The same of snapshots alone.
+    /// Removes snapshots without a volume from a directory.
     pub(super) fn remove_lost_snapshots(&self, directory: &Path) -> Result<(), Error> {
         self.remove_lost(directory, &['@'])
     }
@@ -232,17 +232,17 @@ impl DirectoryStore {
     }
 }
 
-/// Whether the process runs that a draft is named by; older agents wrote its number alone.
+/// Returns whether the process that made a draft still runs; older agents stored only its pid.
 fn is_running(maker: &str) -> bool {
     match maker.parse::<u32>() {
-        // The system did not say who made it.
+        // The system did not provide the identity of the process.
         Err(_) if maker.is_empty() => true,
         Ok(pid) => Path::new("/proc").join(pid.to_string()).exists(),
         Err(_) => process::running(maker).is_some(),
     }
 }
 
-/// A file that is not yet anything.
+/// A file under a temporary name.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) path: PathBuf,
@@ -251,12 +251,12 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Shares all blocks of a file; `false` where the file system cannot.
+    /// Shares all blocks of a file; returns `false` if the file system does not support this.
     pub(super) fn share_with(&self, from: &Path) -> Result<bool, Error> {
         clone_file(&open_file(from)?, &self.file).map_err(at("copy", from))
     }
 
-    /// Takes over the content of a file, up to a deadline.
+    /// Copies the content of a file, up to a deadline.
     pub(super) fn fill_from(&self, from: &Path, deadline: Instant) -> Result<(), Error> {
         if self.share_with(from)? {
             return Ok(());
@@ -282,14 +282,14 @@ impl Draft {
         self.file.set_len(bytes).map_err(at("resize", &self.path))
     }
 
-    /// Puts the file in its place, on the disk with its content; `false` where something is there.
+    /// Syncs the file and links it under its final name; returns `false` if that name exists.
     pub(super) fn place(self, path: &Path) -> Result<bool, Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         match fs::hard_link(&self.path, path) {
             Ok(()) => match sync_directory(path) {
                 Ok(()) => Ok(true),
                 Err(error) => {
-                    // Who hears this error is to find nothing there.
+                    // After this error, the caller must not find the file.
                     if let Err(more) = remove_if_there(path) {
                         warn!("{more}");
                     }
@@ -301,7 +301,7 @@ impl Draft {
         }
     }
 
-    /// The same; replaces an existing file.
+    /// Syncs the file and renames it to its final name, replacing an existing file.
     pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         fs::rename(&self.path, path).map_err(at("create", path))?;
@@ -321,19 +321,19 @@ impl Drop for Draft {
     }
 }
 
-/// When a file was last written to, in nanoseconds since 1970.
+/// Returns the modification time of a file, in nanoseconds since 1970.
 pub(super) fn written_ns(metadata: &fs::Metadata) -> Option<u64> {
     let since_1970 = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     u64::try_from(since_1970.as_nanos()).ok()
 }
 
-/// Has the names in the directory of `path` written to the disk.
+/// Syncs the directory of `path`.
 pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(at("write", directory))
 }
 
-/// The names in a directory, without names that are not UTF-8; empty where there is no directory.
+/// Returns the names in a directory that are valid UTF-8; empty if the directory does not exist.
 pub(super) fn names_in(directory: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -345,7 +345,7 @@ pub(super) fn names_in(directory: &Path) -> Result<Vec<String>, Error> {
     Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// What is at a path, which may be a link; `None` where nothing is.
+/// Returns the metadata of a path without following a link; `None` if the path does not exist.
 pub(super) fn look_at(path: &Path) -> Result<Option<fs::Metadata>, Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -354,12 +354,12 @@ pub(super) fn look_at(path: &Path) -> Result<Option<fs::Metadata>, Error> {
     }
 }
 
-/// Whether there is a directory, and no link to one.
+/// Returns whether the path is a directory, not a link to one.
 pub(super) fn is_directory(path: &Path) -> Result<bool, Error> {
     Ok(look_at(path)?.is_some_and(|it| it.is_dir()))
 }
 
-/// Opens a file for reading, and no link to one.
+/// Opens a file for reading, unless the path is a link.
 pub(super) fn open_file(path: &Path) -> Result<File, Error> {
     straight(OpenOptions::new().read(true)).open(path).map_err(|error| match is_link(&error) {
         true => refuse_link(path),
@@ -367,7 +367,7 @@ pub(super) fn open_file(path: &Path) -> Result<File, Error> {
     })
 }
 
-/// Whether there was something to remove.
+/// Removes a file; returns `false` if it does not exist.
 pub(super) fn remove_if_there(path: &Path) -> Result<bool, Error> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -376,7 +376,7 @@ pub(super) fn remove_if_there(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// An error of the system about a path; a full file system is [`Error::NoSpace`].
+/// Converts an I/O error for a path; a full file system becomes [`Error::NoSpace`].
 pub(super) fn at(verb: &str, path: &Path) -> impl Fn(io::Error) -> Error {
     let what = format!("{verb} {}", path.display());
     move |error| match error.kind() {

@@ -1,4 +1,4 @@
-//! Images: files with a snapshot, which is the same file by a second name.
+//! Images: files with a snapshot, which is a hard link to the same file.
 
 use std::fs;
 use std::io;
@@ -17,15 +17,15 @@ use crate::storage::{Dataset, Error, Id, ImageSource, StoredImage, round_up};
 
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
-/// The unit of disks' sizes.
+/// The unit of disk sizes.
 const SECTOR_BYTES: u64 = 512;
-/// How often a lock file is opened anew that was removed meanwhile.
+/// The maximum number of attempts to open a lock file that is removed concurrently.
 const LOCK_TRIES: usize = 10;
 const LOCK_MODE: u32 = 0o600;
-/// An image is read by the agent's user and written by nobody.
+/// The agent's user can read an image, and nobody can write to it.
 const IMAGE_MODE: u32 = 0o400;
 
-/// The lock of an image's id, for as long as this value lives. The file goes first, then the lock.
+/// The lock of an image's id, held while this value lives. Drop removes the file before it releases the lock.
 struct ImageLock {
     path: PathBuf,
     _file: fs::File,
@@ -72,7 +72,7 @@ impl DirectoryStore {
         let _alone = self.lock_image(&name)?;
         wait_closed(&self.path(&name)?, self.patience(deadline))
             .map_err(|holders| Error::Busy { name: name.to_string(), holders })?;
-        // First, unlike other volumes: without a snapshot it is no image, and could not be deleted any more.
+        // The image first, unlike other volumes: without a snapshot it is no image, and could not be deleted any more.
         remove_if_there(&self.path(&name)?)?;
         self.remove_volume(&name)
     }
@@ -127,19 +127,19 @@ impl DirectoryStore {
         let draft = self.draft(&images)?;
         draft.set_size(round_up(size_bytes, SECTOR_BYTES))?;
         write(&draft.path).map_err(at("write image", &path))?;
-        // Its clones are copies: nobody writes into an image, be it by a guest that has it as a disk.
+        // The clones of an image are copies. Nobody may write to an image, not even a guest that has it as a disk.
         let read_only = fs::Permissions::from_mode(IMAGE_MODE);
         draft.file.set_permissions(read_only).map_err(at("protect", &path))?;
         let snapshot = self.snapshot_path(&name.snapshot(SNAPSHOT)?)?;
         draft.replace(&snapshot)?;
-        // The image is there with its second name. An import that was cut off before it left a
-        // snapshot of nothing, which the next import replaces.
+        // The image exists once it has its second name. An import that was interrupted earlier left a snapshot without
+        // an image, which the next import replaces.
         fs::hard_link(&snapshot, &path).map_err(at("create", &path))?;
         sync_directory(&path)
     }
 
-    /// Removes what imports and deletions left that were cut off: drafts, snapshots without their image, and the
-    /// locks of ids.
+    /// Removes the remains of interrupted imports and deletions: drafts, snapshots without their image, and locks of
+    /// ids.
     pub(super) fn sweep_images(&self) -> Result<(), Error> {
         let images = self.directory_path(&self.pool.images())?;
         self.sweep(&images)?;
@@ -150,7 +150,7 @@ impl DirectoryStore {
             if name.contains('@') && look_at(&self.path(&image)?)?.is_some() {
                 continue;
             }
-            // Held by an import that runs; removed with this lock.
+            // A running import holds the lock; otherwise, dropping this lock removes the file.
             match self.lock_image(&image) {
                 Ok(_alone) if look_at(&self.path(&image)?)?.is_none() => {
                     self.remove_all_snapshots(&image)?;
@@ -165,7 +165,7 @@ impl DirectoryStore {
     /// Locks the id of an image against imports by other processes and threads, by the file `ID%`.
     ///
     /// # Errors
-    /// [`Error::Busy`] where another import has it.
+    /// [`Error::Busy`] if another import holds the lock.
     fn lock_image(&self, name: &Dataset) -> Result<ImageLock, Error> {
         let path = self.beside(name, "%")?;
         for _ in 0..LOCK_TRIES {
@@ -181,7 +181,7 @@ impl DirectoryStore {
                 return Err(Error::Busy { name: name.to_string(), holders });
             }
             let own = file.metadata().map_err(at("stat", &path))?;
-            // The import before may have removed the file after it was opened here.
+            // The previous import may have removed the file after it was opened here.
             let found = fs::symlink_metadata(&path);
             if found.is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())) {
                 return Ok(ImageLock { path, _file: file });

@@ -1,4 +1,4 @@
-//! The store in a directory, for hosts and tests without ZFS: sparse raw files in ZFS's layout.
+//! The directory store, for hosts and tests without ZFS: sparse raw files in ZFS's layout.
 //!
 //! ```text
 //! PATH/guests/web-1/disk-0         a volume; directories are the file systems
@@ -7,16 +7,16 @@
 //! PATH/guests/web-1/%<process>-<n> not yet anything
 //! ```
 //!
-//! `@`, `#` and `%` are in no name, so nothing collides. Files appear under their names when they
-//! are complete. Clones and snapshots share their blocks where the file system can (reflink), and
-//! are sparse copies elsewhere; either way they depend on nothing.
+//! `@`, `#` and `%` are in no dataset name, so names cannot collide. Files get their names when they are complete.
+//! Clones and snapshots share their blocks if the file system supports it (reflink), and are sparse copies otherwise;
+//! either way they do not depend on other files.
 //!
-//! Nobody but root and the agent's user may change a directory on the way to a file: then no path means
-//! another file between a check and a use. No link below the store's root is followed: a dataset or a
-//! snapshot that is one is refused, or not there.
+//! Only root and the agent's user may change a directory in the path of a file, so that no path can refer to another
+//! file between a check and a use. Links below the store's root are not followed: the store refuses or ignores a
+//! dataset or a snapshot that is a link.
 //!
-//! A reservation is a promise of this store alone: what reserved volumes may still write counts as
-//! taken when another is made or grown. Other users of the file system are not bound by it.
+//! Only this store honours a reservation: when it creates or grows a volume, it counts the space that reserved volumes
+//! can still allocate as used. Other users of the file system can still take that space.
 
 mod files;
 mod images;
@@ -43,30 +43,30 @@ use crate::storage::{
     StoredSnapshot, StoredVolume, Usage, VolumePlans, VolumeSelection, VolumeSpec, Volumes,
 };
 
-/// The volumes in one directory.
+/// The volumes in a directory.
 #[derive(Debug)]
 pub struct DirectoryStore {
     pool: PoolName,
     root: PathBuf,
     limits: StorageLimits,
-    /// Who may change the store's directories.
+    /// The users that may change the store's directories.
     trusted: TrustedUsers,
-    /// Held while space is counted and used, so that no two volumes get the same.
+    /// Held while the store counts and uses space, so that no two volumes get the same space.
     making: Mutex<()>,
 }
 
 impl DirectoryStore {
-    /// The store in `root`, which need not be there yet. Names carry the pool's name, as with ZFS.
+    /// Returns the store in `root`, which need not exist yet. Names include the pool's name, as with ZFS.
     pub fn new(pool: PoolName, root: PathBuf, limits: StorageLimits) -> Self {
         Self { pool, root, limits, trusted: TrustedUsers::own(), making: Mutex::new(()) }
     }
 
-    /// The same for a command of an operator, who may be another user than the agent's.
+    /// Sets the trusted users, for a command of an operator, who may be another user than the agent's.
     pub(super) fn trusting(self, trusted: TrustedUsers) -> Self {
         Self { trusted, ..self }
     }
 
-    /// Checks that others than root and the agent's user cannot lead the root elsewhere, or anything in it.
+    /// Checks that only root and the agent's user can redirect the root or the directories in it.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -78,8 +78,8 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// The file or directory of a dataset, without a link on its way. It may be a link itself: the caller opens or
-    /// lists it by `symlink_metadata`, or follows no link.
+    /// Returns the path of a dataset's file or directory, with no link among its parents. The last component may be a
+    /// link: callers use `symlink_metadata`, or open without following links.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -91,7 +91,7 @@ impl DirectoryStore {
         self.beside(name.dataset(), &format!("@{}", name.name()))
     }
 
-    /// The file that has the dataset's name with this end. As [`DirectoryStore::path`].
+    /// Returns the path of the dataset's name with this suffix, checked as in [`DirectoryStore::path`].
     fn beside(&self, name: &Dataset, end: &str) -> Result<PathBuf, Error> {
         let relative = format!("{}{end}", name.relative());
         let path = self.root.join(&relative);
@@ -101,7 +101,7 @@ impl DirectoryStore {
         }
     }
 
-    /// The directory of a dataset, to use names in it: neither on its way nor in its place is a link.
+    /// Returns the path of a dataset's directory, for access to names in it: no component is a link.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -113,7 +113,8 @@ impl DirectoryStore {
         }
     }
 
-    /// How long to wait for others: not so long that no time is left to tell about it.
+    /// Returns how long to wait for other users of a file: at most half of the remaining time, so that time remains to
+    /// report it.
     fn patience(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         now + self.limits.busy.min(deadline.saturating_duration_since(now) / 2)
@@ -121,7 +122,7 @@ impl DirectoryStore {
 
     fn free_bytes(&self) -> Result<u64, Error> {
         let asked = format!("read the free space of {}", self.root.display());
-        // A directory that is not there yet will be made where the one above it is.
+        // A missing directory will be created in its nearest existing parent.
         let there =
             self.root.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let room = disk::room(there).map_err(|error| Error::io(asked, error))?;
@@ -150,7 +151,7 @@ impl Volumes for DirectoryStore {
         self.make_directory(&self.directory_path(&self.pool.images())?)?;
         self.make_directory(&self.directory_path(&self.pool.guests())?)?;
         self.sweep_images()?;
-        // One directory of others below keeps nobody from the store.
+        // One untrusted directory below must not make the whole store unavailable.
         if let Err(error) = self.sweep_guests(deadline) {
             warn!("cannot remove snapshots without their volume: {error}");
         }
@@ -223,7 +224,7 @@ impl Volumes for DirectoryStore {
     fn filled(&self, deadline: Instant) -> Result<Vec<(StoredVolume, u64)>, Error> {
         let volumes = self.volumes(Some(&self.pool.guests()), deadline)?.into_iter();
         let filled = volumes.filter_map(|volume| {
-            // Gone meanwhile.
+            // The file was removed meanwhile.
             let found = fs::symlink_metadata(&volume.device).ok()?;
             Some((volume, found.blocks().saturating_mul(BLOCK_BYTES)))
         });
@@ -335,7 +336,7 @@ impl Volumes for DirectoryStore {
     }
 }
 
-/// Refuses a path that cannot be resolved.
+/// Returns the error for a path that cannot be resolved.
 fn refuse(path: &Path, why: ResolveError) -> Error {
     match why {
         ResolveError::Io(at, error) => Error::io(format!("stat {}", at.display()), error),

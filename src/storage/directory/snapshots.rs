@@ -1,4 +1,4 @@
-//! Snapshots as copies: of a volume its content, of a directory an empty file.
+//! Snapshots as copies: the content of a volume, or an empty file for a directory.
 
 use std::ffi::CStr;
 use std::fs::Metadata;
@@ -17,22 +17,22 @@ use crate::storage::{
     Dataset, Error, Maker, NewerSnapshots, Recursion, Removal, SnapshotName, StoredSnapshot,
 };
 
-/// The attribute of a snapshot that says what made it, where the file system has attributes.
+/// The extended attribute with the maker of a snapshot, if the file system supports attributes.
 const MAKER: &CStr = c"user.mistify.maker";
-/// More than the kernel's clock for files may be behind: at 100 Hz, the slowest, 10 ms.
+/// More than the delay of the kernel's clock for files: at most 10 ms, at 100 Hz, the lowest rate.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A snapshot that is there.
+/// An existing snapshot.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) snapshot: StoredSnapshot,
-    /// The size of the volume that it is of.
+    /// The size of its volume.
     pub(super) size_bytes: u64,
     taken: SystemTime,
 }
 
 impl DirectoryStore {
-    /// The snapshots of one dataset, oldest first.
+    /// Returns the snapshots of one dataset, oldest first.
     pub(super) fn snapshots_of(&self, dataset: &Dataset) -> Result<Vec<Seen>, Error> {
         let path = self.path(dataset)?;
         let mut found = Vec::new();
@@ -42,7 +42,7 @@ impl DirectoryStore {
                 continue;
             };
             let path = self.snapshot_path(&name)?;
-            // One that goes meanwhile is gone; a link is none.
+            // Skips a snapshot that was removed meanwhile, and links.
             let Some(metadata) = look_at(&path)?.filter(Metadata::is_file) else { continue };
             let written_bytes = metadata.blocks().saturating_mul(BLOCK_BYTES);
             found.push(Seen {
@@ -93,8 +93,8 @@ impl DirectoryStore {
         made.iter().map(|name| self.snapshot_at(name)).collect()
     }
 
-    /// Removes the snapshots of this name that this maker has made; where the file system has no attributes,
-    /// those that were taken since then, as before it there was none.
+    /// Removes the snapshots with this name and maker. If the file system has no attributes, removes those taken after
+    /// `since`: before, no snapshot of this name existed.
     pub(super) fn undo_snapshots(
         &self,
         name: &SnapshotName,
@@ -108,7 +108,7 @@ impl DirectoryStore {
             }
             _ => vec![name.dataset().clone()],
         };
-        // A file's times are those of the kernel's last tick.
+        // A file's timestamps are those of the kernel's last tick.
         let since = since.checked_sub(TICK).unwrap_or(since);
         let mut removal = Removal::default();
         for dataset in datasets {
@@ -129,7 +129,7 @@ impl DirectoryStore {
         Ok(removal)
     }
 
-    /// A copy of a volume as it is now. Of one that somebody writes to meanwhile only a reflink is.
+    /// Copies the current content of a volume. During concurrent writes, only a reflink is consistent.
     fn draft_of(&self, dataset: &Dataset, deadline: Instant) -> Result<Draft, Error> {
         let path = self.path(dataset)?;
         let draft = self.draft(path.parent().unwrap_or(&self.root))?;

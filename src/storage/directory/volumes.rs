@@ -1,4 +1,4 @@
-//! Volumes as files: planned, made, grown, removed.
+//! Volumes as files: planned, created, grown, removed.
 
 use std::fs;
 use std::path::Path;
@@ -63,7 +63,7 @@ impl DirectoryStore {
         Ok(CloneOrigin { snapshot: image.snapshot, size_bytes: image.size_bytes })
     }
 
-    /// What [`DirectoryStore::make_volume`] would do.
+    /// Returns the actions of [`DirectoryStore::make_volume`].
     pub(super) fn making_volume(&self, planned: &PlannedVolume) -> Vec<Action> {
         if planned.found.is_some() {
             return Vec::new();
@@ -99,7 +99,7 @@ impl DirectoryStore {
         self.volume_at(volume)?.ok_or_else(|| not_found(volume))
     }
 
-    /// Makes the file, and its properties before it: a file without them would be nobody's.
+    /// Creates the file, after its properties: a file without properties would have no owner.
     fn write_volume(&self, planned: &PlannedVolume, deadline: Instant) -> Result<(), Error> {
         let PlannedVolume { wanted, origin, size_bytes, .. } = planned;
         let path = self.path(&wanted.volume)?;
@@ -121,7 +121,7 @@ impl DirectoryStore {
         if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
-        // Of a former volume of this name, whose file is gone.
+        // Of a former volume with this name, whose file is gone.
         self.remove_all_snapshots(&wanted.volume)?;
         let beside = self.beside(&wanted.volume, "#")?;
         let made = draft.file.metadata().map_err(at("stat", &path))?;
@@ -181,7 +181,7 @@ impl DirectoryStore {
         });
         resized.map_err(at("resize", &grown.device))?;
         if !grown.is_written {
-            // Growing is no writing.
+            // Growing does not count as writing.
             let made = fs::symlink_metadata(&grown.device).map_err(at("stat", &grown.device))?;
             let properties = Properties { made_ns: written_ns(&made), ..self.properties(volume)? };
             self.write_properties(&properties, &self.beside(volume, "#")?)?;
@@ -203,7 +203,7 @@ impl DirectoryStore {
         self.clear(&root, meant, in_use, deadline)
     }
 
-    /// What [`DirectoryStore::remove_guest`] does with what is marked, where nobody has that open.
+    /// Returns what [`DirectoryStore::remove_guest`] does with marked volumes, if no process has them open.
     pub(super) fn removing_guest(&self, guest: &Id, in_use: &InUse) -> Result<RemovalPlan, Error> {
         let root = self.pool.guest(guest)?;
         let mut removing = RemovalPlan::default();
@@ -248,8 +248,8 @@ impl DirectoryStore {
                 it.owner.as_deref() == owner.as_ref().map(Id::as_str) && it.maker == *maker
             };
             removal.merge(self.clear(volume, ours, in_use, deadline)?);
-            // A crash can leave a draft, or properties without their volume. Those of other volumes may be
-            // another call's, which makes its volume after them.
+            // A crash can leave a draft, or properties without their volume. Those of other volumes may belong to a
+            // concurrent call, which creates its volume after the properties.
             let path = self.path(volume)?;
             if let Some(directory) = path.parent() {
                 self.sweep(directory)?;
@@ -281,7 +281,7 @@ impl DirectoryStore {
         self.clear(name, |_| true, in_use, deadline)
     }
 
-    /// Removes the chosen volumes at and below `root`, and the directories that are empty then.
+    /// Removes the chosen volumes at and below `root`, and then the empty directories.
     fn clear(
         &self,
         root: &Dataset,
@@ -316,7 +316,7 @@ impl DirectoryStore {
             };
             removal.note(name.as_str(), outcome);
         }
-        // From below. One that is not empty has something of other people's in it.
+        // Bottom-up. A directory that is not empty contains files of others.
         for name in directories.iter().rev() {
             let path = self.directory_path(name)?;
             self.sweep(&path)?;
@@ -331,22 +331,23 @@ impl DirectoryStore {
         Ok(removal)
     }
 
-    /// The same for a removal that goes on with others.
+    /// Removes a volume; returns a failure as a retention cause, so that the removal continues with other volumes.
     fn try_remove(&self, name: &Dataset) -> Result<(), RetentionCause> {
         self.remove_volume(name).map_err(|error| RetentionCause::Failed(error.to_string()))
     }
 
-    /// The snapshots go first: those that a crash left without their volume would be the next volume's of its
-    /// name. Its properties go last, as a volume without them is nobody's.
+    /// Removes a volume. The snapshots first: if a crash left them without their volume, the next volume of that name
+    /// would get them. The properties last, because a volume without them has no owner.
     pub(super) fn remove_volume(&self, name: &Dataset) -> Result<(), Error> {
         self.remove_all_snapshots(name)?;
         remove_if_there(&self.path(name)?)?;
         remove_if_there(&self.beside(name, "#")?).map(drop)
     }
 
-    /// Removes snapshots below `guests` whose volume is gone: a deletion was cut off, or somebody removed the file.
+    /// Removes snapshots below `guests` without a volume: from an interrupted deletion, or because somebody removed the
+    /// file.
     pub(super) fn sweep_guests(&self, deadline: Instant) -> Result<(), Error> {
-        // No volume and no snapshot is made meanwhile.
+        // No call creates a volume or snapshot meanwhile.
         let _making = self.lock(deadline)?;
         for directory in self.datasets(Some(&self.pool.guests()))? {
             if is_directory(&self.path(&directory)?)? {
@@ -363,15 +364,15 @@ impl DirectoryStore {
         Ok(())
     }
 
-    /// Removes the directory above a volume if nothing is in it.
+    /// Removes the directory above a volume if it is empty.
     fn remove_empty_parent(&self, volume: &Dataset) {
         if let Some(Ok(path)) = volume.parent().map(|parent| self.path(&parent)) {
-            // Fails where it is not empty, as it should, or gone.
+            // Fails if the directory is not empty, as intended, or is gone.
             let _ = fs::remove_dir(path);
         }
     }
 
-    /// The right to use up space.
+    /// Acquires the lock for using space.
     pub(super) fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, Error> {
         let begin = Instant::now();
         self.making.try_lock_until(deadline).ok_or_else(|| Error::Late {
@@ -381,18 +382,18 @@ impl DirectoryStore {
     }
 }
 
-/// Who uses a volume: by its path, or because it was made by another domain.
+/// Returns the user of a volume: by its path, or because another domain is its maker.
 fn used_by(volume: &StoredVolume, in_use: &InUse) -> Option<RetentionCause> {
     in_use.user_of(&volume.device, volume.maker.as_ref())
 }
 
-/// Why a volume that is not meant stays though it has the guest's data.
+/// Returns why an unselected volume stays although it has the guest's data.
 fn overlay(volume: &StoredVolume, root: &Dataset, in_use: &InUse) -> Option<RetentionCause> {
     let is_overlay = is_overlay_of(volume.name.as_str(), root) && !in_use.keeps(&volume.device);
     is_overlay.then_some(RetentionCause::Overlay)
 }
 
-/// Whether a volume below a guest's root goes with the guest.
+/// Returns whether a volume below a guest's root is removed with the guest.
 fn is_meant(volume: &StoredVolume, guest: &Id, root: &Dataset, whose: &VolumeSelection) -> bool {
     let is_marked =
         volume.owner.as_deref() == Some(guest.as_str()) && is_disk_of(volume.name.as_str(), root);

@@ -1,8 +1,9 @@
-//! The `zfs` command: found, run with a deadline, its output bounded.
+//! The `zfs` command: found, run with a deadline, with bounded output.
 //!
-//! Absolute path, empty environment but `LC_ALL=C`, arguments as a list. The thread that waits
-//! drains both outputs by poll(2), so that no full pipe blocks the command, and looks at the
-//! deadline. What not even SIGKILL ends, because the kernel holds it, is left behind and counted.
+//! Uses an absolute path, an empty environment except `LC_ALL=C`, and arguments as a list. The
+//! waiting thread drains both outputs with poll(2), so that no full pipe blocks the command, and
+//! checks the deadline. A command that survives SIGKILL, because the kernel blocks it, is abandoned
+//! and counted.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,35 +23,36 @@ use crate::os::poll::{Interest, PollSet};
 use crate::storage::zfs::former::FormerCommands;
 use crate::storage::{Action, Error};
 
-/// Where distributions put the command.
+/// The directories in which distributions install the command.
 const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/run/current-system/sw/bin"];
-/// How often the deadline is looked at, and an end that the pipes do not show: that of a command
-/// whose outputs somebody else keeps open.
+/// The interval of checks of the deadline, and of an end that the pipes do not show: another
+/// process may keep the outputs of an ended command open.
 const LOOK: Duration = Duration::from_millis(50);
-/// From the end of both outputs to the end of the command, at first; doubled up to [`LOOK`].
+/// The first pause between the end of both outputs and the end of the command; doubled up to
+/// [`LOOK`].
 const LAST_STEP: Duration = Duration::from_micros(50);
-/// Bytes that are read at once.
+/// The size of one read, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Runs `zfs`.
 #[derive(Debug)]
 pub(super) struct Zfs {
-    /// The program where it was named; else it is looked for.
+    /// The configured program; `None` to search for it.
     program: Option<PathBuf>,
-    /// Whether the host has no store, so that nothing is run.
+    /// Whether the host has no store, so that no command runs.
     is_none: bool,
     pub(super) limits: StorageLimits,
-    /// Killed and not ended.
+    /// Commands that were killed and have not ended.
     hung: Arc<Mutex<Vec<Child>>>,
-    /// Those of an agent that was killed.
+    /// The commands of a killed agent.
     former: FormerCommands,
 }
 
-/// What a command left that ended by itself.
+/// The result of a command that ended by itself.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// What was run, for errors.
+    /// The command, for errors.
     pub(super) command: String,
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
@@ -73,7 +75,7 @@ impl Zfs {
         Self { program, is_none: false, limits, hung: Arc::default(), former }
     }
 
-    /// Runs nothing: every command fails with [`Error::NoStore`].
+    /// Returns an instance that runs nothing: every command fails with [`Error::NoStore`].
     pub(super) fn none(limits: StorageLimits) -> Self {
         Self { is_none: true, ..Self::new(None, limits, FormerCommands::none()) }
     }
@@ -82,19 +84,19 @@ impl Zfs {
         self.is_none
     }
 
-    /// Runs a command to its end; what it printed, whatever its status.
+    /// Runs a command to its end, and returns its output with any status.
     pub(super) fn run(&self, words: &[&str], deadline: Instant) -> Result<Output, Error> {
         let limit = deadline.min(Instant::now() + self.limits.command);
         self.run_until(words, self.former.stdin(), || Instant::now() >= limit)
     }
 
-    /// The same for a command that has to succeed; what it printed on standard output.
+    /// Runs a command that must succeed, and returns its standard output.
     pub(super) fn succeed(&self, words: &[&str], deadline: Instant) -> Result<String, Error> {
         let output = self.run(words, deadline)?;
         if output.status.success() { Ok(output.stdout) } else { Err(output.failed()) }
     }
 
-    /// Runs a command until it ends, or kills it once `late` says so.
+    /// Runs a command until it ends, or kills it when `late` returns true.
     pub(super) fn run_until(
         &self,
         words: &[&str],
@@ -126,11 +128,11 @@ impl Zfs {
         Ok(Output { command, status, stdout, stderr })
     }
 
-    /// Checks that nothing of earlier commands can still happen, those of a killed agent included.
+    /// Checks that no earlier command can still take effect, including those of a killed agent.
     ///
     /// # Errors
-    /// [`Error::Hung`]: a command that even SIGKILL does not end may yet do what it was told.
-    /// [`Error::Former`]: a command of a killed agent still runs.
+    /// [`Error::Hung`]: a command that survives SIGKILL may still take effect. [`Error::Former`]: a
+    /// command of a killed agent still runs.
     ///
     /// # Blocking
     /// Up to [`StorageLimits::kill`], for commands of a killed agent.
@@ -152,7 +154,7 @@ impl Zfs {
         hung.len()
     }
 
-    /// Starts a command; it is killed when it is dropped before its end.
+    /// Starts a command, which is killed if it is dropped before its end.
     pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<RunningCommand, Error> {
         if self.is_none {
             return Err(Error::NoStore);
@@ -163,7 +165,7 @@ impl Zfs {
         }
         let program = self.program.clone().or_else(find).ok_or(Error::NotInstalled)?;
         debug!("zfs {}", words.join(" "));
-        // What it does and to what; all words would be too many for people.
+        // The verb and the object; all arguments would be too long for readers.
         let (verb, object) = (words.first().unwrap_or(&""), words.last().unwrap_or(&""));
         let command = format!("zfs {verb} {object}");
         let mut child = Command::new(program)
@@ -192,7 +194,7 @@ impl Zfs {
     }
 }
 
-/// What a command with these words would do to what is named.
+/// Describes a command with these arguments on the named dataset.
 pub(super) fn action<W: AsRef<str>>(what: &'static str, name: &str, words: &[W]) -> Action {
     let words = words.iter().map(|word| word.as_ref().to_owned());
     let command = iter::once("zfs".to_owned()).chain(words).collect();
@@ -203,19 +205,19 @@ fn find() -> Option<PathBuf> {
     DIRECTORIES.iter().map(|directory| Path::new(directory).join("zfs")).find(|path| path.is_file())
 }
 
-/// The beginning of a text, for errors.
+/// Shortens a text for errors.
 pub(super) fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// A command that was started.
+/// A started command.
 #[derive(Debug)]
 pub(super) struct RunningCommand {
-    /// What was run, for errors.
+    /// The command, for errors.
     pub(super) command: String,
     pub(super) stdout: Pipe,
     pub(super) stderr: Pipe,
-    /// `None` once it has ended or was given up.
+    /// `None` once the command has ended or was abandoned.
     child: Option<Child>,
     last_step: Duration,
     hung: Arc<Mutex<Vec<Child>>>,
@@ -223,7 +225,7 @@ pub(super) struct RunningCommand {
 }
 
 impl RunningCommand {
-    /// Takes what it prints for a short while; its status once it has ended.
+    /// Reads output for a short while; returns the status once the command has ended.
     fn step(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.stdout.file.is_none() && self.stderr.file.is_none() {
             return self.wait_briefly();
@@ -233,13 +235,13 @@ impl RunningCommand {
         }
         let ended = self.ended()?;
         if ended.is_some() {
-            // What it wrote last, in case it came between the two looks.
+            // Reads output that arrived between the two checks.
             self.drain(Duration::ZERO)?;
         }
         Ok(ended)
     }
 
-    /// Reads once from each output that has something; whether one had within `pause`.
+    /// Reads once from each ready output; returns whether one was ready within `pause`.
     fn drain(&mut self, pause: Duration) -> io::Result<bool> {
         let mut set = PollSet::default();
         let stdout = self.stdout.add_to(&mut set);
@@ -254,7 +256,7 @@ impl RunningCommand {
         Ok(set.is_ready(stdout) || set.is_ready(stderr))
     }
 
-    /// The status of a command that closed its outputs: its end is next to that.
+    /// Returns the status of a command that closed its outputs, and so ends soon.
     pub(super) fn wait_briefly(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = self.ended()?;
         if ended.is_none() {
@@ -277,7 +279,7 @@ impl RunningCommand {
 impl Drop for RunningCommand {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
-        // Fails only when it has ended meanwhile.
+        // Fails only if the command has ended meanwhile.
         let _ = child.kill();
         let end = Instant::now() + self.grace;
         self.last_step = LAST_STEP;
@@ -296,12 +298,12 @@ impl Drop for RunningCommand {
 /// One output of a command.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    /// `None` at its end.
+    /// `None` after its end.
     pub(super) file: Option<File>,
-    /// The first bytes of the output, as many as are kept.
+    /// The first bytes of the output, up to the maximum.
     pub(super) supplied: Vec<u8>,
     max: usize,
-    /// Whether there were more.
+    /// Whether the output was longer.
     over: bool,
 }
 
@@ -310,7 +312,7 @@ impl Pipe {
         Self { file: fd.map(File::from), supplied: Vec::new(), max, over: false }
     }
 
-    /// Its index in the set.
+    /// Adds the pipe to the set, and returns its index.
     pub(super) fn add_to(&self, set: &mut PollSet) -> usize {
         match &self.file {
             Some(file) => set.add(file, Interest::Read),
@@ -318,7 +320,7 @@ impl Pipe {
         }
     }
 
-    /// Reads once; what is too much is thrown away.
+    /// Reads once; discards bytes above the maximum.
     pub(super) fn read_on(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let count = file.read(chunk)?;
@@ -341,7 +343,7 @@ mod tests {
         let limits = StorageLimits { hung: 2, ..StorageLimits::default() };
         let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits, FormerCommands::none());
         let soon = Instant::now() + Duration::from_secs(20);
-        // Children that run on stand for those that SIGKILL does not end.
+        // Running children stand for commands that survive SIGKILL.
         let sleeper = || Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         zfs.hung.lock().push(sleeper());
         assert_eq!(zfs.succeed(&["list", "tank"], soon).unwrap(), "list tank\n");

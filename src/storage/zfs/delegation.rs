@@ -1,11 +1,11 @@
-//! What the pool lets whom do: the text of `zfs allow`.
+//! The permissions that a pool delegates: the output of `zfs allow`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::storage::{Error, ZfsStore};
 
-/// What an agent that is not root needs on its pool and below, as `own-user.conf` gives it.
+/// The permissions that an agent without root needs on its pool and below, as `own-user.conf` grants them.
 pub const PERMISSIONS: [&str; 19] = [
     "create",
     "destroy",
@@ -28,13 +28,13 @@ pub const PERMISSIONS: [&str; 19] = [
     "readonly",
 ];
 
-/// The title of what holds on a dataset and below it.
+/// The title of permissions for a dataset and everything below it.
 const BELOW: &str = "Local+Descendent permissions:";
 
-/// Whom a pool lets do something.
+/// A holder of permissions on a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grantee<'a> {
-    /// A user, as the database of users names it.
+    /// A user, by name in the user database.
     User(&'a str),
     /// The members of a group.
     Group(&'a str),
@@ -43,13 +43,13 @@ pub enum Grantee<'a> {
 }
 
 impl ZfsStore {
-    /// Those of [`PERMISSIONS`] that `is_meant` lacks on the pool and all below it.
+    /// Returns those of [`PERMISSIONS`] that `is_meant` lacks on the pool and everything below it.
     ///
     /// # Errors
     /// As every method of [`Volumes`](crate::storage::Volumes).
     ///
     /// # Blocking
-    /// As long as one `zfs allow`.
+    /// Blocks as long as one `zfs allow`.
     pub fn permissions_lacking(
         &self,
         is_meant: impl Fn(Grantee<'_>) -> bool,
@@ -61,8 +61,8 @@ impl ZfsStore {
     }
 }
 
-/// What holds on the pool itself and below it, for whom it is meant. `zfs allow` of a dataset in a pool shows the
-/// permissions of the datasets above it, too, each under the name of its dataset.
+/// Returns the permissions on the pool itself and below it for the selected grantees. For a dataset in a pool, `zfs
+/// allow` also shows the permissions of the parent datasets, each under the name of its dataset.
 pub(super) fn granted<'t>(
     text: &'t str,
     pool: &str,
@@ -74,7 +74,7 @@ pub(super) fn granted<'t>(
         let Some(entry) = line.strip_prefix('\t') else {
             match line.strip_prefix("---- Permissions on ") {
                 Some(rest) => is_above = rest.split(' ').next() != Some(pool),
-                // What a dataset above allows below itself holds here.
+                // Permissions of a parent dataset for its descendants also apply here.
                 None if is_above && line == "Descendent permissions:" => title = BELOW,
                 None => title = line,
             }
@@ -96,7 +96,7 @@ pub(super) fn granted<'t>(
             granted.extend(names.split(','));
         }
     }
-    // Sets may have sets in them, which nobody needs here.
+    // Sets may contain sets, which is not needed here.
     let of_sets = sets.iter().filter(|(set, _)| granted.contains(*set));
     let of_sets: Vec<_> = of_sets.flat_map(|(_, names)| names.split(',')).collect();
     granted.extend(of_sets);

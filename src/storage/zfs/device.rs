@@ -1,8 +1,7 @@
-//! The device of a volume: waited for, and asked whose it is.
+//! The device of a volume: waits for it, and verifies its volume.
 //!
-//! udev makes the link below `/dev/zvol` some time after `zfs create` has returned, and takes the
-//! link of a destroyed volume away some time after that is gone. So the link is believed only when
-//! the device behind it says the volume's name.
+//! udev creates the link below `/dev/zvol` some time after `zfs create` returns, and removes the link of a destroyed
+//! volume some time after the volume. So the link is trusted only if the device behind it reports the volume's name.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -15,24 +14,24 @@ use crate::os::disk;
 use crate::os::watch::{Event, Watch};
 use crate::storage::{Dataset, Error};
 
-/// Where the kernel's devices and udev's links lie.
+/// The directory of device nodes and udev's links.
 const DEVICES: &str = "/dev";
-/// How often it is looked without an event: for a device whose link was there before it.
+/// The interval of checks without an event: for a device whose link existed before it.
 const LOOK: Duration = Duration::from_millis(100);
-/// The unit of the kernel's sizes.
+/// The unit of sizes in the kernel.
 const SECTOR_BYTES: u64 = 512;
 
-/// The link that udev makes.
+/// Returns the link that udev creates.
 pub(super) fn path(volume: &Dataset) -> PathBuf {
     Path::new(DEVICES).join("zvol").join(volume.as_str())
 }
 
-/// The dataset's full name by the path of its link.
+/// Returns the dataset's full name for the path of its link.
 pub(super) fn name_at(path: &Path) -> Option<&str> {
     path.strip_prefix(DEVICES).ok()?.strip_prefix("zvol").ok()?.to_str()
 }
 
-/// Waits for the volume's own device, of at least this size; its size in bytes.
+/// Waits for the volume's own device of at least this size, and returns its size in bytes.
 pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<u64, Error> {
     let (path, begin) = (path(volume), Instant::now());
     let look = || {
@@ -47,11 +46,10 @@ pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<
             return Ok(bytes);
         }
         for directory in path.ancestors().skip(1).take_while(|it| it.starts_with(DEVICES)) {
-            // A directory that is not there yet shows in the one above it, and what cannot be watched
-            // is looked at all the same.
+            // A missing directory will appear in its parent; a directory that cannot be watched is still checked.
             let _ = watch.add(directory, Event::Entries);
         }
-        // Once more, for what came before the watch.
+        // Checks again, for a device that appeared before the watch.
         if let Some(bytes) = look() {
             return Ok(bytes);
         }
@@ -63,9 +61,9 @@ pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<
     }
 }
 
-/// The size of the device behind the link, if it is the volume's own.
+/// Returns the size of the device behind the link, if it is the volume's own.
 fn size(path: &Path, volume: &Dataset) -> Option<u64> {
-    // Never opened before it is known for a block device, and never with O_CREAT.
+    // Opened only after it is known to be a block device, and never with O_CREAT.
     let real = fs::canonicalize(path).ok()?;
     let block = fs::metadata(&real).ok()?.file_type().is_block_device();
     let name = disk::zvol_name(&File::open(block.then_some(&real)?).ok()?).ok()?;

@@ -1,5 +1,5 @@
-//! The `zfs` commands of a former agent: a killed agent's command goes on, and can still make a volume when the next
-//! agent recovers.
+//! The `zfs` commands of a former agent: the command of a killed agent continues, and can still make a volume while the
+//! next agent recovers.
 
 use std::fs::File;
 use std::io;
@@ -10,49 +10,49 @@ use std::time::{Duration, Instant};
 
 use crate::os::files;
 
-/// How often the lock is tried.
+/// The interval of attempts to lock.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Each command has an empty file as its standard input, on which the agent that started it holds a shared
-/// lock (`flock(2)`). The command keeps that lock after the agent's end. So the file can be locked exclusively
-/// only when no command of another agent runs.
+/// Each command has an empty file as its standard input, on which the agent that started it holds a shared lock
+/// (`flock(2)`). The command keeps that lock after the agent's end. So the file can be locked exclusively only if no
+/// command of another agent runs.
 #[derive(Debug)]
 pub(super) struct FormerCommands {
-    /// None for a program without a state directory.
+    /// `None` for a program without a state directory.
     file: Option<File>,
     have_ended: AtomicBool,
 }
 
 impl FormerCommands {
-    /// The commands of former agents, which hold locks on this file.
+    /// Tracks the commands of former agents, which hold locks on this file.
     ///
     /// # Errors
-    /// When the file system has no locks.
+    /// If the file system has no locks.
     pub(super) fn new(file: File) -> io::Result<Self> {
         files::lock_shared(&file)?;
         Ok(Self { file: Some(file), have_ended: AtomicBool::new(false) })
     }
 
-    /// No former agent counts.
+    /// Tracks no commands.
     pub(super) fn none() -> Self {
         Self { file: None, have_ended: AtomicBool::new(true) }
     }
 
-    /// The standard input of a command that reads none.
+    /// Returns the standard input for a command that reads none.
     pub(super) fn stdin(&self) -> Stdio {
         let copy = self.file.as_ref().and_then(|file| file.try_clone().ok());
         copy.map_or_else(Stdio::null, Stdio::from)
     }
 
-    /// Waits until the commands of former agents have ended, at most until `deadline`; whether they have.
+    /// Waits until the commands of former agents have ended, at most until `deadline`; returns whether they have.
     ///
     /// # Errors
-    /// When the file system has no locks.
+    /// If the file system has no locks.
     pub(super) fn have_ended(&self, deadline: Instant) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(true) };
         while !self.have_ended.load(Ordering::Relaxed) {
-            // The kernel releases the shared lock also where it refuses the exclusive one, so the agent takes it
-            // again. No other agent can lock the file meanwhile: this one holds the journal's lock.
+            // The kernel releases the shared lock even if it refuses the exclusive one, so the agent takes it again. No
+            // other agent can lock the file meanwhile, because this one holds the journal's lock.
             let is_alone = files::lock(file);
             files::lock_shared(file)?;
             if is_alone? {
@@ -87,7 +87,7 @@ mod tests {
         drop(killed);
         let next = open();
         assert!(!next.have_ended(Instant::now()).unwrap());
-        // One more agent that was killed early: the next one waits for the first one's command, too.
+        // Another agent that was killed early: the next one waits for the first one's command, too.
         drop(next);
         let last = open();
         assert!(!last.have_ended(Instant::now()).unwrap());

@@ -1,4 +1,4 @@
-//! What must hold whatever the `zfs` command prints.
+//! Properties that hold for any output of the `zfs` command.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use super::delegation::granted;
 use super::listing::{self, Kind};
 use super::survey::Survey;
 
-/// The text as a listing, with the dataset to remove in its first line, and as permissions. What
-/// is destroyed was chosen, lies below, and keeps nobody's origin; all the rest is named.
+/// Parses the text as a listing, whose first line is the dataset to remove, and as permissions. Each destroyed dataset
+/// was selected, is below the root, and is no origin of a remaining one; all others are reported.
 pub(crate) fn zfs_output(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let has = granted(&text, "tank", |_| true);

@@ -1,4 +1,4 @@
-//! Images: volumes below `images/` with a snapshot. One without is not complete, and does not show.
+//! Images: volumes below `images/` with a snapshot. A volume without a snapshot is incomplete, and is not listed.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -19,17 +19,17 @@ use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Id, ImageSource, LeftoverVolume, StoredImage, round_up};
 
-/// The mark of a volume that an import made, before the importing process's identity; no guest's id has
-/// an `@`. Older versions wrote it without an identity.
+/// The mark of a volume from an import, followed by the importing process's identity; no guest's id has an `@`. Older
+/// versions wrote no identity.
 const IMPORT: &str = "@import";
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
-/// The locks of images' ids are bytes of this device: who changes a pool has it open, whatever user and
-/// directories an agent and a command of an operator have.
+/// The locks of image ids are bytes of this device: every process that changes a pool opens it, regardless of its user
+/// and directories (an agent or a command of an operator).
 pub(super) const LOCKS: &str = "/dev/zfs";
-/// Between two tries to lock an id.
+/// The interval of attempts to lock an id.
 const LOCK_LOOK: Duration = Duration::from_millis(50);
-/// A multiple of every block size, to which the sizes of raw images are rounded up.
+/// A multiple of every block size; the sizes of raw images are rounded up to it.
 const BLOCK_BYTES: u64 = 128 * 1024;
 
 impl ZfsStore {
@@ -77,7 +77,7 @@ impl ZfsStore {
         };
         match outcome.and_then(|()| self.find_image(id, self.soon())) {
             Ok(image) => Ok(image),
-            // Somebody else's volume is not for us to take back, and here nothing was made.
+            // Another process's volume must not be removed, and this call made nothing.
             Err(
                 error @ (Error::Exists { .. }
                 | Error::Hung { .. }
@@ -99,15 +99,15 @@ impl ZfsStore {
         }
     }
 
-    /// Destroys what imports left that were cut off. What cannot be destroyed is logged and left to the next
-    /// import of that id.
+    /// Destroys the remains of interrupted imports. If that fails, logs it and leaves them to the next import of that
+    /// id.
     pub(super) fn sweep_images(&self, deadline: Instant) -> Result<(), Error> {
         let images = self.pool.images();
         let entries = self.look(Depth::Two, ALL, &[images.as_str()], deadline)?;
         for entry in entries.iter().filter(|entry| is_rest(entry, &entries)) {
             let Ok(name) = self.pool.full_dataset(&entry.name) else { continue };
             match self.sweep_image(&name, deadline) {
-                // By an import of that id, which sees to it.
+                // An import of that id runs, and removes them itself.
                 Ok(()) | Err(Error::Busy { .. }) => {}
                 Err(error) => warn!("cannot destroy the rest of an import; image={name}: {error}"),
             }
@@ -115,7 +115,7 @@ impl ZfsStore {
         Ok(())
     }
 
-    /// Destroys what an import left, if it is still that: another import may have been faster.
+    /// Destroys the remains of an import, if they still are remains: another import may have been faster.
     fn sweep_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
         let _alone = self.lock_image(name, Instant::now())?;
         let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
@@ -126,11 +126,11 @@ impl ZfsStore {
         self.destroy_image(name, deadline)
     }
 
-    /// Locks the id of an image against imports, sweeps and removals by other processes and threads, until the
-    /// file is closed. Without the device there is no pool to change, and no lock.
+    /// Locks the id of an image against imports, sweeps and removals by other processes and threads, until the file is
+    /// closed. Without the device no pool can be changed, so no lock is needed.
     ///
     /// # Errors
-    /// [`Error::Busy`] where another one has it.
+    /// [`Error::Busy`] if another process or thread holds the lock.
     ///
     /// # Blocking
     /// Up to `patience`.
@@ -140,7 +140,7 @@ impl ZfsStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };
-        // Two ids with the same byte wait for each other, which harms neither.
+        // Two ids with the same byte wait for each other, which is harmless.
         let [.., a, b, c, d] = checksum(CHECKSUM_START, name.as_str().as_bytes()).to_be_bytes();
         let byte = u32::from_be_bytes([a, b, c, d]);
         while !lock_byte(&file, byte).map_err(failed)? {
@@ -153,14 +153,14 @@ impl ZfsStore {
         Ok(Some(file))
     }
 
-    /// Who imports an image of this name, where its mark tells.
+    /// Returns the process that imports an image of this name, if its mark names it.
     fn importers(&self, name: &Dataset) -> Vec<String> {
         let found = self.look_at(name.as_str(), self.soon()).ok().flatten();
         let pid = found.and_then(|entry| process::running(importer(entry.owner.as_deref()?)?));
         pid.map(importing).into_iter().collect()
     }
 
-    /// Sees to it that there is a place for an image and no image in it.
+    /// Ensures that the parent of an image exists and the image does not.
     fn make_way(&self, name: &Dataset) -> Result<(), Error> {
         let (deadline, images) = (self.soon(), self.pool.images());
         let names = [self.pool.as_str(), images.as_str(), name.as_str()];
@@ -206,8 +206,8 @@ impl ZfsStore {
         })
     }
 
-    /// Makes a volume, has it written, and seals it with its snapshot. It takes the space that is
-    /// written and none in advance: an image does not change.
+    /// Makes a volume, fills it with `write`, and seals it with its snapshot. It is sparse, because an image does not
+    /// grow.
     fn fill(
         &self,
         name: &Dataset,
@@ -231,17 +231,16 @@ impl ZfsStore {
         device::wait(name, size_bytes, self.zfs.limits.device)?;
         let device = device::path(name);
         write(&device)?;
-        // A snapshot has what reached the pool, not what the kernel still keeps for the device.
+        // A snapshot contains only data in the pool, not data that the kernel still caches for the device.
         let synced = open_device(File::options().write(true), &device).and_then(|it| it.sync_all());
         synced.map_err(|error| writing(name, error))?;
-        // Nobody writes into an image, be it by a guest that has it as a disk; clones do not inherit this.
+        // Nobody may write to an image, not even a guest that has it as a disk; clones do not inherit this.
         self.zfs.succeed(&["set", "readonly=on", name.as_str()], self.soon())?;
         let snapshot = name.snapshot(SNAPSHOT)?;
         self.zfs.succeed(&["snapshot", "--", snapshot.as_str()], self.soon()).map(drop)
     }
 
-    /// Has zfs read the stream from the file itself; how far it is shows in the file's position,
-    /// which both share.
+    /// Lets zfs read the stream from the file itself; the shared file position shows the progress.
     fn receive(
         &self,
         name: &Dataset,
@@ -251,7 +250,7 @@ impl ZfsStore {
         let own = stream.try_clone().map_err(|error| writing(name, error))?;
         let (mut seen, mut since) = (None, Instant::now());
         let late = || {
-            // A pipe has no position; then nothing tells slow from stuck.
+            // A pipe has no position, so that a slow stream looks like a stuck one.
             let at = (&mut &*stream).stream_position().ok();
             if at != seen {
                 (seen, since) = (at, Instant::now());
@@ -259,7 +258,7 @@ impl ZfsStore {
             }
             at.is_some() && since.elapsed() >= self.zfs.limits.progress
         };
-        // Not mounted, whatever it is.
+        // Without mounting, whatever the stream contains.
         let words = ["receive", "-u", "-o", "readonly=on", "--", name.as_str()];
         let output = self.zfs.run_until(&words, Stdio::from(own), late)?;
         if says_no_space(&output) {
@@ -279,8 +278,8 @@ impl ZfsStore {
         }
     }
 
-    /// Whether an incomplete image of this name is what this process has started. A received one has no
-    /// mark: zfs itself allows one receive into a name, and takes back a part of one.
+    /// Returns whether this process started the incomplete image of this name. A received image has no mark: zfs itself
+    /// allows one receive into a name, and removes a partial one.
     fn is_our_import(&self, name: &Dataset) -> bool {
         let found = self.look_at(name.as_str(), self.soon());
         let Ok(Some(entry)) = found else { return true };
@@ -304,13 +303,13 @@ impl ZfsStore {
         })
     }
 
-    /// A deadline for one command of an import, which has none as a whole.
+    /// Returns a deadline for one command of an import, which has none as a whole.
     fn soon(&self) -> Instant {
         Instant::now() + self.zfs.limits.command
     }
 }
 
-/// Whether a volume is what an import left whose process has ended.
+/// Returns whether a volume remains from an import whose process has ended.
 fn is_rest(entry: &Entry, entries: &[Entry]) -> bool {
     let importer = entry.owner.as_deref().and_then(importer);
     entry.kind == Kind::Volume
@@ -322,13 +321,13 @@ fn importing(pid: u32) -> String {
     format!("an import by process {pid}")
 }
 
-/// The identity of the process that has made a volume with this mark; `None` for other marks.
+/// Returns the identity of the process that made a volume with this mark; `None` for other marks.
 fn importer(mark: &str) -> Option<&str> {
     let rest = mark.strip_prefix(IMPORT)?;
     if rest.is_empty() { Some(rest) } else { rest.strip_prefix(':') }
 }
 
-/// Why an image could not be written.
+/// Returns the error of a failed write to an image.
 fn writing(name: &Dataset, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

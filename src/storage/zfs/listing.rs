@@ -1,23 +1,23 @@
-//! What `zfs list -Hp` prints, as data.
+//! Parses the output of `zfs list -Hp`.
 
 use super::command::shorten;
 use crate::storage::rules::dataset_of;
 
-/// The columns of every listing; [`Entry::parse`] takes them in this order. The mark is last, for
-/// it is free text.
+/// The columns of every listing; [`Entry::parse`] expects them in this order. The mark is last, because it is free
+/// text.
 pub(super) const COLUMNS: &str = "name,type,used,available,volsize,volblocksize,refreservation,\
                                   written,logicalreferenced,userrefs,createtxg,mountpoint,origin,clones,\
                                   io.mistify:fresh,io.mistify:maker,io.mistify:owner";
-/// The user property that holds the owner's mark.
+/// The user property with the owner's mark.
 pub(super) const OWNER: &str = "io.mistify:owner";
 
-/// The user property that holds the other part of the mark: what made it.
+/// The user property with the other part of the mark: the maker.
 pub(super) const MAKER: &str = "io.mistify:maker";
 
-/// The user property that holds what zfs counted in the volume when it was made ([`Entry::counts`]).
+/// The user property with the counts of zfs for a new volume ([`Entry::counts`]).
 pub(super) const FRESH: &str = "io.mistify:fresh";
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     FileSystem,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Snapshot,
 }
 
-/// One line. Numbers that its kind does not have are 0, texts `None`.
+/// One line. Numbers that do not apply to its type are 0, texts `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Full name.
@@ -37,23 +37,23 @@ pub(super) struct Entry {
     pub(super) volblocksize: u64,
     pub(super) refreservation: u64,
     pub(super) written: u64,
-    /// Bytes of the content that it refers to, before compression (zfs: `logicalreferenced`).
+    /// Bytes of the referenced content, before compression (zfs: `logicalreferenced`).
     pub(super) logical: u64,
-    /// Holds of a snapshot.
+    /// Number of holds of a snapshot.
     pub(super) holds: u64,
-    /// Grows with time.
+    /// Creation order: increases with time.
     pub(super) createtxg: u64,
-    /// Whether a file system has a place in the file tree; its children would have, too.
+    /// Whether a file system has a mount point; its children would have one, too.
     pub(super) mountable: bool,
-    /// Full name of the snapshot that it is a clone of.
+    /// Full name of the snapshot that the entry is a clone of.
     pub(super) origin: Option<String>,
     /// Full names of the clones of a snapshot.
     pub(super) clones: Vec<String>,
-    /// What it had as [`Entry::counts`] when it was made, where that is known.
+    /// The value of [`Entry::counts`] when the volume was made, if known.
     pub(super) fresh: Option<String>,
-    /// What made it; an inherited one shows as well.
+    /// The maker; also an inherited one.
     pub(super) maker: Option<String>,
-    /// The owner's mark; an inherited one shows as well.
+    /// The owner's mark; also an inherited one.
     pub(super) owner: Option<String>,
 }
 
@@ -112,13 +112,13 @@ impl Entry {
         })
     }
 
-    /// What changes as soon as the pool has synced that something was written: the blocks that are written, and
-    /// how much is in all of them. Some hundred bytes at the beginning of a volume take no block.
+    /// Returns counts that change as soon as the pool has synced a write: the written blocks, and the size of all
+    /// content. Some hundred bytes at the start of a volume take no block.
     pub(super) fn counts(&self) -> String {
         format!("{}+{}", self.written, self.logical)
     }
 
-    /// The dataset that a snapshot is of; the name of anything else.
+    /// Returns the dataset of a snapshot; the name of any other entry.
     pub(super) fn dataset(&self) -> &str {
         dataset_of(&self.name)
     }
@@ -127,7 +127,7 @@ impl Entry {
 /// Reads a listing.
 ///
 /// # Errors
-/// The first line that cannot be read, shortened.
+/// The first invalid line, shortened.
 pub(super) fn parse(stdout: &str) -> Result<Vec<Entry>, String> {
     stdout.lines().map(Entry::parse).collect()
 }
@@ -136,7 +136,7 @@ pub(super) fn parse(stdout: &str) -> Result<Vec<Entry>, String> {
 mod tests {
     use super::*;
 
-    // As OpenZFS 2.1.11 printed them for COLUMNS, without `logicalreferenced`, which was added later by hand.
+    // Recorded output of OpenZFS 2.1.11 for COLUMNS, without `logicalreferenced`, which was added later by hand.
     const VOLUME: &str = "tank/guests/web-1/disk-0\tvolume\t71303168\t7450801664\t67108864\t8192\t\
                           71303168\t0\t8192\t-\t15\t-\ttank/images/img@one\t-\t0+8192\tcall-1\tweb-1";
     const SNAPSHOT: &str = "tank/images/img@one\tsnapshot\t0\t-\t67108864\t-\t-\t12288\t8192\t0\t13\t-\t\

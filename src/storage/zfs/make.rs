@@ -1,4 +1,4 @@
-//! Making and growing volumes. A step that fails takes back what it made.
+//! Makes and grows volumes. A failed step undoes its changes.
 
 use std::fs::File;
 use std::time::Instant;
@@ -13,8 +13,8 @@ use crate::storage::{
 };
 
 impl ZfsStore {
-    /// A file system that is never mounted: a service with a mount namespace of its own would hide
-    /// or pin a mount. One that is there already is a success.
+    /// Makes a file system that is never mounted: a service with its own mount namespace would hide or pin a mount. An
+    /// existing file system is a success.
     pub(super) fn make_file_system(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
         let output = self.zfs.run(&file_system_words(name), deadline)?;
         if output.status.success() {
@@ -43,7 +43,7 @@ impl ZfsStore {
         match self.zfs.run(&words, deadline) {
             Ok(output) if output.status.success() => {}
             Ok(output) => return Err(self.refused(planned, output, deadline)),
-            // It did not start: there is nothing to undo.
+            // The command did not start, so there is nothing to undo.
             Err(error @ (Error::Hung { .. } | Error::NoStore | Error::NotInstalled)) => {
                 return Err(error);
             }
@@ -55,7 +55,7 @@ impl ZfsStore {
             Some(content) => write(content, planned).map(|()| size_bytes),
             None => Ok(size_bytes),
         });
-        // A guest that is made later adopts it only as long as nobody has written to it.
+        // A guest that is created later adopts the volume only if it was not written to since.
         let maker = planned.wanted.maker.as_ref();
         let is_for_later = maker.is_none_or(|maker| maker.domain_uuid().is_none());
         let made = made.and_then(|size_bytes| match is_for_later {
@@ -70,14 +70,14 @@ impl ZfsStore {
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),
                 maker: planned.wanted.maker.clone(),
-                // Nobody asks of a volume that a domain has from the beginning.
+                // Not needed for a volume that has a domain from the start.
                 is_written: !is_for_later,
             }),
             Err(cause) => Err(self.undone(planned, cause, deadline)),
         }
     }
 
-    /// The commands of [`ZfsStore::make_volume`].
+    /// Returns the commands of [`ZfsStore::make_volume`].
     pub(super) fn making_volume(planned: &PlannedVolume) -> Vec<Action> {
         if planned.found.is_some() {
             return Vec::new();
@@ -90,7 +90,7 @@ impl ZfsStore {
         made_first.into_iter().chain([volume]).collect()
     }
 
-    /// Why a volume could not be made, by a second look.
+    /// Determines why a volume could not be made, from a second listing.
     fn refused(&self, planned: &PlannedVolume, output: Output, deadline: Instant) -> Error {
         let volume = planned.wanted.volume.as_str();
         let origin = planned.origin.as_ref().map(|origin| origin.snapshot.as_str());
@@ -105,7 +105,7 @@ impl ZfsStore {
             return Error::PoolMissing { pool: self.pool.to_string() };
         };
         if find(volume).is_some() {
-            // Somebody made it after the plan, or the command failed after it had made it.
+            // Another caller made it after the plan, or the command failed after it had made it.
             return match output.stderr.contains("already exists") {
                 true => Error::Exists { name: volume.to_owned() },
                 false => self.undone(planned, output.failed(), deadline),
@@ -122,7 +122,7 @@ impl ZfsStore {
         output.failed()
     }
 
-    /// Takes back what one [`ZfsStore::make_volume`] made before it failed.
+    /// Undoes one [`ZfsStore::make_volume`] that failed.
     fn undone(&self, planned: &PlannedVolume, cause: Error, deadline: Instant) -> Error {
         let Some(made) = planned.to_make() else { return cause };
         let made = std::slice::from_ref(&made);
@@ -135,13 +135,13 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
-    /// Stores what zfs counts in a volume that no guest has had yet: its metadata, or what its image has.
+    /// Stores the counts of a volume that no guest has used yet: its metadata, or the content of its image.
     fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
         let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
         self.set_fresh(&found, deadline)
     }
 
-    /// Stores what this entry counts. When it returns, the pool has synced every earlier write.
+    /// Stores the counts of this entry. When this returns, the pool has synced all earlier writes.
     pub(super) fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
         let fresh = format!("{FRESH}={}", volume.counts());
         self.zfs.succeed(&["set", &fresh, &volume.name], deadline).map(drop)
@@ -180,7 +180,7 @@ impl ZfsStore {
             return Err(no_space);
         }
         let size_bytes = entry.volsize + needed_bytes;
-        // zfs lets the reservation of a volume that has one for its whole size grow along.
+        // zfs grows the reservation of a volume whose whole size is reserved.
         let volsize = format!("volsize={size_bytes}");
         let output = self.zfs.run(&["set", &volsize, volume.as_str()], deadline)?;
         if says_no_space(&output) {
@@ -191,23 +191,23 @@ impl ZfsStore {
         }
         grown.size_bytes = device::wait(volume, size_bytes, self.device_limit(deadline))?;
         if !grown.is_written {
-            // Growing is no writing.
+            // Growing does not count as writing.
             self.note_fresh(volume, deadline)?;
         }
         Ok(grown)
     }
 }
 
-/// The command that makes a file system which is never mounted.
+/// Returns the command that makes a file system which is never mounted.
 fn file_system_words(name: &Dataset) -> [&str; 5] {
     ["create", "-o", "mountpoint=none", "--", name.as_str()]
 }
 
-/// The command that makes a planned volume.
+/// Returns the command that makes a planned volume.
 fn words(planned: &PlannedVolume) -> Vec<String> {
     let wanted = &planned.wanted;
     let mut words = vec![if planned.origin.is_some() { "clone" } else { "create" }.to_owned()];
-    // With -p a volume that somebody made meanwhile would be taken for done, so only where needed.
+    // With -p, zfs treats a volume that was made meanwhile as a success, so -p is used only if needed.
     if !planned.parent_found {
         words.push("-p".to_owned());
     }
@@ -238,7 +238,7 @@ fn words(planned: &PlannedVolume) -> Vec<String> {
     words
 }
 
-/// Writes what a new volume begins with.
+/// Writes the initial content of a new volume.
 fn write(content: &Content, planned: &PlannedVolume) -> Result<(), Error> {
     let device = &planned.device;
     let written =

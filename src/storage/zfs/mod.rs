@@ -1,7 +1,7 @@
-//! The store on ZFS, by the `zfs` command.
+//! The store on ZFS, through the `zfs` command.
 //!
-//! The agent knows the state of the store from listings, never from the text of an error alone: after a command that
-//! fails it lists again. Whatever the agent destroys it has looked at before.
+//! Existence is decided from listings, never from an error text alone: a second listing follows a failed command. The
+//! agent lists every dataset before it destroys it.
 
 mod command;
 mod delegation;
@@ -44,33 +44,33 @@ use crate::storage::{
 pub struct ZfsStore {
     pool: PoolName,
     zfs: Zfs,
-    /// The file that has the locks of images' ids.
+    /// The file with the locks of image ids.
     locks: PathBuf,
 }
 
-/// How deep a listing goes.
+/// The depth of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Depth {
-    /// What is named.
+    /// The named datasets.
     Zero,
-    /// Its children and snapshots.
+    /// Also their children and snapshots.
     One,
-    /// Its children, their children, and the snapshots of both.
+    /// Also their children, grandchildren, and the snapshots of both.
     Two,
     /// Everything below.
     All,
 }
 
 impl ZfsStore {
-    /// The store of this pool. Neither the pool nor the `zfs` command need exist yet.
+    /// Returns the store of this pool. Neither the pool nor the `zfs` command must exist yet.
     pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
         Self::of(pool, Zfs::new(None, limits, FormerCommands::none()))
     }
 
-    /// The store of an agent: its commands, and those of a killed agent before it, hold a lock on this file.
+    /// Returns the store of an agent: its commands, and those of a killed agent before it, hold a lock on this file.
     ///
     /// # Errors
-    /// When the file system has no locks.
+    /// If the file system has no locks.
     pub(super) fn of_agent(
         pool: PoolName,
         limits: StorageLimits,
@@ -79,12 +79,12 @@ impl ZfsStore {
         Ok(Self::of(pool, Zfs::new(None, limits, FormerCommands::new(commands)?)))
     }
 
-    /// The store of a host that has none: every method says so. Names are made with `pool`.
+    /// Returns a store without a pool: every method fails with [`Error::NoStore`]. Names use `pool`.
     pub(super) fn none(pool: PoolName, limits: StorageLimits) -> Self {
         Self::of(pool, Zfs::none(limits))
     }
 
-    /// The same with a `zfs` program that is not looked for.
+    /// Returns the store of this pool with an explicit `zfs` program.
     pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
         Self::of(pool, Zfs::new(Some(program), limits, FormerCommands::none()))
     }
@@ -93,12 +93,12 @@ impl ZfsStore {
         Self { pool, zfs, locks: PathBuf::from(images::LOCKS) }
     }
 
-    /// The same with the locks of images' ids on another file than the device of ZFS.
+    /// Sets another file than the device of ZFS for the locks of image ids.
     pub fn with_locks(self, locks: PathBuf) -> Self {
         Self { locks, ..self }
     }
 
-    /// Lists `names` and, to a depth, what is below them; what is absent is left out.
+    /// Lists `names` and the datasets below them up to a depth; omits missing names.
     fn look<N: AsRef<str>>(
         &self,
         depth: Depth,
@@ -127,18 +127,18 @@ impl ZfsStore {
         }
         let garbled = |line| Error::Garbled { command: output.command.clone(), line };
         let mut entries = listing::parse(&output.stdout).map_err(garbled)?;
-        // What lies below two of the names is printed twice.
+        // An entry below two of the names is printed twice.
         entries.order_by(&|a, b| a.name.cmp(&b.name));
         entries.dedup_by(|a, b| a.name == b.name);
         Ok(entries)
     }
 
-    /// Everything of one name, or nothing.
+    /// Returns the entry of one name, if it exists.
     fn look_at(&self, name: &str, deadline: Instant) -> Result<Option<Entry>, Error> {
         Ok(self.look(Depth::Zero, ALL, &[name], deadline)?.into_iter().next())
     }
 
-    /// Tells an absent dataset from an absent pool.
+    /// Distinguishes a missing dataset from a missing pool.
     fn pool_there(&self, deadline: Instant) -> Result<(), Error> {
         let pool = self.pool.as_str();
         let output = self.zfs.run(&["list", "-Hp", "-o", "name", "--", pool], deadline)?;
@@ -164,12 +164,12 @@ impl ZfsStore {
         })
     }
 
-    /// The dataset to list for the whole pool or one of its parts.
+    /// Returns the name to list for the whole pool or a part.
     fn scope<'n>(&'n self, under: Option<&'n Dataset>) -> &'n str {
         under.map_or(self.pool.as_str(), Dataset::as_str)
     }
 
-    /// A deadline for undoing: there is time for it even where the call's own has passed.
+    /// Returns a deadline for undoing, which allows time even if the call's own deadline has passed.
     fn undo_deadline(&self, deadline: Instant) -> Instant {
         deadline.max(Instant::now() + self.zfs.limits.undo)
     }
@@ -179,7 +179,7 @@ impl ZfsStore {
     }
 }
 
-/// Every type that has a name of its own.
+/// Every type with a name of its own.
 const ALL: &str = "filesystem,volume,snapshot";
 const DATASETS: &str = "filesystem,volume";
 const SNAPSHOTS: &str = "snapshot";
@@ -188,7 +188,7 @@ fn not_found(name: impl ToString) -> Error {
     Error::NotFound { name: name.to_string() }
 }
 
-/// Whether a refused command says that the space is short.
+/// Returns whether a refused command reports a lack of space.
 fn says_no_space(output: &Output) -> bool {
     let texts = ["out of space", "size is greater than available space", "no space left"];
     output.status.code() == Some(1) && texts.iter().any(|text| output.stderr.contains(text))
@@ -204,7 +204,7 @@ impl Volumes for ZfsStore {
         let entries = self.look(Depth::Zero, ALL, &[pool, guests.as_str()], deadline)?;
         let find = |name: &str| entries.iter().find(|entry| entry.name == name);
         let root = find(pool).ok_or_else(|| not_found(pool))?;
-        // What is free below guests/, which may have a quota.
+        // The free space below guests/, which may have a quota.
         let free = find(guests.as_str()).unwrap_or(root);
         Ok(Usage { free_bytes: free.available, used_bytes: root.used })
     }
@@ -288,7 +288,7 @@ impl Volumes for ZfsStore {
             return Err(not_found(self.scope(under)));
         }
         let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
-        // Names that the agent could not have made are other people's, and not for it to handle.
+        // The agent cannot have made volumes with other names: they belong to others, and are skipped.
         Ok(volumes.filter_map(|entry| self.volume_of(entry)).collect())
     }
 
@@ -311,7 +311,7 @@ impl Volumes for ZfsStore {
         let Ok(device) = fs::canonicalize(path) else {
             return self.pool.full_dataset(device::name_at(&resolved(path))?).ok();
         };
-        // Whatever else a caller names is not opened.
+        // No other file that a caller names is opened.
         fs::metadata(&device).ok().filter(|found| found.file_type().is_block_device())?;
         self.pool.full_dataset(&disk::zvol_name_at(&device).ok()??).ok()
     }

@@ -1,4 +1,4 @@
-//! Planning: what volumes will be, judged from one listing.
+//! Plans volumes from one listing.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -19,15 +19,15 @@ impl ZfsStore {
         let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
         let seen = self.look(Depth::One, ALL, &names, deadline)?;
         let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen, deadline)).collect();
-        // The volumes of one call are one guest's: what bounds one of them bounds all.
+        // The volumes of one call belong to one guest, so the limit of one applies to all.
         let mut above = wanted.first().into_iter().flat_map(|first| above(&first.volume));
         let bound = above.find_map(|it| find(&seen, it.as_str()));
         let bound = bound.or_else(|| find(&seen, self.pool.as_str()));
         Ok(VolumePlans { each, free_bytes: bound.map_or(0, |bound| bound.available) })
     }
 
-    /// The datasets to list, one level deep, for everything that plans need. Not `guests` itself, for it may
-    /// have many children; it is a child of the pool.
+    /// Returns the names to list, one level deep, for the plans. Excludes `guests` itself, which may have many
+    /// children; it is a child of the pool.
     fn names_for(&self, wanted: &[VolumeSpec]) -> Result<BTreeSet<String>, Error> {
         let mut names = iter::once(self.pool.as_str().to_owned()).into_set();
         for VolumeSpec { volume, image, .. } in wanted {
@@ -85,18 +85,18 @@ impl ZfsStore {
         })
     }
 
-    /// Whether something was written to a volume that seemed fresh: what the pool has not synced yet, which
-    /// takes it some seconds, and what is in a snapshot, since which zfs counts.
+    /// Returns whether a volume that seemed fresh was written to: the pool syncs writes after some seconds, and zfs
+    /// counts from the last snapshot.
     fn is_written_by_now(&self, seen: &Entry, deadline: Instant) -> Result<bool, Error> {
-        // The value that it has: the command is there for its sync.
+        // Stores the unchanged value: the command is needed for its sync.
         self.set_fresh(seen, deadline)?;
         let now = self.look(Depth::One, ALL, &[seen.name.as_str()], deadline)?;
         Ok(!matches!(&now[..], [volume] if volume.counts() == seen.counts()))
     }
 
-    /// Of the absent file systems above a volume, nearest first, the one that has to be made by
-    /// itself: the topmost, where it would inherit a place in the file tree, or where it is not the
-    /// guest's own. Of two `zfs create -p` at once one fails at the parent that the other made.
+    /// Of the missing file systems above a volume, nearest first, returns the one to make separately: the topmost, if
+    /// it would inherit a mount point, or if it is not the guest's own. Of two concurrent `zfs create -p`, one fails at
+    /// the parent that the other made.
     fn made_first(&self, mut absent: Vec<Dataset>, seen: &[Entry]) -> Option<Dataset> {
         let top = absent.pop()?;
         let heir = match top.parent() {
@@ -107,7 +107,7 @@ impl ZfsStore {
         (mountable || !absent.is_empty()).then_some(top)
     }
 
-    /// The image's only or newest snapshot, and the block size of its clones.
+    /// Returns the image's only or newest snapshot, and the block size of its clones.
     fn origin(&self, id: &Id, seen: &[Entry]) -> Result<(CloneOrigin, u64), Error> {
         let name = self.pool.image(id)?;
         let volume = find(seen, name.as_str()).filter(|entry| entry.kind == Kind::Volume);
@@ -118,19 +118,19 @@ impl ZfsStore {
     }
 }
 
-/// The newest snapshot of a dataset.
+/// Returns the newest snapshot of a dataset.
 pub(super) fn newest_snapshot<'e>(entries: &'e [Entry], dataset: &str) -> Option<&'e Entry> {
     let of = |entry: &&Entry| entry.kind == Kind::Snapshot && entry.dataset() == dataset;
     entries.iter().filter(of).max_by_key(|entry| entry.createtxg)
 }
 
-/// The entry of a name in a sorted listing.
+/// Returns the entry of a name in a sorted listing.
 fn find<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
     let index = entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
     entries.get(index)
 }
 
-/// The file systems above a volume, nearest first, without the pool.
+/// Returns the file systems above a volume, nearest first, without the pool.
 fn above(volume: &Dataset) -> impl Iterator<Item = Dataset> {
     iter::successors(volume.parent(), Dataset::parent)
 }

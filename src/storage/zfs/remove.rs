@@ -1,4 +1,4 @@
-//! Removing volumes: looked at before, tried again while udev has them open, told apart after.
+//! Removes volumes: lists them before, retries while udev has them open, and determines the causes after a failure.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ impl ZfsStore {
         self.clear(&root, &entries, meant, in_use, deadline)
     }
 
-    /// What [`ZfsStore::remove_guest`] does with what is marked, where nobody has that open.
+    /// Returns what [`ZfsStore::remove_guest`] does with marked volumes, if no process has them open.
     pub(super) fn removing_guest(
         &self,
         guest: &Id,
@@ -71,7 +71,7 @@ impl ZfsStore {
         in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        // A create that hangs may yet make what is not there to be taken back.
+        // A hung create may still make a volume that does not exist yet.
         self.zfs.none_hangs()?;
         let mut roots: Vec<Dataset> = made.iter().map(root_of).collect();
         roots.order_by(&Ord::cmp);
@@ -85,7 +85,7 @@ impl ZfsStore {
             removal.merge(self.clear(root, &entries, chosen, in_use, deadline)?);
         }
         for parent in made.iter().filter_map(shared_parent_of) {
-            // zfs refuses where something else is below it by now.
+            // zfs refuses if something else is below the parent by now.
             self.zfs.run(&destroy_words(parent.as_str(), false), deadline)?;
         }
         Ok(removal)
@@ -109,8 +109,8 @@ impl ZfsStore {
         }
     }
 
-    /// Destroys what is chosen of a recursive listing of `root`, and a root that is a file system
-    /// if nothing else is below.
+    /// Destroys the chosen entries in a recursive listing of `root`, and a root that is a file system if nothing else
+    /// is below.
     fn clear(
         &self,
         root: &Dataset,
@@ -125,7 +125,7 @@ impl ZfsStore {
         let survey =
             Survey::of(root.as_str(), entries, chosen, |entry| self.user_of(entry, in_use));
         let patience = self.patience(deadline);
-        // `destroy -r` of an open volume fails, but not before it has destroyed the snapshots.
+        // `destroy -r` of an open volume fails, but destroys the snapshots first.
         let (mut open, mut closed) = (Vec::new(), Vec::new());
         for name in &survey.doomed {
             let risky = survey.with_snapshots.contains(name) && self.is_open(name)?;
@@ -149,7 +149,7 @@ impl ZfsStore {
             removal.note(name, outcome);
         }
         if whole && removal.left.is_empty() {
-            // Of a root that is a volume nothing is left here, which is a success.
+            // A root that is a volume is already gone here, which is a success.
             if let Err(why) = destroy(root.as_str(), true)? {
                 removal.left.push(LeftoverVolume { name: root.to_string(), why });
             }
@@ -157,19 +157,19 @@ impl ZfsStore {
         Ok(removal)
     }
 
-    /// Whether a caller has handed in the volume of this full name.
+    /// Returns whether a caller supplied the volume with this full name.
     fn is_protected(&self, name: &str, in_use: &InUse) -> bool {
         self.pool.full_dataset(name).is_ok_and(|name| in_use.keeps(&device::path(&name)))
     }
 
-    /// Who uses a volume: by its path, or because it was made by another domain.
+    /// Returns the user of a volume: by its path, or because another domain is its maker.
     fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<RetentionCause> {
         let device = device::path(&self.pool.full_dataset(&entry.name).ok()?);
         let maker = entry.maker.as_deref().map(Maker::stored);
         in_use.user_of(&device, maker.as_ref())
     }
 
-    /// Destroys a dataset, waiting for who has it open. One that is gone is a success.
+    /// Destroys a dataset, after waiting for processes that have it open. A missing dataset is a success.
     pub(super) fn destroy(
         &self,
         name: &str,
@@ -199,7 +199,8 @@ impl ZfsStore {
         }
     }
 
-    /// How long to wait for others: not so long that no time is left to tell about it.
+    /// Returns how long to wait for other users of a volume: at most half of the remaining time, so that time remains
+    /// to report it.
     pub(super) fn patience(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         now + self.zfs.limits.busy.min(deadline.saturating_duration_since(now) / 2)
@@ -209,7 +210,7 @@ impl ZfsStore {
         Ok(!holders(&device::path(&self.pool.full_dataset(name)?)).is_empty())
     }
 
-    /// Waits until nobody else has the volume open; who has it at the end of patience.
+    /// Waits until no other process has the volume open; returns the processes that still do at the end of `patience`.
     pub(super) fn wait_closed(
         &self,
         name: &str,
@@ -219,12 +220,12 @@ impl ZfsStore {
     }
 }
 
-/// The command that destroys a dataset, and what is below it too.
+/// Returns the command that destroys a dataset, optionally with everything below it.
 fn destroy_words(name: &str, recursive: bool) -> Vec<&str> {
     if recursive { vec!["destroy", "-r", "--", name] } else { vec!["destroy", "--", name] }
 }
 
-/// Whether an entry below a guest's root goes with the guest.
+/// Returns whether an entry below a guest's root is removed with the guest.
 fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &VolumeSelection) -> bool {
     let is_marked = entry.kind == Kind::Volume
         && is_disk_of(&entry.name, root)
@@ -232,13 +233,14 @@ fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &VolumeSelection) 
     *whose == VolumeSelection::Anyones || (is_marked && whose.means(entry.maker.as_deref()))
 }
 
-/// Where the removal of a volume begins: above it, if that was made with it and is the guest's alone.
+/// Returns the root for the removal of a volume: its parent, if that was made with the volume and belongs only to the
+/// guest.
 fn root_of(made: &CreatedVolume) -> Dataset {
     let parent = made.volume.parent().filter(|_| made.with_parent && made.owner.is_some());
     parent.unwrap_or_else(|| made.volume.clone())
 }
 
-/// The parent that was made with a volume of no guest: other calls may make volumes below it meanwhile.
+/// Returns the parent that was made with a volume without a guest: concurrent calls may make volumes below it.
 fn shared_parent_of(made: &CreatedVolume) -> Option<Dataset> {
     made.volume.parent().filter(|_| made.with_parent && made.owner.is_none())
 }

@@ -1,4 +1,4 @@
-//! Snapshots: taken, listed, destroyed, rolled back to, sent.
+//! Takes, lists, destroys, rolls back to and sends snapshots.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -44,7 +44,7 @@ impl ZfsStore {
         }
     }
 
-    /// Destroys the snapshots of this name that this maker has made.
+    /// Destroys the snapshots with this name and maker.
     pub(super) fn undo_snapshots(
         &self,
         name: &SnapshotName,
@@ -52,11 +52,11 @@ impl ZfsStore {
         maker: &Maker,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        // One that hangs may yet take what does not exist now.
+        // A hung command may still take a snapshot that does not exist yet.
         self.zfs.none_hangs()?;
         let (mut removal, patience) = (Removal::default(), self.patience(deadline));
         for entry in self.named(name, recursion, deadline)? {
-            // A snapshot without a maker of its own shows that of its dataset.
+            // A snapshot without a maker of its own shows its dataset's.
             if entry.maker.as_deref() != Some(maker.as_str()) {
                 continue;
             }
@@ -124,7 +124,7 @@ impl ZfsStore {
         }
         check_free(going.into_iter())?;
         if find(dataset).is_some_and(|entry| entry.kind == Kind::Volume) {
-            // zfs itself would roll an open volume back under its user.
+            // zfs itself would roll back an open volume while it is in use.
             self.wait_closed(dataset, self.patience(deadline))?
                 .map_err(|holders| Error::Busy { name: dataset.to_owned(), holders })?;
         }
@@ -145,7 +145,7 @@ impl ZfsStore {
         Ok(Box::new(Stream::new(running, self.zfs.limits.progress)))
     }
 
-    /// The snapshots of this name, of one dataset or of all below it.
+    /// Returns the snapshots of this name, of one dataset or of all below it.
     fn named(
         &self,
         name: &SnapshotName,
@@ -164,8 +164,8 @@ impl ZfsStore {
         }
     }
 
-    /// As the trait gives them: by dataset, oldest first; names that the agent could not have made
-    /// are left out.
+    /// Returns the snapshots in the order of the trait: by dataset, oldest first. Omits names that
+    /// the agent cannot have made.
     fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<StoredSnapshot> {
         entries.order_by(&|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
         let snapshot = |entry: &Entry| {
@@ -176,7 +176,7 @@ impl ZfsStore {
     }
 }
 
-/// Checks that nothing keeps these snapshots.
+/// Checks that these snapshots have no clones and no holds.
 pub(super) fn check_free<'e>(snapshots: impl Iterator<Item = &'e Entry>) -> Result<(), Error> {
     for snapshot in snapshots {
         let name = snapshot.name.clone();

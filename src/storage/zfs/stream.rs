@@ -1,4 +1,4 @@
-//! What a `zfs send` prints, as a reader.
+//! The output of `zfs send` as a reader.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::command::RunningCommand;
 use crate::os::poll::PollSet;
 
-/// Bytes of standard error that are read at once.
+/// The size of one read from standard error, in bytes.
 const ERROR_CHUNK_BYTES: usize = 4096;
 
-/// The standard output of a command. A read fails when nothing comes for too long, and the last one
-/// when the command failed. Dropping it kills the command.
+/// The standard output of a command. A read fails if no data arrives for too long, and the last one
+/// if the command failed. Dropping it kills the command.
 #[derive(Debug)]
 pub(super) struct Stream {
     running: RunningCommand,
@@ -50,7 +50,7 @@ impl Stream {
         }
     }
 
-    /// The end of the stream, which is an end only when the command says so.
+    /// Ends the stream, which is complete only if the command succeeded.
     fn finish(&mut self) -> io::Result<usize> {
         let end = Instant::now() + self.progress;
         while !self.succeeded {

@@ -1,4 +1,4 @@
-//! What a removal may destroy: decided from a listing, before anything is touched. Pure data.
+//! Selects the volumes that a removal may destroy: from a listing, before any change. Pure data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,23 +7,22 @@ use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
 use crate::storage::{LeftoverVolume, RetentionCause};
 
-/// The datasets below a dataset, and which of them are destroyed.
+/// The datasets below a root, and their planned outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// The volumes to destroy with their snapshots, full names, clones before their origins.
+    /// Full names of the volumes to destroy with their snapshots, clones before their origins.
     pub(super) doomed: Vec<String>,
-    /// Those of them that have snapshots, which a failed `destroy -r` would cost.
+    /// Those of them with snapshots, which a failed `destroy -r` would lose.
     pub(super) with_snapshots: BTreeSet<String>,
-    /// What was chosen and has to stay.
+    /// Selected volumes that have to stay.
     pub(super) left: Vec<LeftoverVolume>,
-    /// Full names of file systems and volumes that were not chosen.
+    /// Full names of file systems and volumes that were not selected.
     pub(super) foreign: Vec<String>,
 }
 
 impl Survey {
-    /// Looks at a recursive listing of `root`. `chosen` says which datasets are meant; a file system
-    /// that is the root goes with them. Datasets outside the root are ignored, even if the listing has them.
-    /// `user` says who uses a volume, which stays then.
+    /// Evaluates a recursive listing of `root`. `chosen` selects datasets; a root that is a file system is removed with
+    /// them. Entries that are not below the root are ignored. `user` returns the user of a volume, which then stays.
     pub(super) fn of(
         root: &str,
         entries: &[Entry],
@@ -52,7 +51,7 @@ impl Survey {
         let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
         let mut staying: BTreeMap<&str, RetentionCause> =
             used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).into_map();
-        // What stays keeps its origin, which may keep another: until nothing changes any more.
+        // A volume that stays keeps its origin, which may keep another one: repeated until nothing changes.
         loop {
             let before = staying.len();
             for snapshot in &snapshots {
@@ -60,7 +59,7 @@ impl Survey {
                 if !going.contains(dataset) || staying.contains_key(dataset) {
                     continue;
                 }
-                // A volume's clones are volumes; a file system by that name does not go with them.
+                // A volume's clones are volumes; a file system of that name is not removed with them.
                 let may_go = |clone: &str| !volumes.contains(dataset) || volumes.contains(clone);
                 let gone = |clone: &&String| {
                     let clone = clone.as_str();
@@ -92,7 +91,7 @@ impl Survey {
         survey
     }
 
-    /// Returns whether everything below is destroyed, so that one command can do it.
+    /// Returns whether everything below is removed, so that one command can destroy it.
     pub(super) fn is_whole(&self) -> bool {
         self.left.is_empty() && self.foreign.is_empty()
     }
@@ -129,7 +128,7 @@ mod tests {
         Entry { holds, clones, ..entry(name, Kind::Snapshot, 9) }
     }
 
-    /// `p/g` with three volumes, of which `p/g/c` is somebody else's.
+    /// Returns the survey of `p/g` with three volumes, of which `p/g/c` belongs to another user.
     fn survey(snapshots: Vec<Entry>) -> Survey {
         let mut entries = vec![
             entry("p/g", Kind::FileSystem, 1),
