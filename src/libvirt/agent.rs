@@ -1,4 +1,4 @@
-//! What a guest's agent says of the guest, and where its NICs are seen.
+//! Calls to a guest's agent, and the addresses of its NICs.
 
 use std::ffi::{CString, c_char, c_int, c_uint};
 use std::ptr;
@@ -12,18 +12,18 @@ use crate::libvirt::params::{Name, Value, read};
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
-/// Where the addresses of a guest are known from.
+/// The source of a guest's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The guest's agent.
     Agent,
     /// The leases of libvirt's own DHCP servers.
     Lease,
-    /// The host's tables of neighbours.
+    /// The host's neighbour tables.
     Arp,
 }
 
-/// What a guest's agent is asked.
+/// A topic of a request to a guest's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// The host name.
@@ -32,14 +32,14 @@ pub enum Topic {
     Os,
     /// The time zone.
     Timezone,
-    /// The users that are logged in.
+    /// The logged-in users.
     Users,
-    /// The file systems that are mounted.
+    /// The mounted file systems.
     FileSystems,
 }
 
 impl Topic {
-    /// All, the shortest answers first.
+    /// All topics, those with the shortest answers first.
     pub const ALL: [Self; 5] =
         [Self::Hostname, Self::Os, Self::Timezone, Self::Users, Self::FileSystems];
 
@@ -57,21 +57,21 @@ impl Topic {
 /// A NIC with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicAddresses {
-    /// Its name in the guest; from other sources than the agent the host's device.
+    /// The name in the guest; from other sources than the agent, the host's device.
     pub name: String,
-    /// Its MAC address; empty where it has none.
+    /// The MAC address; empty for a NIC without one.
     pub mac: String,
-    /// Each address with the length of its prefix.
+    /// Each address with its prefix length.
     pub addresses: Vec<(String, u32)>,
 }
 
 impl Domain {
-    /// Sets how long libvirt waits for each answer of the guest's agent, in whole seconds; none: as long as it
-    /// takes, which is libvirt's default (`virDomainAgentSetResponseTimeout`). It holds for all commands of all
-    /// clients to this agent until the guest's end. One round trip.
+    /// Sets the response timeout of the guest's agent, in whole seconds (`virDomainAgentSetResponseTimeout`); `None`
+    /// waits without limit, which is libvirt's default. The timeout applies to all commands of all clients to this
+    /// agent until the guest ends. One round trip.
     ///
     /// # Errors
-    /// What libvirt says; a driver without guest agents.
+    /// The error of libvirt; a driver without guest agents.
     pub fn set_agent_timeout(&self, timeout: Option<Duration>) -> Result<(), Error> {
         let seconds = timeout.map_or(sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, |timeout| {
             c_int::try_from(timeout.as_secs()).unwrap_or(c_int::MAX)
@@ -81,14 +81,14 @@ impl Domain {
         check_int(set, "virDomainAgentSetResponseTimeout").map(drop)
     }
 
-    /// Has the guest's agent set the guest's clock by its hardware clock, which went on while the guest stood still
-    /// (`virDomainSetTime` with `VIR_DOMAIN_TIME_SYNC`).
+    /// Sets the guest's clock from its hardware clock, which kept running while the guest was stopped, through the
+    /// guest's agent (`virDomainSetTime` with `VIR_DOMAIN_TIME_SYNC`).
     ///
     /// # Errors
     /// As [`Domain::agent_info`].
     ///
     /// # Blocking
-    /// As [`Domain::agent_info`], and then as long as the emulator takes: libvirt has it drop late ticks.
+    /// As [`Domain::agent_info`], and then as long as the emulator takes: libvirt makes it drop late ticks.
     pub fn sync_time(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let set =
@@ -96,14 +96,15 @@ impl Domain {
         check_int(set, "virDomainSetTime").map(drop)
     }
 
-    /// Has the guest's agent shut the guest's system down (`virDomainShutdownFlags` with
+    /// Shuts the guest's system down through the guest's agent (`virDomainShutdownFlags` with
     /// `VIR_DOMAIN_SHUTDOWN_GUEST_AGENT`).
     ///
     /// # Errors
     /// As [`Domain::agent_info`].
     ///
     /// # Blocking
-    /// Until the guest agent ends, which is its answer: up to 60 s where it does not, whatever the response timeout.
+    /// Until the guest agent ends, which counts as its answer: up to 60 s if it does not end, regardless of the
+    /// response timeout.
     pub fn shutdown_by_agent(&self) -> Result<(), Error> {
         let flags = sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT;
         // SAFETY: the domain is live.
@@ -111,10 +112,10 @@ impl Domain {
         check_int(done, "virDomainShutdownFlags").map(drop)
     }
 
-    /// Has the guest's agent name the free blocks of all file systems to the host (`virDomainFSTrim`).
+    /// Discards the free blocks of all file systems through the guest's agent (`virDomainFSTrim`).
     ///
     /// # Errors
-    /// As [`Domain::agent_info`]; what the guest agent says.
+    /// As [`Domain::agent_info`]; the error of the guest agent.
     ///
     /// # Blocking
     /// As [`Domain::agent_info`]; some minutes for large disks.
@@ -124,10 +125,10 @@ impl Domain {
         check_int(done, "virDomainFSTrim").map(drop)
     }
 
-    /// Has the guest's agent write out all file systems and hold back further writes (`virDomainFSFreeze`).
+    /// Flushes all file systems and blocks further writes through the guest's agent (`virDomainFSFreeze`).
     ///
     /// # Errors
-    /// As [`Domain::trim`]. The guest may be frozen then, at once or later.
+    /// As [`Domain::trim`]. The guest may still be frozen after an error, at once or later.
     ///
     /// # Blocking
     /// As [`Domain::agent_info`].
@@ -137,7 +138,7 @@ impl Domain {
         check_int(done, "virDomainFSFreeze").map(drop)
     }
 
-    /// Has the guest's agent let all file systems write again (`virDomainFSThaw`), where it has frozen any.
+    /// Unblocks writes to all file systems through the guest's agent (`virDomainFSThaw`), if it has frozen any.
     ///
     /// # Errors
     /// As [`Domain::trim`].
@@ -150,11 +151,11 @@ impl Domain {
         check_int(done, "virDomainFSThaw").map(drop)
     }
 
-    /// Has the guest's agent set the password of a user, as text or as crypt(5) hashes it
+    /// Sets the password of a user through the guest's agent, as text or as a crypt(5) hash
     /// (`virDomainSetUserPassword`).
     ///
     /// # Errors
-    /// As [`Domain::agent_info`]; what the guest agent says, such as that there is no such user.
+    /// As [`Domain::agent_info`]; the error of the guest agent, for example for an unknown user.
     ///
     /// # Blocking
     /// As [`Domain::agent_info`].
@@ -170,8 +171,7 @@ impl Domain {
         check_int(set, call).map(drop)
     }
 
-    /// Has the guest's agent replace all lines of a user's `authorized_keys`
-    /// (`virDomainAuthorizedSSHKeysSet`).
+    /// Replaces all lines of a user's `authorized_keys` through the guest's agent (`virDomainAuthorizedSSHKeysSet`).
     ///
     /// # Errors
     /// As [`Domain::set_password`].
@@ -186,7 +186,7 @@ impl Domain {
         let mut keys: Vec<*const c_char> = lines.iter().map(|line| line.as_ptr()).collect();
         let count = c_uint::try_from(keys.len()).unwrap_or(c_uint::MAX);
         let domain = self.raw.as_ptr();
-        // SAFETY: the domain is live; the user and so many keys are NUL-terminated and borrowed for the call, which
+        // SAFETY: the domain is live; the user and `count` keys are NUL-terminated and borrowed for the call, which
         // changes none of them.
         let set = unsafe {
             sys::virDomainAuthorizedSSHKeysSet(domain, user.as_ptr(), keys.as_mut_ptr(), count, 0)
@@ -194,14 +194,14 @@ impl Domain {
         check_int(set, call).map(drop)
     }
 
-    /// What the guest's agent says on a topic, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
+    /// Returns the agent's answer on a topic, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
     ///
     /// # Errors
-    /// [`Code::AGENT_UNRESPONSIVE`](super::Code::AGENT_UNRESPONSIVE) where it is not connected or does not
-    /// answer; what libvirt says otherwise.
+    /// [`Code::AGENT_UNRESPONSIVE`](super::Code::AGENT_UNRESPONSIVE) if the agent is not connected or does not answer;
+    /// otherwise the error of libvirt.
     ///
     /// # Blocking
-    /// A round trip, and up to the response timeout.
+    /// One round trip, and up to the response timeout.
     pub fn agent_info(&self, topic: Topic) -> Result<Vec<(Name, Value)>, Error> {
         let (mut params, mut count): (sys::virTypedParameterPtr, c_int) = (ptr::null_mut(), 0);
         let (domain, types) = (self.raw.as_ptr(), topic.types());
@@ -222,13 +222,13 @@ impl Domain {
         Ok(copied)
     }
 
-    /// The NICs of a running guest with their addresses (`virDomainInterfaceAddresses`).
+    /// Returns the NICs of a running guest with their addresses (`virDomainInterfaceAddresses`).
     ///
     /// # Errors
     /// As [`Domain::agent_info`]; a domain that is off.
     ///
     /// # Blocking
-    /// A round trip; from the agent up to its response timeout.
+    /// One round trip; with [`Source::Agent`] up to the response timeout of the agent.
     pub fn addresses(&self, source: Source) -> Result<Vec<NicAddresses>, Error> {
         let source: c_uint = match source {
             Source::Agent => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,

@@ -1,4 +1,4 @@
-//! Statistics of many domains in one round trip, and all of one.
+//! Statistics of many domains in one round trip, and of single domains.
 
 use std::ffi::c_uint;
 use std::ptr::{self, NonNull};
@@ -14,21 +14,21 @@ use crate::sys;
 /// libvirt's "no id": the domain is off.
 const NO_ID: c_uint = c_uint::MAX;
 
-/// Groups of statistics that are asked for together.
+/// Groups of statistics for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Groups(c_uint);
 
 impl Groups {
-    /// State and interfaces: the daemon answers by itself, also for an emulator that hangs.
+    /// State and interfaces: the daemon answers by itself, even if an emulator hangs.
     pub const OWN: Self = Self(sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_INTERFACE);
-    /// Memory, virtual processors and disks: the daemon asks each emulator's monitor.
+    /// Memory, virtual processors and disks: the daemon queries each emulator's monitor.
     pub const MONITOR: Self = Self(
         sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU | sys::VIR_DOMAIN_STATS_BLOCK,
     );
-    /// Processor time, of the domain and of its virtual processors: the daemon asks the emulator's
-    /// monitor.
+    /// Processor time, of the domain and of its virtual processors: the daemon queries the
+    /// emulator's monitor.
     pub const CPU: Self = Self(sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_VCPU);
-    /// Disks: the daemon asks the emulator's monitor.
+    /// Disks: the daemon queries the emulator's monitor.
     pub const BLOCK: Self = Self(sys::VIR_DOMAIN_STATS_BLOCK);
     /// Interfaces: the daemon answers by itself.
     pub const INTERFACE: Self = Self(sys::VIR_DOMAIN_STATS_INTERFACE);
@@ -37,23 +37,23 @@ impl Groups {
 /// One domain's statistics, copied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DomainStats {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its uuid as text.
+    /// The uuid as text.
     pub uuid: String,
-    /// The number of its run, new at each start; `None` when it is off.
+    /// The number of the current run, new at each start; `None` if the domain is off.
     pub id: Option<u32>,
-    /// The parameters by libvirt's names, in its order.
+    /// The parameters with libvirt's names, in its order.
     pub params: Vec<(Name, Value)>,
 }
 
 impl DomainStats {
-    /// The domain's state as libvirt counts, where [`Groups::OWN`] were asked for.
+    /// Returns the state as libvirt's number, if [`Groups::OWN`] was requested.
     pub fn state(&self) -> Option<i32> {
         self.number("state.state")
     }
 
-    /// The parameter of this name, where it is a number of 32 bits.
+    /// Returns the parameter of this name, if it is a number of 32 bits.
     pub fn number(&self, name: &str) -> Option<i32> {
         let found = self.params.iter().find(|(candidate, _)| **candidate == *name);
         found.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok())
@@ -61,13 +61,13 @@ impl DomainStats {
 }
 
 impl Connection {
-    /// Statistics of all domains, running or not (`virConnectGetAllDomainStats`).
+    /// Returns statistics of all domains, running or not (`virConnectGetAllDomainStats`).
     ///
     /// # Errors
-    /// When the daemon does not answer, or the driver has no statistics.
+    /// If the daemon does not answer, or the driver has no statistics.
     ///
     /// # Blocking
-    /// One round trip; with [`Groups::MONITOR`] without bound where an emulator hangs.
+    /// One round trip; with [`Groups::MONITOR`] without limit if an emulator hangs.
     pub fn all_stats(&self, groups: Groups) -> Result<Vec<DomainStats>, Error> {
         let mut records = Records::none();
         // SAFETY: the connection and the out-pointer are live.
@@ -78,12 +78,12 @@ impl Connection {
         Ok(records.copied())
     }
 
-    /// Statistics of these domains, all of this connection (`virDomainListGetStats`). Of a domain
-    /// that is busy with something else there is only what needs no wait, where the driver can
-    /// tell.
+    /// Returns statistics of these domains, which must belong to this connection
+    /// (`virDomainListGetStats`). For a domain that is busy with another job, omits statistics that
+    /// would have to wait, if the driver supports this.
     ///
     /// # Errors
-    /// When the daemon does not answer, or the driver has no statistics.
+    /// If the daemon does not answer, or the driver has no statistics.
     ///
     /// # Blocking
     /// As [`Connection::all_stats`].
@@ -96,27 +96,27 @@ impl Connection {
 }
 
 impl Domain {
-    /// Returns the statistics of this domain (`virDomainListGetStats`); `None` if the driver has no record for this
-    /// domain.
+    /// Returns statistics of this domain (`virDomainListGetStats`); `None` if the driver returns no
+    /// record for the domain.
     ///
     /// # Errors
     /// As [`Connection::stats_of`].
     ///
     /// # Blocking
-    /// One round trip; where the emulator is asked, until it has answered, and up to libvirt's 30 s
-    /// for another job of the domain.
+    /// One round trip. If the emulator is queried, until it answers, and up to libvirt's 30 s for
+    /// another job of the domain.
     pub fn stats(&self, groups: Groups) -> Result<Option<DomainStats>, Error> {
         Ok(list_stats(slice::from_ref(self), groups, 0)?.pop())
     }
 
-    /// The same without what takes a wait for somebody who is busy with the domain.
+    /// Returns statistics of this domain, without those that would have to wait for another job.
     ///
     /// # Errors
     /// As [`Connection::stats_of`].
     ///
     /// # Blocking
-    /// One round trip, a second one with drivers that cannot tell; where the emulator is asked,
-    /// until it has answered.
+    /// One round trip, a second one with drivers that do not support this. If the emulator is
+    /// queried, until it answers.
     pub fn stats_without_wait(&self, groups: Groups) -> Result<Option<DomainStats>, Error> {
         Ok(without_wait(slice::from_ref(self), groups)?.pop())
     }
@@ -145,7 +145,7 @@ fn list_stats(
     Ok(records.copied())
 }
 
-/// A list of records; freed with its parameters and its references to domains.
+/// A list of records; freed with its parameters and domain references.
 struct Records(*mut sys::virDomainStatsRecordPtr);
 
 impl Records {
@@ -153,7 +153,7 @@ impl Records {
         Self(ptr::null_mut())
     }
 
-    /// What all records say.
+    /// Returns copies of all records.
     fn copied(&self) -> Vec<DomainStats> {
         // SAFETY: NULL, or an array that libvirt has ended with NULL.
         let records = unsafe { entries(self.0) };
@@ -188,7 +188,7 @@ impl Drop for Records {
     }
 }
 
-/// A record's parameters.
+/// Reads the parameters of a record.
 ///
 /// # Safety
 /// The record is as libvirt filled it.

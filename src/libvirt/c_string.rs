@@ -10,7 +10,7 @@ use crate::libvirt::error::{Error, check_ptr};
 pub(super) struct OwnedCString(NonNull<c_char>);
 
 impl OwnedCString {
-    /// Takes over what `call` returned.
+    /// Takes ownership of the string that `call` returned.
     ///
     /// # Safety
     /// `raw` is NULL or a NUL-terminated string from malloc(3) that nobody else frees.
@@ -18,7 +18,7 @@ impl OwnedCString {
         check_ptr(raw, call).map(Self)
     }
 
-    /// A copy; bytes that are not UTF-8 become U+FFFD.
+    /// Returns a copy; bytes that are not UTF-8 become U+FFFD.
     pub(super) fn to_text(&self) -> String {
         // SAFETY: a live NUL-terminated string by the invariant of `take`.
         let text = unsafe { CStr::from_ptr(self.0.as_ptr()) };
@@ -33,7 +33,7 @@ impl Drop for OwnedCString {
     }
 }
 
-/// An argument for `call`; a NUL byte inside is the caller's error.
+/// Converts an argument for `call`; a NUL byte inside is the caller's error.
 pub(super) fn argument(text: &str, call: &'static str) -> Result<CString, Error> {
     CString::new(text).map_err(|_| Error::nul_byte(call))
 }

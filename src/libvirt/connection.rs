@@ -13,14 +13,14 @@ use crate::libvirt::network::Network;
 use crate::libvirt::strings::entries;
 use crate::sys;
 
-/// A version as libvirt counts it (major * 1,000,000 + minor * 1,000 + release), for people: `9.0.0`.
+/// Formats libvirt's version number (major * 1,000,000 + minor * 1,000 + release) for users: `9.0.0`.
 pub fn version_text(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
 /// An open connection to libvirt; closed when dropped.
 ///
-/// Not shared: libvirtd takes 5 calls at once per connection, and keepalive counts among them.
+/// Not shared: libvirtd processes at most 5 calls of a connection at once, including keepalive.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) raw: NonNull<sys::virConnect>,
@@ -31,16 +31,16 @@ pub struct Connection {
 unsafe impl Send for Connection {}
 
 impl Connection {
-    /// Opens a connection (`virConnectOpen`) with keepalive where the driver has it.
+    /// Opens a connection (`virConnectOpen`), with keepalive if the driver supports it.
     ///
     /// # Errors
-    /// When no driver takes the URI or the daemon does not answer.
+    /// If no driver accepts the URI or the daemon does not answer.
     ///
     /// # Blocking
-    /// Without bound on a daemon that is stopped: keepalive starts after the open.
+    /// Without limit if the daemon is stopped: keepalive starts after the open.
     pub fn open(uri: &str) -> Result<Self, Error> {
         let uri = argument(uri, "virConnectOpen")?;
-        // SAFETY: NUL-terminated; the reference that is returned is ours to close.
+        // SAFETY: NUL-terminated; the returned reference is ours to close.
         let raw = unsafe { sys::virConnectOpen(uri.as_ptr()) };
         let connection = Self { raw: check_ptr(raw, "virConnectOpen")? };
         connection.keep_alive()?;
@@ -52,28 +52,27 @@ impl Connection {
         let answer = unsafe {
             sys::virConnectSetKeepAlive(self.raw.as_ptr(), KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
         };
-        // 1 says that the daemon has none; a driver inside this process says "not supported".
+        // 1 means that the daemon does not support keepalive; a driver inside this process returns "not supported".
         match check_int(answer, "virConnectSetKeepAlive") {
             Err(error) if error.code == Code::NO_SUPPORT => Ok(()),
             outcome => outcome.map(drop),
         }
     }
 
-    /// Returns whether the connection is open, by what this side knows (`virConnectIsAlive`).
+    /// Returns whether the connection is alive, according to the client side (`virConnectIsAlive`).
     ///
-    /// Local knowledge: the event loop notices a closed socket at once and silence after 8 s.
-    /// Blocks on nothing.
+    /// The event loop detects a closed socket at once and a silent daemon after 8 s. Does not block.
     pub fn is_alive(&self) -> bool {
         // SAFETY: the connection is live.
         let answer = unsafe { sys::virConnectIsAlive(self.raw.as_ptr()) };
         answer == 1
     }
 
-    /// The version of the daemon's libvirt as libvirt counts (major * 1,000,000 + minor * 1,000 +
-    /// release; `virConnectGetLibVersion`).
+    /// Returns the version of the daemon's libvirt as libvirt's number (major * 1,000,000 + minor * 1,000 + release;
+    /// `virConnectGetLibVersion`).
     ///
     /// # Errors
-    /// When the daemon does not answer.
+    /// If the daemon does not answer.
     ///
     /// # Blocking
     /// One round trip.
@@ -85,12 +84,12 @@ impl Connection {
         Ok(version)
     }
 
-    /// What libvirt offers for domains of a kind, as XML (`virConnectGetDomainCapabilities`): of its default
-    /// emulator and architecture, on the machine that is named, or the emulator's own choice for an empty name.
+    /// Returns the capabilities for domains of a type, as XML (`virConnectGetDomainCapabilities`): of the default
+    /// emulator and architecture, on the given machine, or on the emulator's default machine if the name is empty.
     ///
     /// # Errors
-    /// [`Code::NO_SUPPORT`] where the driver cannot say; when the host has no emulator for that kind, or the
-    /// emulator not that machine.
+    /// [`Code::NO_SUPPORT`] if the driver has no such call; if the host has no emulator for the type, or the emulator
+    /// does not support the machine.
     ///
     /// # Blocking
     /// One round trip; the driver may probe its emulators first (seconds, once).
@@ -114,10 +113,10 @@ impl Connection {
         Ok(text.to_text())
     }
 
-    /// Returns what libvirt says of the host and its guests, as XML (`virConnectGetCapabilities`).
+    /// Returns the capabilities of the host and its guests, as XML (`virConnectGetCapabilities`).
     ///
     /// # Errors
-    /// [`Code::NO_SUPPORT`] where the driver cannot say.
+    /// [`Code::NO_SUPPORT`] if the driver has no such call.
     ///
     /// # Blocking
     /// One round trip; the driver may probe its emulators first (seconds, once).
@@ -129,10 +128,10 @@ impl Connection {
         Ok(text.to_text())
     }
 
-    /// The domain of that name (`virDomainLookupByName`).
+    /// Returns the domain of this name (`virDomainLookupByName`).
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when there is none.
+    /// [`Code::NO_DOMAIN`] if no domain has the name.
     ///
     /// # Blocking
     /// One round trip.
@@ -145,10 +144,10 @@ impl Connection {
         Ok(unsafe { Domain::from_raw(raw) })
     }
 
-    /// The same, with `None` for a domain that is not there.
+    /// Returns the domain of this name, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When libvirt cannot be asked.
+    /// If libvirt is unavailable.
     ///
     /// # Blocking
     /// One round trip.
@@ -159,11 +158,10 @@ impl Connection {
         }
     }
 
-    /// Defines a domain, or redefines one of the same name and uuid (`virDomainDefineXML`).
+    /// Defines a domain, or redefines a domain of the same name and uuid (`virDomainDefineXML`).
     ///
     /// # Errors
-    /// When libvirt refuses the XML, or the name is taken by another uuid
-    /// ([`Code::OPERATION_FAILED`]).
+    /// If libvirt refuses the XML, or another uuid has the name ([`Code::OPERATION_FAILED`]).
     ///
     /// # Blocking
     /// One round trip; the driver may probe its emulator first (seconds, once).
@@ -176,10 +174,10 @@ impl Connection {
         Ok(unsafe { Domain::from_raw(raw) })
     }
 
-    /// Starts a domain that is off by another XML than its definition, which stays (`virDomainCreateXML`).
+    /// Starts a domain that is off with other XML than its definition, which stays (`virDomainCreateXML`).
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it runs already; whatever keeps the emulator from starting.
+    /// [`Code::OPERATION_INVALID`] if the domain already runs; errors of the emulator's start.
     ///
     /// # Blocking
     /// As [`Domain::create`].
@@ -192,10 +190,10 @@ impl Connection {
         Ok(unsafe { Domain::from_raw(raw) })
     }
 
-    /// All domains, running or not (`virConnectListAllDomains`).
+    /// Returns all domains, running or not (`virConnectListAllDomains`).
     ///
     /// # Errors
-    /// When the daemon does not answer.
+    /// If the daemon does not answer.
     ///
     /// # Blocking
     /// One round trip.
@@ -203,8 +201,8 @@ impl Connection {
         self.list_domains_by(0)
     }
 
-    /// Returns the domains in a state, by libvirt's number of the state. libvirt has one filter for all states other than
-    /// running, paused and off: then the answer has domains in other states, too.
+    /// Returns the domains in a state, by libvirt's number of the state. libvirt has one common filter for states other
+    /// than running, paused and off: then the result also contains domains in other states.
     ///
     /// # Errors
     /// As [`Connection::list_domains`].
@@ -250,10 +248,10 @@ impl Connection {
         Ok(domains)
     }
 
-    /// The network of that name (`virNetworkLookupByName`).
+    /// Returns the network of this name (`virNetworkLookupByName`).
     ///
     /// # Errors
-    /// [`Code::NO_NETWORK`] when there is none.
+    /// [`Code::NO_NETWORK`] if no network has the name.
     ///
     /// # Blocking
     /// One round trip.
@@ -269,8 +267,7 @@ impl Connection {
     /// Defines a persistent network (`virNetworkDefineXML`).
     ///
     /// # Errors
-    /// When libvirt refuses the XML, or the name is taken by another uuid
-    /// ([`Code::OPERATION_FAILED`]).
+    /// If libvirt refuses the XML, or another uuid has the name ([`Code::OPERATION_FAILED`]).
     ///
     /// # Blocking
     /// One round trip.
@@ -283,19 +280,19 @@ impl Connection {
         Ok(unsafe { Network::from_raw(raw) })
     }
 
-    /// Closes the connection (`virConnectClose`), as dropping it does, and tells how that went.
-    /// Handles of its domains and networks keep the connection open until they are dropped.
+    /// Closes the connection (`virConnectClose`), as dropping it does, and returns the result. Domains and networks of
+    /// the connection keep it open until they are dropped.
     ///
     /// # Errors
-    /// What libvirt says; the connection is gone for this process all the same.
+    /// The error of libvirt; this process cannot use the connection after an error either.
     ///
     /// # Blocking
-    /// One round trip where the other side lives.
+    /// One round trip if the daemon is alive.
     pub fn release(self) -> Result<(), Error> {
         ManuallyDrop::new(self).close()
     }
 
-    /// Called once, as the last use: by [`Connection::release`] or by the drop.
+    /// Must be called once, as the last use: by [`Connection::release`] or on drop.
     fn close(&mut self) -> Result<(), Error> {
         // SAFETY: live, ours, and closed only here. More than 0 says that domains still hold it.
         let left = unsafe { sys::virConnectClose(self.raw.as_ptr()) };
@@ -305,7 +302,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // A caller that needs the outcome calls `release`.
+        // Callers that need the result call `release`.
         let _ = self.close();
     }
 }

@@ -1,4 +1,4 @@
-//! One domain of a connection: what libvirt calls a guest.
+//! One domain of a connection: libvirt's term for a guest.
 
 use std::ffi::{c_int, c_uchar, c_uint};
 use std::ptr::NonNull;
@@ -10,10 +10,10 @@ use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
-/// A reference to a domain; freed when dropped, which leaves the domain as it is.
+/// A reference to a domain. Dropping it frees the reference and does not change the domain.
 ///
-/// It keeps its connection open. Not `Sync` nor `Clone`: drivers write into the object that they
-/// are called with (`virDomainCreate` its id), so two threads on one object would race.
+/// It keeps its connection open. It is neither `Sync` nor `Clone`: drivers write into the object of a call
+/// (`virDomainCreate` its id), so two threads with one object would race.
 #[derive(Debug)]
 pub struct Domain {
     pub(super) raw: NonNull<sys::virDomain>,
@@ -23,25 +23,25 @@ pub struct Domain {
 // between threads and is never shared.
 unsafe impl Send for Domain {}
 
-/// Which of a domain's two descriptions is meant.
+/// Which of a domain's two descriptions to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XmlKind {
-    /// What runs now, or would at the next start when it is off.
+    /// The running domain, or its next start if it is off.
     Live,
-    /// What the next start will take.
+    /// The definition for the next start.
     Inactive,
-    /// The same with its secrets, which a new definition of the domain must contain.
+    /// The definition with its secrets, as needed to define the domain again.
     Definition,
 }
 
-/// What the daemon knows of a domain without asking its emulator.
+/// Information about a domain that the daemon has without querying the emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
     /// As [`Domain::state`].
     pub state: i32,
-    /// Most memory that it may have, in KiB.
+    /// Maximum memory, in KiB.
     pub memory_max_kib: u64,
-    /// Virtual processors that it has.
+    /// Number of virtual processors.
     pub vcpus: u16,
 }
 
@@ -52,10 +52,10 @@ impl Domain {
         Self { raw }
     }
 
-    /// The domain's name (`virDomainGetName`). Local.
+    /// Returns the domain's name (`virDomainGetName`). Local.
     ///
     /// # Errors
-    /// When libvirt has none.
+    /// If libvirt has none.
     pub fn name(&self) -> Result<String, Error> {
         // SAFETY: the domain is live.
         let raw = unsafe { sys::virDomainGetName(self.raw.as_ptr()) };
@@ -63,10 +63,10 @@ impl Domain {
         unsafe { copy_borrowed(raw) }.ok_or_else(|| Error::last("virDomainGetName"))
     }
 
-    /// The domain's uuid in text (`virDomainGetUUID`). Local.
+    /// Returns the domain's uuid as text (`virDomainGetUUID`). Local.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn uuid(&self) -> Result<String, Error> {
         uuid_of("virDomainGetUUID", |buffer| {
             // SAFETY: the domain is live, the buffer has libvirt's VIR_UUID_BUFLEN bytes.
@@ -74,8 +74,8 @@ impl Domain {
         })
     }
 
-    /// The number of the domain's run as this handle was told it, new at each start
-    /// (`virDomainGetID`); `None` when it was off. Local.
+    /// Returns the number of the domain's run when this handle was created or last updated, new at each start
+    /// (`virDomainGetID`); `None` if it was off. Local.
     pub fn id(&self) -> Option<u32> {
         // SAFETY: the domain is live and used by this thread alone.
         let id = unsafe { sys::virDomainGetID(self.raw.as_ptr()) };
@@ -83,11 +83,11 @@ impl Domain {
         (id != c_uint::MAX).then_some(id)
     }
 
-    /// The state as libvirt counts (`virDomainGetState`); numbers that libvirt adds later included.
-    /// One round trip.
+    /// Returns the state and its reason as libvirt's numbers (`virDomainGetState`), including numbers of later
+    /// versions. One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile.
     pub fn state(&self) -> Result<(i32, i32), Error> {
         let (mut state, mut reason): (c_int, c_int) = (0, 0);
         // SAFETY: the domain and the out-pointers are live.
@@ -98,10 +98,10 @@ impl Domain {
         Ok((state, reason))
     }
 
-    /// State, memory and processors (`virDomainGetInfo`). One round trip.
+    /// Returns state, memory and processors (`virDomainGetInfo`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile.
     pub fn info(&self) -> Result<Info, Error> {
         // SAFETY: all zero bits are a valid value of this struct of integers.
         let mut raw = unsafe { std::mem::zeroed::<sys::virDomainInfo>() };
@@ -112,10 +112,10 @@ impl Domain {
         Ok(Info { state, memory_max_kib: raw.maxMem, vcpus })
     }
 
-    /// Whether libvirt starts the domain when the host starts (`virDomainGetAutostart`). One round trip.
+    /// Returns whether libvirt starts the domain when the host starts (`virDomainGetAutostart`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile.
     pub fn autostart(&self) -> Result<bool, Error> {
         let mut autostart: c_int = 0;
         // SAFETY: the domain and the out-pointer are live.
@@ -124,43 +124,43 @@ impl Domain {
         Ok(autostart != 0)
     }
 
-    /// Whether the domain runs in any way, paused included (`virDomainIsActive`). One round trip.
+    /// Returns whether the domain is active, paused included (`virDomainIsActive`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile.
     pub fn is_active(&self) -> Result<bool, Error> {
         // SAFETY: the domain is live.
         let answer = unsafe { sys::virDomainIsActive(self.raw.as_ptr()) };
         Ok(check_int(answer, "virDomainIsActive")? == 1)
     }
 
-    /// Whether the domain has a definition, so that it is there when it is off (`virDomainIsPersistent`). One
-    /// round trip.
+    /// Returns whether the domain has a definition, so that it also exists when it is off (`virDomainIsPersistent`).
+    /// One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it ended meanwhile.
+    /// [`Code::NO_DOMAIN`] if it ended meanwhile.
     pub fn is_persistent(&self) -> Result<bool, Error> {
         // SAFETY: the domain is live.
         let answer = unsafe { sys::virDomainIsPersistent(self.raw.as_ptr()) };
         Ok(check_int(answer, "virDomainIsPersistent")? == 1)
     }
 
-    /// Whether libvirt keeps the memory of the domain in a managed save image, from which the next start goes on
+    /// Returns whether libvirt has a managed save image of the domain, from which the next start resumes
     /// (`virDomainHasManagedSaveImage`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; [`Code::NO_SUPPORT`] of a driver without them.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile; [`Code::NO_SUPPORT`] with a driver without such images.
     pub fn has_managed_save(&self) -> Result<bool, Error> {
         // SAFETY: the domain is live.
         let answer = unsafe { sys::virDomainHasManagedSaveImage(self.raw.as_ptr(), 0) };
         Ok(check_int(answer, "virDomainHasManagedSaveImage")? == 1)
     }
 
-    /// The XML that the next start goes on with: that of the managed save image
-    /// (`virDomainManagedSaveGetXMLDesc`). One round trip.
+    /// Returns the XML of the managed save image, from which the next start resumes (`virDomainManagedSaveGetXMLDesc`).
+    /// One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; when there is no such image.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile; if no such image exists.
     pub fn managed_save_xml(&self) -> Result<String, Error> {
         // SAFETY: the domain is live.
         let raw = unsafe { sys::virDomainManagedSaveGetXMLDesc(self.raw.as_ptr(), 0) };
@@ -173,17 +173,17 @@ impl Domain {
     /// (`virDomainManagedSaveRemove`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; what keeps libvirt from removing the file.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile; the error of removing the file.
     pub fn remove_managed_save(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainManagedSaveRemove(self.raw.as_ptr(), 0) };
         check_int(done, "virDomainManagedSaveRemove").map(drop)
     }
 
-    /// The domain's XML (`virDomainGetXMLDesc`). One round trip.
+    /// Returns the domain's XML (`virDomainGetXMLDesc`). One round trip.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    /// [`Code::NO_DOMAIN`] if it was undefined meanwhile.
     pub fn xml(&self, kind: XmlKind) -> Result<String, Error> {
         let flags: c_uint = match kind {
             XmlKind::Live => 0,
@@ -200,35 +200,35 @@ impl Domain {
     /// Starts the domain (`virDomainCreate`).
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it runs already; whatever keeps the emulator from starting.
+    /// [`Code::OPERATION_INVALID`] if it already runs; errors of the emulator's start.
     ///
     /// # Blocking
-    /// Until the emulator runs: about a second, and as long as its disks make it wait.
+    /// Until the emulator runs: about a second, and as long as its disks delay it.
     pub fn create(&self) -> Result<(), Error> {
         // SAFETY: the domain is live and used by this thread alone: the driver writes its id.
         let done = unsafe { sys::virDomainCreate(self.raw.as_ptr()) };
         check_int(done, "virDomainCreate").map(drop)
     }
 
-    /// Ends the domain at once, as by its power cord (`virDomainDestroy`).
+    /// Forces the domain off at once (`virDomainDestroy`).
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     ///
     /// # Blocking
-    /// Well under a second; some 10 s when the emulator does not react and has to be killed.
+    /// Well under a second; some 10 s if the emulator does not react and has to be killed.
     pub fn destroy(&self) -> Result<(), Error> {
         // SAFETY: the domain is live and used by this thread alone: the driver writes its id.
         let done = unsafe { sys::virDomainDestroy(self.raw.as_ptr()) };
         check_int(done, "virDomainDestroy").map(drop)
     }
 
-    /// Asks the domain's system to power off (`virDomainShutdownFlags`), by the ACPI power button: without
-    /// that flag libvirt prefers a guest agent that is connected, and waits up to 60 s for one that is
-    /// silent. Returns when asked, not when done. One round trip.
+    /// Requests a shutdown of the domain's system (`virDomainShutdownFlags`) with the ACPI power button: without that
+    /// flag libvirt prefers a connected guest agent, and waits up to 60 s for a silent one. Returns after the request,
+    /// before the shutdown. One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     pub fn shutdown(&self) -> Result<(), Error> {
         const CALL: &str = "virDomainShutdownFlags";
         let ask = |flags: c_uint| {
@@ -239,11 +239,11 @@ impl Domain {
         by_button_or(ask(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN), || ask(0))
     }
 
-    /// Asks the domain's system to reboot (`virDomainReboot`), in the same way. Returns when asked, not when
-    /// done. One round trip.
+    /// Requests a reboot of the domain's system (`virDomainReboot`), in the same way. Returns after the request, before
+    /// the reboot. One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     pub fn reboot(&self) -> Result<(), Error> {
         let ask = |flags: c_uint| {
             // SAFETY: the domain is live.
@@ -253,22 +253,20 @@ impl Domain {
         by_button_or(ask(sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN), || ask(0))
     }
 
-    /// Starts the domain's system anew at once, as by its reset button (`virDomainReset`). One round
-    /// trip.
+    /// Resets the domain at once, like its reset button (`virDomainReset`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     pub fn reset(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainReset(self.raw.as_ptr(), 0) };
         check_int(done, "virDomainReset").map(drop)
     }
 
-    /// Wakes a domain whose own system has suspended it to memory (`virDomainPMWakeup`). One round
-    /// trip.
+    /// Wakes a domain that its own system has suspended to memory (`virDomainPMWakeup`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off; a driver or a domain without power management.
+    /// [`Code::OPERATION_INVALID`] if it is off; a driver or a domain without power management.
     pub fn wake(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainPMWakeup(self.raw.as_ptr(), 0) };
@@ -278,31 +276,31 @@ impl Domain {
     /// Stops the domain's processors (`virDomainSuspend`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     pub fn suspend(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainSuspend(self.raw.as_ptr()) };
         check_int(done, "virDomainSuspend").map(drop)
     }
 
-    /// Lets a paused domain run on (`virDomainResume`). One round trip.
+    /// Resumes a paused domain (`virDomainResume`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when it is off.
+    /// [`Code::OPERATION_INVALID`] if it is off.
     pub fn resume(&self) -> Result<(), Error> {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainResume(self.raw.as_ptr()) };
         check_int(done, "virDomainResume").map(drop)
     }
 
-    /// Tells a running domain that one of its disks has grown (`virDomainBlockResize`). `disk` is its
-    /// target, such as `vda`, or its source.
+    /// Notifies a running domain that one of its disks has grown (`virDomainBlockResize`). `disk` is its target, such
+    /// as `vda`, or its source.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when the domain is off.
+    /// [`Code::OPERATION_INVALID`] if the domain is off.
     ///
     /// # Blocking
-    /// One round trip, and one of the daemon's with the emulator.
+    /// One round trip, and one between the daemon and the emulator.
     pub fn block_resize(&self, disk: &str, size_bytes: u64) -> Result<(), Error> {
         let disk = argument(disk, "virDomainBlockResize")?;
         let flags: c_uint = sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
@@ -313,15 +311,14 @@ impl Domain {
         check_int(done, "virDomainBlockResize").map(drop)
     }
 
-    /// Replaces the element of a namespace in the domain's metadata (`virDomainSetMetadata`): in
-    /// its definition, and where it runs in the running domain as well. The namespace is libvirt's
-    /// to write: `element` has none of its own, and gets `prefix`.
+    /// Replaces the element of a namespace in the domain's metadata (`virDomainSetMetadata`): in its definition, and
+    /// also in a running domain. libvirt adds the namespace: `element` has none of its own, and gets `prefix`.
     ///
     /// # Errors
-    /// [`Code::NO_DOMAIN`]; what is no XML element.
+    /// [`Code::NO_DOMAIN`]; a text that is not an XML element.
     ///
     /// # Blocking
-    /// Two round trips. libvirt waits up to 30 s for a domain that is busy.
+    /// Two round trips. libvirt waits up to 30 s for a busy domain.
     pub fn set_metadata(&self, namespace: &str, prefix: &str, element: &str) -> Result<(), Error> {
         let call = "virDomainSetMetadata";
         let (uri, key) = (argument(namespace, call)?, argument(prefix, call)?);
@@ -345,14 +342,14 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
-    /// Forgets the domain with its managed save image, the metadata of its snapshots and
-    /// checkpoints, and its NVRAM (`virDomainUndefineFlags`).
+    /// Undefines the domain with its managed save image, the metadata of its snapshots and checkpoints, and its NVRAM
+    /// (`virDomainUndefineFlags`).
     ///
-    /// Drivers refuse flags that they do not know: then fewer are tried, last plain
-    /// `virDomainUndefine`. At most four round trips, one where the driver knows all.
+    /// Drivers refuse flags that they do not know: then this tries fewer flags, and at last plain `virDomainUndefine`.
+    /// At most four round trips, one if the driver knows all flags.
     ///
     /// # Errors
-    /// What libvirt says to the last attempt.
+    /// The error of the last attempt.
     pub fn undefine(&self) -> Result<(), Error> {
         let saves =
             sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
@@ -381,14 +378,14 @@ impl Drop for Domain {
     }
 }
 
-/// Whether a driver says that it does not know a flag, or the whole call.
+/// Returns whether a driver does not know a flag, or the whole call.
 fn flags_refused(code: Code) -> bool {
     [Code::INVALID_ARG, Code::ARGUMENT_UNSUPPORTED, Code::NO_SUPPORT, Code::OPERATION_UNSUPPORTED]
         .contains(&code)
 }
 
-/// Lets `call` fill in a uuid, and writes it as text. libvirt's own text is printed byte by byte,
-/// which takes ten times as long.
+/// Gets a uuid from `fill`, and formats it as text. libvirt's own function prints it byte by byte, which takes ten
+/// times as long.
 pub(super) fn uuid_of(
     call: &'static str,
     fill: impl FnOnce(*mut c_uchar) -> c_int,
@@ -398,7 +395,7 @@ pub(super) fn uuid_of(
     Ok(uuid_text(bytes))
 }
 
-/// As RFC 9562 writes it: 8, 4, 4, 4 and 12 hexadecimal digits.
+/// Formats a uuid as in RFC 9562: 8, 4, 4, 4 and 12 hexadecimal digits.
 fn uuid_text(bytes: [u8; sys::VIR_UUID_BUFLEN as usize]) -> String {
     let mut text = String::with_capacity(36);
     for (index, byte) in bytes.into_iter().enumerate() {
@@ -411,13 +408,13 @@ fn uuid_text(bytes: [u8; sys::VIR_UUID_BUFLEN as usize]) -> String {
     text
 }
 
-/// The outcome of a request by the power button; where the driver has none, of `otherwise`.
+/// Returns the result of a request with the power button; if the driver has none, the result of `otherwise`.
 fn by_button_or(
     asked: Result<(), Error>,
     otherwise: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
     match asked {
-        // libvirt's test driver takes no flags, and Linux containers have no button.
+        // libvirt's test driver accepts no flags, and Linux containers have no button.
         Err(error) if [Code::INVALID_ARG, Code::NO_SUPPORT].contains(&error.code) => otherwise(),
         asked => asked,
     }

@@ -1,7 +1,7 @@
 //! libvirt's notifications: changes of domains, and the end of the connection.
 //!
-//! libvirt calls back on the thread of its event loop, which all connections need: a callback copies
-//! its notification into a bounded channel and returns. What finds no room is counted.
+//! libvirt calls back on the thread of its event loop, which all connections need: a callback copies its notification
+//! into a bounded channel and returns. Notifications that do not fit are counted.
 
 use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::ptr;
@@ -22,27 +22,27 @@ use crate::sys;
 pub enum Notification {
     /// A domain changed.
     Domain {
-        /// Its name.
+        /// The name.
         name: String,
-        /// What happened to it.
+        /// The change.
         change: DomainChange,
     },
-    /// The connection has ended: nothing more comes.
+    /// The connection has ended: no more notifications follow.
     Closed,
 }
 
-/// What happened to a domain. Words are libvirt's own, as virsh prints them; `unknown` stands for
-/// what a libvirt younger than this program says.
+/// A change of a domain. The words are libvirt's own, as virsh prints them; `unknown` stands for values of a libvirt
+/// that is newer than this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainChange {
-    /// It is defined, running, paused, off or gone (`virDomainEventType` and its details).
+    /// The domain was defined, started, paused, stopped or undefined (`virDomainEventType` and its details).
     Lifecycle {
         /// For example `started`.
         event: &'static str,
         /// For example `booted`.
         detail: &'static str,
     },
-    /// Its system rebooted.
+    /// The domain's system rebooted.
     Reboot,
     /// A disk failed (`virConnectDomainEventIOErrorReasonCallback`).
     IoError {
@@ -50,44 +50,43 @@ pub enum DomainChange {
         source: String,
         /// libvirt's alias of the disk, for example `virtio-disk0`.
         device: String,
-        /// `none`, `pause` or `report`.
+        /// The action: `none`, `pause` or `report`.
         action: &'static str,
-        /// `enospc`, or empty.
+        /// The reason: `enospc`, or empty.
         reason: String,
     },
-    /// Its watchdog fired.
+    /// The watchdog expired.
     Watchdog {
-        /// What was done about that, for example `reset`.
+        /// The action, for example `reset`.
         action: &'static str,
     },
-    /// Its guest agent opened its end of the channel, or closed it
-    /// (`virConnectDomainEventAgentLifecycleCallback`).
+    /// The guest agent opened or closed its end of the channel (`virConnectDomainEventAgentLifecycleCallback`).
     Agent {
         /// `connected` or `disconnected`.
         state: &'static str,
     },
     /// A device was attached.
     DeviceAdded,
-    /// The guest let go of a device that was detached.
+    /// The guest released a detached device.
     DeviceRemoved {
-        /// libvirt's alias of the disk.
+        /// libvirt's alias of the device.
         device: String,
     },
-    /// Its balloon has changed the memory that it uses.
+    /// The balloon has changed the domain's memory.
     Balloon {
-        /// To so much, in KiB.
+        /// The new memory, in KiB.
         memory_kib: u64,
     },
 }
 
 impl DomainChange {
-    /// Whether the domain may have other devices than before.
+    /// Returns whether the domain's devices may have changed.
     pub fn is_of_definition(&self) -> bool {
         matches!(self, Self::Lifecycle { .. } | Self::DeviceAdded | Self::DeviceRemoved { .. })
     }
 }
 
-/// Where callbacks put their notifications.
+/// The channel for notifications of callbacks.
 #[derive(Clone, Debug)]
 pub struct EventSink {
     sender: Sender<Notification>,
@@ -95,43 +94,43 @@ pub struct EventSink {
 }
 
 impl EventSink {
-    /// Sends into this channel, and counts what finds no room there.
+    /// Returns a sink that sends to this channel, and counts notifications that do not fit.
     pub fn new(sender: Sender<Notification>, missed: Arc<AtomicU64>) -> Self {
         Self { sender, missed }
     }
 
-    /// Waits for nothing, and does not log: libvirt's event loop stands still meanwhile.
+    /// Sends without waiting or logging, because this blocks libvirt's event loop.
     fn send(&self, notification: Notification) {
         if self.sender.try_send(notification).is_err() {
-            // Relaxed: it counts, and says nothing about other memory.
+            // Relaxed: a counter that orders no other memory.
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The sinks of all subscriptions, by number. libvirt is given numbers and no pointers: some of its
-/// drivers forget to say that they need one no more, and after an error it may be used or not.
+/// The sinks of all subscriptions, by number. libvirt gets numbers instead of pointers: some drivers never report that
+/// they have released a pointer, and may or may not use it after an error.
 static SINKS: Mutex<Table<usize, EventSink>> = Mutex::new(Table::new());
 
-/// A connection that tells of all its domains, until it is dropped.
+/// A connection that sends notifications for all its domains, until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
-    /// In [`SINKS`]; no other subscription of this process has it.
+    /// The key in [`SINKS`], unique in this process.
     number: usize,
     callbacks: Vec<c_int>,
     connection: Connection,
 }
 
 impl Connection {
-    /// Has this connection tell of all its domains (`virConnectDomainEventRegisterAny`) and of its own
-    /// end (`virConnectRegisterCloseCallback`). A driver without connections that end, such as the
-    /// test driver, tells nothing of the latter.
+    /// Subscribes to notifications of all domains (`virConnectDomainEventRegisterAny`) and of the connection's end
+    /// (`virConnectRegisterCloseCallback`). A driver whose connections never end, such as the test driver, does not
+    /// notify of an end.
     ///
     /// # Errors
-    /// What libvirt says, for example that the driver has no events.
+    /// The error of libvirt, for example if the driver has no events.
     ///
     /// # Blocking
-    /// One round trip for each of the eight kinds.
+    /// One round trip for each of the eight event types.
     pub fn subscribe(self, sink: EventSink) -> Result<Subscription, Error> {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -146,14 +145,14 @@ impl Connection {
 }
 
 impl Subscription {
-    /// The connection that tells.
+    /// Returns the connection of the subscription.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
     fn register_close(&self) -> Result<(), Error> {
         let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
-        // SAFETY: the connection is live; the callback takes the opaque for a number.
+        // SAFETY: the connection is live; the callback uses the opaque as a number.
         let registered =
             unsafe { sys::virConnectRegisterCloseCallback(raw, Some(closed), opaque, None) };
         match check_int(registered, "virConnectRegisterCloseCallback") {
@@ -169,8 +168,8 @@ impl Subscription {
     ) -> Result<(), Error> {
         let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
         let id = c_int::try_from(id).unwrap_or(-1);
-        // SAFETY: the connection is live, NULL stands for all domains; `callbacks` pairs each id with
-        // a function of the type that libvirt calls for it, which takes the opaque for a number.
+        // SAFETY: the connection is live, NULL stands for all domains; `callbacks` pairs each id with a function of the
+        // type that libvirt calls for it, which uses the opaque as a number.
         let registered = unsafe {
             sys::virConnectDomainEventRegisterAny(raw, ptr::null_mut(), id, callback, opaque, None)
         };
@@ -187,7 +186,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         SINKS.lock().remove(&self.number);
         let raw = self.connection.raw.as_ptr();
-        // What fails here fails because the other side is gone; a callback that still comes finds no sink.
+        // An error here means that the daemon is gone; a late callback finds no sink.
         for callback in self.callbacks.drain(..) {
             // SAFETY: the connection is live, the callback registered with it once.
             let _ = unsafe { sys::virConnectDomainEventDeregisterAny(raw, callback) };
@@ -197,9 +196,9 @@ impl Drop for Subscription {
     }
 }
 
-/// The kinds that are asked for, each with its function as libvirt wants it: of one type for all.
+/// Returns the subscribed event types, each with its callback, cast to libvirt's generic type.
 fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 8] {
-    /// By libvirt's `VIR_DOMAIN_EVENT_CALLBACK`: it calls a function of the kind's own type.
+    /// Like libvirt's `VIR_DOMAIN_EVENT_CALLBACK`: libvirt calls a function of the event's own type.
     macro_rules! generic {
         ($function:ident: $type:ty) => {{
             let function: $type = $function;
@@ -324,7 +323,7 @@ unsafe fn send_change(domain: Dom, sink: *mut c_void, change: DomainChange) {
     send(sink, Notification::Domain { name: name.unwrap_or_default(), change });
 }
 
-/// Notifications after the end of the subscription are dropped.
+/// Sends a notification; drops it after the end of the subscription.
 fn send(sink: *mut c_void, notification: Notification) {
     let sink = SINKS.lock().get(&sink.addr()).cloned();
     if let Some(sink) = sink {
@@ -332,7 +331,7 @@ fn send(sink: *mut c_void, notification: Notification) {
     }
 }
 
-/// The words for a change of life, each list in the order of libvirt's enumeration of that detail.
+/// Returns the words for a lifecycle event; each list is in the order of libvirt's enumeration of that detail.
 fn lifecycle_words(event: c_int, detail: c_int) -> (&'static str, &'static str) {
     let (event, details): (_, &[&str]) = match sys::virDomainEventType::try_from(event) {
         Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => {
@@ -388,12 +387,12 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A subscription to a test driver of its own with one domain, and another connection to it.
+    /// Returns a subscription to a separate test driver with one domain, and another connection to it.
     fn subscribed(
         room: usize,
     ) -> (Subscription, Connection, Receiver<Notification>, Arc<AtomicU64>) {
         start().unwrap();
-        // One test of this process may use the shared driver: none else defines the domain.
+        // Only one test of this process may use the shared driver: no other test defines the domain.
         let open = || Connection::open("test:///default").unwrap();
         let (sender, receiver) = bounded(room);
         let missed = Arc::new(AtomicU64::new(0));
@@ -429,7 +428,7 @@ mod tests {
         assert_eq!(words, all);
         assert_eq!(missed.load(Ordering::Relaxed), 0);
         drop(subscription);
-        // A callback that runs just now may still have a clone of the sink.
+        // A concurrent callback may still have a clone of the sink.
         while receiver.try_recv() != Err(TryRecvError::Disconnected) {
             std::thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! libvirt's last error, read on the thread that made the call and before any handle drops.
+//! libvirt's last error, read on the thread of the call and before any handle is dropped.
 
 use std::ffi::{c_int, c_uint};
 use std::fmt;
@@ -7,65 +7,65 @@ use std::ptr::NonNull;
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
-/// libvirt's number for what went wrong (`virErrorNumber`); numbers newer than this crate included.
+/// libvirt's error number (`virErrorNumber`), including numbers newer than this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code(i32);
 
 impl Code {
     /// No detail: the call failed and libvirt left no error.
     pub const OK: Self = Self::new(sys::VIR_ERR_OK);
-    /// Something inside libvirt; with [`ErrorDomain::RPC`] mostly a lost connection.
+    /// An error inside libvirt; with [`ErrorDomain::RPC`] usually a lost connection.
     pub const INTERNAL_ERROR: Self = Self::new(sys::VIR_ERR_INTERNAL_ERROR);
-    /// The driver has no such function.
+    /// The driver does not support the function.
     pub const NO_SUPPORT: Self = Self::new(sys::VIR_ERR_NO_SUPPORT);
     /// The handle's connection is no longer valid.
     pub const INVALID_CONN: Self = Self::new(sys::VIR_ERR_INVALID_CONN);
-    /// An argument was refused, flags that a driver does not know among them.
+    /// An argument was refused, for example a flag that a driver does not know.
     pub const INVALID_ARG: Self = Self::new(sys::VIR_ERR_INVALID_ARG);
     /// The hypervisor or its daemon cannot be reached.
     pub const NO_CONNECT: Self = Self::new(sys::VIR_ERR_NO_CONNECT);
-    /// The operation failed, a name that is taken among the reasons.
+    /// The operation failed, for example because a name is taken.
     pub const OPERATION_FAILED: Self = Self::new(sys::VIR_ERR_OPERATION_FAILED);
-    /// XML is well-formed and means nothing.
+    /// The XML is well-formed but invalid.
     pub const XML_ERROR: Self = Self::new(sys::VIR_ERR_XML_ERROR);
-    /// There is such a domain already.
+    /// The domain already exists.
     pub const DOM_EXIST: Self = Self::new(sys::VIR_ERR_DOM_EXIST);
-    /// The connection is one for reading alone.
+    /// The connection is read-only.
     pub const OPERATION_DENIED: Self = Self::new(sys::VIR_ERR_OPERATION_DENIED);
-    /// XML is not well-formed, or breaks its schema.
+    /// The XML is not well-formed, or violates its schema.
     pub const XML_DETAIL: Self = Self::new(sys::VIR_ERR_XML_DETAIL);
-    /// There is such a network already.
+    /// The network already exists.
     pub const NETWORK_EXIST: Self = Self::new(sys::VIR_ERR_NETWORK_EXIST);
     /// A system call failed; with [`ErrorDomain::RPC`] a lost connection.
     pub const SYSTEM_ERROR: Self = Self::new(sys::VIR_ERR_SYSTEM_ERROR);
-    /// The conversation with libvirtd broke.
+    /// The communication with libvirtd failed.
     pub const RPC: Self = Self::new(sys::VIR_ERR_RPC);
-    /// There is no such domain.
+    /// The domain does not exist.
     pub const NO_DOMAIN: Self = Self::new(sys::VIR_ERR_NO_DOMAIN);
-    /// There is no such network.
+    /// The network does not exist.
     pub const NO_NETWORK: Self = Self::new(sys::VIR_ERR_NO_NETWORK);
-    /// libvirtd requires authentication, and the agent has none.
+    /// libvirtd requires authentication, and it failed.
     pub const AUTH_FAILED: Self = Self::new(sys::VIR_ERR_AUTH_FAILED);
     /// The object's state does not allow the operation.
     pub const OPERATION_INVALID: Self = Self::new(sys::VIR_ERR_OPERATION_INVALID);
-    /// The definition asks for what the driver does not have.
+    /// The definition requires a feature that the driver does not have.
     pub const CONFIG_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_CONFIG_UNSUPPORTED);
-    /// Another operation on the object did not end in libvirt's own time.
+    /// Another operation on the object did not end within libvirt's timeout.
     pub const OPERATION_TIMEOUT: Self = Self::new(sys::VIR_ERR_OPERATION_TIMEOUT);
-    /// The domain has no metadata of that kind.
+    /// The domain has no metadata of this type.
     pub const NO_DOMAIN_METADATA: Self = Self::new(sys::VIR_ERR_NO_DOMAIN_METADATA);
-    /// Somebody uses the resource.
+    /// The resource is in use.
     pub const RESOURCE_BUSY: Self = Self::new(sys::VIR_ERR_RESOURCE_BUSY);
-    /// libvirtd's rules do not allow it.
+    /// libvirtd's access rules do not allow the operation.
     pub const ACCESS_DENIED: Self = Self::new(sys::VIR_ERR_ACCESS_DENIED);
-    /// The driver cannot do this here.
+    /// The driver does not support the operation here.
     pub const OPERATION_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_OPERATION_UNSUPPORTED);
     /// The guest agent does not answer.
     pub const AGENT_UNRESPONSIVE: Self = Self::new(sys::VIR_ERR_AGENT_UNRESPONSIVE);
     /// A flag or argument is known but not supported here.
     pub const ARGUMENT_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_ARGUMENT_UNSUPPORTED);
 
-    /// libvirt's own number.
+    /// Returns libvirt's own number.
     pub fn raw(self) -> i32 {
         self.0
     }
@@ -75,52 +75,52 @@ impl Code {
     }
 }
 
-/// The part of libvirt that an error comes from (`virErrorDomain`).
+/// The part of libvirt that reported an error (`virErrorDomain`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorDomain(i32);
 
 impl ErrorDomain {
-    /// The conversation between client and daemon.
+    /// The communication between client and daemon.
     pub const RPC: Self = Self(from_constant(sys::VIR_FROM_RPC));
     /// The client's side of a remote connection.
     pub const REMOTE: Self = Self(from_constant(sys::VIR_FROM_REMOTE));
 
-    /// libvirt's own number.
+    /// Returns libvirt's own number.
     pub fn raw(self) -> i32 {
         self.0
     }
 }
 
-/// The one place where a C constant becomes the `int` that libvirt puts into its structs.
+/// Converts a C constant to the `int` of libvirt's structs; the only such cast.
 #[expect(clippy::cast_possible_wrap, reason = "libvirt's constants are below 1000")]
 const fn from_constant(constant: c_uint) -> i32 {
     constant as i32
 }
 
-/// Why a libvirt call failed.
+/// The reason why a libvirt call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What went wrong.
+    /// The error number.
     pub code: Code,
-    /// The part of libvirt that says so.
+    /// The part of libvirt that reported the error.
     pub domain: ErrorDomain,
-    /// libvirt's sentence; empty when it had none.
+    /// libvirt's message; empty if it has none.
     pub message: String,
     /// The C function that failed.
     pub call: &'static str,
 }
 
-/// What libvirt says of a message above its protocol's bounds (`virNetMessageEncodePayload`).
+/// libvirt's message for data above its protocol's limits (`virNetMessageEncodePayload`).
 const TOO_LARGE: &str = "Unable to encode message payload";
 
 impl Error {
-    /// Whether the connection is gone, so that a new one may do better.
+    /// Returns whether the connection is lost, so that a new one may work.
     ///
-    /// System and internal errors count only when the connection itself reports them: a qemu that
-    /// fails to start raises the same codes, and reconnecting would not help it.
+    /// System and internal errors count only if the connection itself reports them: a qemu that
+    /// fails to start raises the same codes, and a reconnection would not help.
     pub fn connection_lost(&self) -> bool {
         match self.code {
-            // An answer that is too large for the protocol is an answer.
+            // An answer that is too large for the protocol still is an answer.
             Code::RPC => !self.message.contains(TOO_LARGE),
             Code::INVALID_CONN => true,
             Code::SYSTEM_ERROR | Code::INTERNAL_ERROR => {
@@ -130,7 +130,7 @@ impl Error {
         }
     }
 
-    /// An argument holds a NUL byte: C would read it as another, shorter one.
+    /// Returns the error for an argument with a NUL byte, which C would read as a shorter one.
     pub(super) fn nul_byte(call: &'static str) -> Self {
         Self {
             code: Code::INVALID_ARG,
@@ -140,11 +140,11 @@ impl Error {
         }
     }
 
-    /// The last error of this thread, which belongs to `call`, the call made last.
+    /// Returns the last error of this thread, which belongs to `call`, the most recent call.
     #[cold]
     pub(super) fn last(call: &'static str) -> Self {
         let none = Self { code: Code::OK, domain: ErrorDomain(0), message: String::new(), call };
-        // SAFETY: takes nothing; the result is NULL or this thread's own slot, valid until the next
+        // SAFETY: no arguments; the result is NULL or this thread's own slot, valid until the next
         // libvirt call of this thread.
         let slot = unsafe { sys::virGetLastError() };
         // SAFETY: see above; it is read here, with no libvirt call in between.
@@ -159,7 +159,7 @@ impl Error {
     }
 }
 
-/// For logs; what callers of the agent see is made in `rpc`.
+/// For logs; `rpc` makes the texts for callers of the agent.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = if self.message.is_empty() { "no detail" } else { &self.message };
@@ -170,12 +170,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A pointer that libvirt returned, or this thread's last error where it is NULL.
+/// Checks a pointer that libvirt returned; NULL becomes this thread's last error.
 pub(super) fn check_ptr<T>(raw: *mut T, call: &'static str) -> Result<NonNull<T>, Error> {
     NonNull::new(raw).ok_or_else(|| Error::last(call))
 }
 
-/// A number that libvirt returned, or this thread's last error where it is negative.
+/// Checks a number that libvirt returned; a negative one becomes this thread's last error.
 pub(super) fn check_int(raw: c_int, call: &'static str) -> Result<c_int, Error> {
     if raw < 0 { Err(Error::last(call)) } else { Ok(raw) }
 }

@@ -1,15 +1,13 @@
-//! The event loop that libvirt's connections register their sockets and keepalive timers with.
+//! The event loop with which libvirt's connections register their sockets and keepalive timers.
 //!
-//! Each call on a connection takes its socket out of the loop before, and puts it in again after;
-//! each answer sets its timer back. libvirt's own loop is woken by every one of these. Here the
-//! first is a change of an epoll set, and the second is noted: a thread that sleeps until a moment
-//! that has been put off wakes once in vain. It is woken for what comes earlier than it knows, and
-//! for what it is to free.
+//! Each call on a connection removes its socket from the loop before, and adds it again after; each answer resets its
+//! timer. Each of these wakes libvirt's own loop. Here the first is a change of an epoll set, and the second is
+//! recorded: a thread that sleeps until a postponed time wakes once in vain. The thread is only woken for an earlier
+//! timer than it knows, and for data to free.
 //!
-//! What libvirt relies on (`virEventRegisterImpl`): all six functions may be called from any
-//! thread, callbacks of the loop among them; callbacks come from the one thread that runs the loop,
-//! one at a time and without a lock held; what a callback is called with is freed after its removal,
-//! when no callback runs. One that was about to run may still come after its removal.
+//! libvirt's requirements (`virEventRegisterImpl`): any thread may call the six functions, also from callbacks of the
+//! loop. Callbacks run on the one thread of the loop, one at a time and without a lock held. The data of a callback is
+//! freed after its removal, when no callback runs. A callback that was about to run may still run after its removal.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -25,10 +23,10 @@ use crate::os::poll::Waker;
 use crate::sorted::Table;
 use crate::sys;
 
-/// The waker's number in the set; those of handles and timers begin at 1.
+/// The waker's number in the set; handles and timers start at 1.
 const WAKER: u64 = 0;
 
-/// libvirt's bits of a handle's events, and the kernel's.
+/// libvirt's flags for a handle's events, and the kernel's.
 const EVENTS: [(u32, Events); 4] = [
     (sys::VIR_EVENT_HANDLE_READABLE, Events::READ),
     (sys::VIR_EVENT_HANDLE_WRITABLE, Events::WRITE),
@@ -36,7 +34,7 @@ const EVENTS: [(u32, Events); 4] = [
     (sys::VIR_EVENT_HANDLE_HANGUP, Events::HANGUP),
 ];
 
-/// Handles and timers, and what waits for them.
+/// Handles, timers, and the epoll set that waits for them.
 pub(super) struct EventLoop {
     epoll: Epoll,
     waker: Waker,
@@ -44,44 +42,44 @@ pub(super) struct EventLoop {
 }
 
 struct State {
-    /// The last number that was given to a handle or a timer; none is given twice.
+    /// The last number of a handle or a timer; no number is used twice.
     last: c_int,
     handles: Table<c_int, Handle>,
     timers: Table<c_int, Timer>,
-    /// Removed handles that the loop's thread will free.
+    /// Data of removed handles and timers, which the loop's thread must free.
     removed: Vec<Opaque>,
     sleep: Sleep,
 }
 
-/// What the loop's thread is at.
+/// The activity of the loop's thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sleep {
-    /// It will look at the state before it sleeps.
+    /// It will check the state before it sleeps.
     Awake,
     Until(Instant),
-    /// Until something happens to a handle.
+    /// Until an event of a handle.
     Endless,
 }
 
-/// What libvirt's callbacks are called with, and how it is freed.
+/// The data of libvirt's callbacks, and the function that frees it.
 struct Opaque {
     data: *mut c_void,
     free: sys::virFreeCallback,
 }
 
-// SAFETY: libvirt gives it to whatever thread runs the loop; nobody here looks behind it.
+// SAFETY: libvirt passes it to any thread that runs the loop; no code here dereferences it.
 unsafe impl Send for Opaque {}
 
 struct Handle {
     fd: c_int,
-    /// libvirt's bits.
+    /// libvirt's flags.
     wanted: c_int,
     callback: sys::virEventHandleCallback,
     opaque: Opaque,
 }
 
 struct Timer {
-    /// `None`: it rests.
+    /// `None`: inactive.
     every: Option<Duration>,
     due: Option<Instant>,
     callback: sys::virEventTimeoutCallback,
@@ -89,7 +87,7 @@ struct Timer {
 }
 
 impl Timer {
-    /// From now on every so many milliseconds; a negative number lets it rest.
+    /// Sets the interval in milliseconds; a negative number deactivates the timer.
     fn set(&mut self, every_ms: c_int, now: Instant) {
         self.every = u64::try_from(every_ms).ok().map(Duration::from_millis);
         self.due = self.every.map(|every| now + every);
@@ -112,12 +110,12 @@ impl State {
         Some(self.last)
     }
 
-    /// When the first timer is due.
+    /// Returns the time of the first due timer.
     fn next_due(&self) -> Option<Instant> {
         self.timers.values().filter_map(|timer| timer.due).min()
     }
 
-    /// Whether the thread sleeps longer than until then; it then counts as awake.
+    /// Returns whether the thread sleeps beyond this time, and then marks it as awake.
     fn oversleeps(&mut self, due: Option<Instant>) -> bool {
         let late = match (self.sleep, due) {
             (Sleep::Awake, _) | (_, None) => false,
@@ -132,10 +130,10 @@ impl State {
 }
 
 impl EventLoop {
-    /// A loop that waits for nothing yet.
+    /// Returns a loop without handles and timers.
     ///
     /// # Errors
-    /// When the process or the system has no file descriptor left.
+    /// If the process or the system has no free file descriptor.
     pub(super) fn new() -> io::Result<Self> {
         let (epoll, waker) = (Epoll::new()?, Waker::new()?);
         epoll.add(waker.as_fd(), Events::READ, WAKER)?;
@@ -149,13 +147,13 @@ impl EventLoop {
         Ok(Self { epoll, waker, state: Mutex::new(state) })
     }
 
-    /// Waits once and calls what is due. For one thread.
+    /// Waits once and runs due callbacks. Only for one thread.
     ///
     /// # Errors
     /// As [`Epoll::wait`].
     ///
     /// # Blocking
-    /// Until a handle, a timer or a waker ends it.
+    /// Until an event of a handle, a timer or the waker.
     pub(super) fn turn(&self, batch: &mut Batch) -> io::Result<()> {
         let timeout = self.prepare_sleep();
         let waited = self.epoll.wait(batch, timeout);
@@ -171,7 +169,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Frees what was removed, and says how long to sleep.
+    /// Frees removed data, and returns how long to sleep.
     fn prepare_sleep(&self) -> Option<Duration> {
         loop {
             let mut state = self.state.lock();
@@ -199,7 +197,7 @@ impl EventLoop {
         let ready = EVENTS.iter().filter(|(flag, event)| is_ready(*flag, *event));
         let ready = ready.fold(0, |ready, (flag, _)| ready | flag);
         if let (Some(callback), true) = (callback, wanted != 0 && ready != 0) {
-            // SAFETY: libvirt's own function and data; it is freed by this thread alone, later.
+            // SAFETY: libvirt's own function and data; only this thread frees the data, later.
             unsafe { callback(watch, fd, number(ready), data) }
         }
     }
@@ -213,7 +211,7 @@ impl EventLoop {
         drop(state);
         for number in due {
             let mut state = self.state.lock();
-            // A callback before may have removed it or set it back.
+            // An earlier callback may have removed or reset the timer.
             let Some(timer) = state.timers.get_mut(&number).filter(|timer| is_due(timer)) else {
                 continue;
             };
@@ -221,14 +219,14 @@ impl EventLoop {
             let (callback, data) = (timer.callback, timer.opaque.data);
             drop(state);
             if let Some(callback) = callback {
-                // SAFETY: libvirt's own function and data; it is freed by this thread alone, later.
+                // SAFETY: libvirt's own function and data; only this thread frees the data, later.
                 unsafe { callback(number, data) }
             }
         }
     }
 
-    /// `virEventAddHandleFunc`: the handle's number, or -1. A file that has a handle already, and
-    /// one that epoll(7) does not take, is refused: libvirt's client has a handle for each socket.
+    /// Implements `virEventAddHandleFunc`: returns the handle's number, or -1. Refuses a file that already has a
+    /// handle, and one that epoll(7) does not support: libvirt's client has a handle for each socket.
     pub(super) fn add_handle(
         &self,
         fd: c_int,
@@ -248,7 +246,7 @@ impl EventLoop {
         watch
     }
 
-    /// `virEventUpdateHandleFunc`. Wakes nobody.
+    /// Implements `virEventUpdateHandleFunc`. Does not wake the thread.
     pub(super) fn update_handle(&self, watch: c_int, wanted: c_int) {
         let mut state = self.state.lock();
         let Some(handle) = state.handles.get_mut(&watch) else { return };
@@ -257,7 +255,7 @@ impl EventLoop {
         }
         handle.wanted = wanted;
         let changed = borrow(&handle.fd).map(|file| {
-            // Under the lock, so that the set is as the state says.
+            // Under the lock, so that the set matches the state.
             self.epoll.change(file, events(wanted), key(watch))
         });
         if let Some(Err(why)) = changed {
@@ -265,16 +263,16 @@ impl EventLoop {
         }
     }
 
-    /// `virEventRemoveHandleFunc`: 0, or -1 where there is no such handle.
+    /// Implements `virEventRemoveHandleFunc`: returns 0, or -1 for an unknown handle.
     pub(super) fn remove_handle(&self, watch: c_int) -> c_int {
         let mut state = self.state.lock();
         let Some(handle) = state.handles.remove(&watch) else { return -1 };
-        // Fails where libvirt has closed the file before, which took it out.
+        // Fails if libvirt has already closed the file, which removed it from the set.
         let _ = borrow(&handle.fd).map(|file| self.epoll.remove(file));
         self.free_later(state, handle.opaque)
     }
 
-    /// `virEventAddTimeoutFunc`: the timer's number, or -1.
+    /// Implements `virEventAddTimeoutFunc`: returns the timer's number, or -1.
     pub(super) fn add_timer(
         &self,
         every_ms: c_int,
@@ -291,7 +289,7 @@ impl EventLoop {
         number
     }
 
-    /// `virEventUpdateTimeoutFunc`. Wakes the thread where it would sleep longer.
+    /// Implements `virEventUpdateTimeoutFunc`. Wakes the thread if it would sleep too long.
     pub(super) fn update_timer(&self, number: c_int, every_ms: c_int) {
         let mut state = self.state.lock();
         let Some(timer) = state.timers.get_mut(&number) else { return };
@@ -304,14 +302,14 @@ impl EventLoop {
         }
     }
 
-    /// `virEventRemoveTimeoutFunc`: 0, or -1 where there is no such timer.
+    /// Implements `virEventRemoveTimeoutFunc`: returns 0, or -1 for an unknown timer.
     pub(super) fn remove_timer(&self, number: c_int) -> c_int {
         let mut state = self.state.lock();
         let Some(timer) = state.timers.remove(&number) else { return -1 };
         self.free_later(state, timer.opaque)
     }
 
-    /// Hands it to the loop's thread, since a callback may be using it right now.
+    /// Leaves the data to the loop's thread, because a callback may be using it.
     fn free_later(&self, mut state: MutexGuard<'_, State>, opaque: Opaque) -> c_int {
         state.removed.push(opaque);
         let sleeps = mem::replace(&mut state.sleep, Sleep::Awake) != Sleep::Awake;
@@ -323,14 +321,14 @@ impl EventLoop {
     }
 }
 
-/// A file descriptor of libvirt's, by its number in a handle.
+/// Borrows a file of libvirt by the number in its handle.
 fn borrow(fd: &c_int) -> Option<BorrowedFd<'_>> {
-    // SAFETY: libvirt keeps it open as long as it has the handle; it is used under the loop's lock
-    // for changes of the set alone, which refuse a file that is closed.
+    // SAFETY: libvirt keeps it open while it has the handle. It is only used under the loop's lock for changes of the
+    // set, which refuse a closed file.
     (*fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(*fd) })
 }
 
-/// A handle's number in the set.
+/// Returns a handle's number in the set.
 fn key(watch: c_int) -> u64 {
     u64::try_from(watch).unwrap_or(u64::MAX)
 }
@@ -340,12 +338,12 @@ fn events(wanted: c_int) -> Events {
     wanted.fold(Events::NONE, |events, (_, event)| events | *event)
 }
 
-/// libvirt's events are an `int` in calls, and their names are unsigned.
+/// Converts libvirt's events from `int`, the type in calls, to the unsigned type of their names.
 fn bits(events: c_int) -> u32 {
     u32::from_ne_bytes(events.to_ne_bytes())
 }
 
-/// The other way round.
+/// Converts libvirt's events from unsigned to `int`.
 fn number(bits: u32) -> c_int {
     c_int::from_ne_bytes(bits.to_ne_bytes())
 }
@@ -363,7 +361,7 @@ mod tests {
 
     const LONG_MS: c_int = 60_000;
 
-    /// What callbacks of one handle or timer have done.
+    /// The recorded callbacks of one handle or timer.
     #[derive(Default)]
     struct Seen {
         called: AtomicI32,
@@ -372,7 +370,7 @@ mod tests {
     }
 
     impl Seen {
-        /// The calls so far, and whether it was freed.
+        /// Returns the number of calls so far, and how often it was freed.
         fn so_far(&self) -> (i32, i32) {
             (self.called.load(Ordering::SeqCst), self.freed.load(Ordering::SeqCst))
         }
@@ -390,7 +388,7 @@ mod tests {
     }
 
     unsafe extern "C" fn on_handle(_watch: c_int, _fd: c_int, events: c_int, data: *mut c_void) {
-        // SAFETY: the tests keep what they register.
+        // SAFETY: the tests keep the registered data alive.
         let seen = unsafe { seen(data) };
         seen.events.store(events, Ordering::SeqCst);
         seen.called.fetch_add(1, Ordering::SeqCst);
@@ -419,7 +417,7 @@ mod tests {
         on.add_timer(every_ms, Some(on_timer), seen.data(), Some(on_free))
     }
 
-    /// One turn that does not wait: a timer that is always due sees to that.
+    /// Runs one turn that does not wait, because a timer is always due.
     fn turn(on: &EventLoop) {
         let seen = Seen::default();
         let due = timer(on, 0, &seen);
@@ -482,7 +480,7 @@ mod tests {
         assert_eq!(seen.so_far(), (3, 1));
     }
 
-    /// A timer that removes a handle and another timer, both of which are due as well.
+    /// A timer removes a later one, which is also due.
     #[test]
     fn callback_may_remove_a_later_timer() {
         static LOOP: OnceLock<EventLoop> = OnceLock::new();
@@ -534,7 +532,7 @@ mod tests {
         static LOOP: OnceLock<EventLoop> = OnceLock::new();
         unsafe extern "C" fn remove_itself(timer: c_int, data: *mut c_void) {
             LOOP.get().unwrap().remove_timer(timer);
-            // SAFETY: the test keeps what it registers.
+            // SAFETY: the test keeps the registered data alive.
             let seen = unsafe { seen(data) };
             assert_eq!(seen.so_far(), (0, 0));
             seen.called.fetch_add(1, Ordering::SeqCst);

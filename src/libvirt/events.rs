@@ -16,22 +16,20 @@ use crate::libvirt::event_loop::EventLoop;
 use crate::os::epoll::Batch;
 use crate::sys;
 
-/// The oldest libvirt that the bindings promise to work with, as libvirt counts: 8.0.0.
+/// The oldest supported version of libvirt, as libvirt's number: 8.0.0.
 pub const FLOOR: u64 = 8_000_000;
 
-/// The loop that libvirt's functions below work on, which have no word of their own for it.
+/// The loop for libvirt's functions below, which take no argument for it.
 static EVENTS: OnceLock<EventLoop> = OnceLock::new();
 
-/// Prepares libvirt for the whole process; the version of the library is returned.
+/// Initialises libvirt for the whole process, and returns the version of the library.
 ///
-/// Registers and runs the event loop in a thread of its own (`libvirt-events`) for the life of the
-/// process: libvirt wants it registered before the first open and never stopped while connections
-/// live (`virEventRegisterImpl`). Without events or timers due it sleeps.
-/// Further calls return what the first one found.
+/// Registers and runs the event loop in a separate thread (`libvirt-events`) for the life of the process: libvirt
+/// requires the registration before the first open, and a loop that never stops while connections live
+/// (`virEventRegisterImpl`). It sleeps without events or due timers. Further calls return the result of the first one.
 ///
 /// # Errors
-/// When libvirt cannot be initialised, is older than [`FLOOR`] (compare the number), or the thread
-/// cannot be started.
+/// If libvirt cannot be initialised, is older than [`FLOOR`], or the thread cannot be started.
 ///
 /// # Blocking
 /// Not on any daemon.
@@ -40,26 +38,26 @@ pub fn start() -> Result<u64, StartError> {
     STARTED.get_or_init(start_once).clone()
 }
 
-/// Keeps the log of libvirt's library off standard error, where libvirt's threads would wait for its
-/// reader: one warning about a connection without keepalive would keep the event loop. An environment
-/// that says where the log goes is left as it is. Call this before there are threads.
+/// Keeps the log of libvirt's library off standard error, where a slow reader would block libvirt's threads: a warning
+/// about a connection without keepalive would block the event loop. Does not change an environment that sets the log
+/// output. Must be called before other threads start.
 pub fn quiet_log() {
     let says_where = ["LIBVIRT_LOG_OUTPUTS", "LIBVIRT_DEBUG"];
     if says_where.into_iter().all(|name| env::var_os(name).is_none()) {
-        // SAFETY: there is one thread, as the caller promises, so that nobody reads the environment
+        // SAFETY: the caller ensures that there is only one thread, so that no other thread reads the environment
         // meanwhile.
         unsafe { env::set_var("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null") }
     }
 }
 
-/// The reasons why this process cannot use libvirt.
+/// The reason why this process cannot use libvirt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartError {
-    /// A call of the preparation failed.
+    /// A call of the initialisation failed.
     Call(Error),
-    /// The library is older than [`FLOOR`]; its version as libvirt counts.
+    /// The library is older than [`FLOOR`]; with its version as libvirt's number.
     TooOld(u64),
-    /// The event loop or its thread was refused by the system; its words.
+    /// The system refused the event loop or its thread; with its error.
     Loop(String),
 }
 
@@ -79,19 +77,19 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 fn start_once() -> Result<u64, StartError> {
-    // SAFETY: takes nothing; libvirt's documentation wants it before virSetErrorFunc.
+    // SAFETY: no arguments; libvirt's documentation requires it before virSetErrorFunc.
     let initialized = unsafe { sys::virInitialize() };
     check_int(initialized, "virInitialize").map_err(StartError::Call)?;
-    // SAFETY: the function is `extern "C"`, lives for ever and ignores its arguments. A NULL here
-    // would not mean silence but printing on stderr.
+    // SAFETY: the function is `extern "C"`, lives forever and ignores its arguments. NULL here would not silence
+    // libvirt but make it print on stderr.
     unsafe { sys::virSetErrorFunc(ptr::null_mut(), Some(say_nothing)) }
     let version = young_enough(library_version().map_err(StartError::Call)?)?;
     let refused = |error: io::Error| StartError::Loop(error.to_string());
     let new = EventLoop::new().map_err(refused)?;
-    // Empty before: this runs once.
+    // Empty before, because this runs once.
     let events = EVENTS.get_or_init(|| new);
-    // SAFETY: all six keep to their types' contracts, which `event_loop` tells; this comes before
-    // the first open, once, by the OnceLock of `start`.
+    // SAFETY: all six follow their types' contracts, which `event_loop` describes; this runs before the first open,
+    // once, by the OnceLock of `start`.
     unsafe {
         sys::virEventRegisterImpl(
             Some(add_handle),
@@ -119,7 +117,7 @@ fn library_version() -> Result<u64, Error> {
     Ok(version)
 }
 
-/// Stands in for libvirt's printer: errors reach the log through [`Error`], once.
+/// Replaces libvirt's printing of errors: they reach the log once, through [`Error`].
 unsafe extern "C" fn say_nothing(_data: *mut c_void, _error: sys::virErrorPtr) {}
 
 fn run_events(events: &EventLoop) {
@@ -142,7 +140,7 @@ fn run_events(events: &EventLoop) {
     }
 }
 
-/// What the loop answers; `refused` where it panics, which must not reach C.
+/// Calls the loop; returns `refused` if it panics, because a panic must not reach C.
 fn on_loop<T>(refused: T, work: impl FnOnce(&EventLoop) -> T) -> T {
     let Some(events) = EVENTS.get() else { return refused };
     panic::catch_unwind(AssertUnwindSafe(|| work(events))).unwrap_or(refused)

@@ -1,4 +1,4 @@
-//! What must hold of typed parameters whatever a driver puts into them.
+//! Properties of typed parameters that hold for any content from a driver.
 
 use std::ffi::CString;
 use std::str;
@@ -6,12 +6,12 @@ use std::str;
 use super::params::{Name, Value, read};
 use crate::sys;
 
-/// Bytes of one parameter before its text: its type, its value, and how long its text is.
+/// Bytes of one parameter before its text: its type, its value, and the length of its text.
 const HEAD_BYTES: usize = 10;
 const FIELD_BYTES: usize = sys::VIR_TYPED_PARAM_FIELD_LENGTH as usize;
 
-/// Parameters as a driver might fill them, one after the other: ten bytes of type, value and length,
-/// then so many bytes, which are the name, and after a first NUL the text where it is one.
+/// Reads parameters as a driver might fill them, in sequence: ten bytes of type, value and length, then `length` bytes
+/// with the name, and after a first NUL the value of a text parameter.
 pub(crate) fn parameters(mut data: &[u8]) -> Vec<(Name, Value)> {
     let mut read_so_far = Vec::new();
     while let Some((head, rest)) = data.split_first_chunk::<HEAD_BYTES>() {
@@ -26,7 +26,7 @@ pub(crate) fn parameters(mut data: &[u8]) -> Vec<(Name, Value)> {
 fn parameter(kind: u8, number: [u8; 8], text: &[u8]) -> Option<(Name, Value)> {
     // SAFETY: all zero bits are a valid parameter: an empty name, type 0 (none), no pointer.
     let mut raw = unsafe { std::mem::zeroed::<sys::virTypedParameter>() };
-    // Some types that there are not, a negative one among them.
+    // Includes undefined types, one of them negative.
     raw.type_ = i32::from(kind % 12) - 2;
     for (to, from) in raw.field.iter_mut().zip(text) {
         *to = std::ffi::c_char::from_ne_bytes([*from]);

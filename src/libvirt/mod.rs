@@ -1,15 +1,15 @@
-//! libvirt made safe: handles that free themselves, errors that are read where they happen.
+//! A safe interface to libvirt: handles that free themselves, and errors that are read at the failed call.
 //!
-//! What a caller may rely on:
-//! - A handle ([`Connection`], [`Domain`], [`Network`]) owns one libvirt reference and drops it
-//!   once. Handles are `Send`, never `Sync` nor `Clone`: libvirt's drivers write plain fields of the
-//!   object that a caller passes in, so an object belongs to one thread at a time.
-//! - An [`Error`] is copied out of libvirt's thread-local slot by the function that made the failing
-//!   call, before any handle drops (each free resets the slot).
-//! - [`start`] comes before the first connection: it silences libvirt's printing and runs its event
-//!   loop, without which keepalive would end a healthy connection.
+//! Guarantees for callers:
+//! - A handle ([`Connection`], [`Domain`], [`Network`]) owns one libvirt reference and drops it once. Handles are
+//!   `Send`, but neither `Sync` nor `Clone`: libvirt's drivers write plain fields of the object of a call, so an object
+//!   belongs to one thread at a time.
+//! - The function that makes a failing call copies the [`Error`] from libvirt's thread-local slot before any handle is
+//!   dropped (each free resets the slot).
+//! - [`start`] must run before the first connection: it silences libvirt's printing and runs its event loop, without
+//!   which keepalive would close a healthy connection.
 //!
-//! Nothing here knows guests, requests or retries.
+//! This module does not depend on guests, requests or retries.
 
 mod agent;
 mod bulk;

@@ -12,7 +12,7 @@ use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
-/// A reference to a network; freed when dropped, which leaves the network as it is.
+/// A reference to a network. Dropping it frees the reference and does not change the network.
 #[derive(Debug)]
 pub struct Network {
     raw: NonNull<sys::virNetwork>,
@@ -21,14 +21,14 @@ pub struct Network {
 // SAFETY: as for `Connection`: libvirt objects may move between threads; this one is not shared.
 unsafe impl Send for Network {}
 
-/// What happens to a reservation of DHCP.
+/// A change of a DHCP reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reservation {
-    /// It is added.
+    /// Adds the reservation.
     Add,
-    /// The one of this MAC address gets another IP address.
+    /// Changes the IP address for this MAC address.
     Modify,
-    /// It is removed.
+    /// Removes the reservation.
     Remove,
 }
 
@@ -42,7 +42,7 @@ impl Network {
     /// Starts the network (`virNetworkCreate`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when it is active.
+    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) if it is active.
     pub fn create(&self) -> Result<(), Error> {
         // SAFETY: the network is live.
         let done = unsafe { sys::virNetworkCreate(self.raw.as_ptr()) };
@@ -52,39 +52,38 @@ impl Network {
     /// Stops the network (`virNetworkDestroy`). One round trip.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when it is inactive.
+    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) if it is inactive.
     pub fn destroy(&self) -> Result<(), Error> {
         // SAFETY: the network is live.
         let done = unsafe { sys::virNetworkDestroy(self.raw.as_ptr()) };
         check_int(done, "virNetworkDestroy").map(drop)
     }
 
-    /// Forgets the network's definition (`virNetworkUndefine`). One round trip.
+    /// Removes the network's definition (`virNetworkUndefine`). One round trip.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn undefine(&self) -> Result<(), Error> {
         // SAFETY: the network is live.
         let done = unsafe { sys::virNetworkUndefine(self.raw.as_ptr()) };
         check_int(done, "virNetworkUndefine").map(drop)
     }
 
-    /// Makes libvirtd start the network whenever it starts (`virNetworkSetAutostart`). One round
-    /// trip.
+    /// Sets the network to start with libvirtd (`virNetworkSetAutostart`). One round trip.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn set_autostart(&self) -> Result<(), Error> {
         // SAFETY: the network is live.
         let done = unsafe { sys::virNetworkSetAutostart(self.raw.as_ptr(), 1) };
         check_int(done, "virNetworkSetAutostart").map(drop)
     }
 
-    /// Adds a reservation of DHCP, the XML of a host, to the network, changes or removes one (`virNetworkUpdate`): in
-    /// its definition, and now if it runs. Two round trips.
+    /// Adds, changes or removes a DHCP reservation, given as the XML of a host (`virNetworkUpdate`): in the definition,
+    /// and also in a running network. Two round trips.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn reserve(&self, change: Reservation, host: &str) -> Result<(), Error> {
         const CALL: &str = "virNetworkUpdate";
         let host = argument(host, CALL)?;
@@ -111,20 +110,20 @@ impl Network {
         check_int(done, CALL).map(drop)
     }
 
-    /// Whether the network runs (`virNetworkIsActive`). One round trip.
+    /// Returns whether the network is active (`virNetworkIsActive`). One round trip.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn is_active(&self) -> Result<bool, Error> {
         // SAFETY: the network is live.
         let answer = unsafe { sys::virNetworkIsActive(self.raw.as_ptr()) };
         Ok(check_int(answer, "virNetworkIsActive")? == 1)
     }
 
-    /// The network's uuid in text (`virNetworkGetUUID`). Local.
+    /// Returns the network's uuid as text (`virNetworkGetUUID`). Local.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn uuid(&self) -> Result<String, Error> {
         uuid_of("virNetworkGetUUID", |buffer| {
             // SAFETY: the network is live, the buffer has libvirt's VIR_UUID_BUFLEN bytes.
@@ -132,10 +131,10 @@ impl Network {
         })
     }
 
-    /// The network's XML as it is now (`virNetworkGetXMLDesc`). One round trip.
+    /// Returns the network's current XML (`virNetworkGetXMLDesc`). One round trip.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// The error of libvirt.
     pub fn xml(&self) -> Result<String, Error> {
         // SAFETY: the network is live.
         let raw = unsafe { sys::virNetworkGetXMLDesc(self.raw.as_ptr(), 0) };
@@ -144,11 +143,11 @@ impl Network {
         Ok(text.to_text())
     }
 
-    /// The leases of the network's DHCP server that have not expired, each with the MAC address that has it
-    /// (`virNetworkGetDHCPLeases`). One round trip; libvirt answers with 65,536 at most.
+    /// Returns the unexpired leases of the network's DHCP server, each with its MAC address
+    /// (`virNetworkGetDHCPLeases`). One round trip; libvirt returns at most 65,536.
     ///
     /// # Errors
-    /// What libvirt says; a driver or a network without a DHCP server.
+    /// The error of libvirt; a driver or a network without a DHCP server.
     pub fn leases(&self) -> Result<Vec<NicAddresses>, Error> {
         let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
         // SAFETY: the network and the out-pointer are live; NULL stands for all MAC addresses.

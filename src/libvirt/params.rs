@@ -22,7 +22,8 @@ pub enum Value {
 }
 
 impl Value {
-    /// The value as a count, whatever integer type the driver chose; negative is `None`.
+    /// Returns the value as a count, from any integer type of the driver; `None` for a negative
+    /// one.
     pub fn as_u64(&self) -> Option<u64> {
         match self {
             Self::Signed(number) => u64::try_from(*number).ok(),
@@ -31,7 +32,7 @@ impl Value {
         }
     }
 
-    /// The value as a signed number, whatever integer type the driver chose.
+    /// Returns the value as a signed number, from any integer type of the driver.
     pub fn as_i64(&self) -> Option<i64> {
         match self {
             Self::Signed(number) => Some(*number),
@@ -41,10 +42,11 @@ impl Value {
     }
 }
 
-/// Bytes that libvirt has for a name, its end mark among them.
+/// libvirt's size of a name in bytes, with the terminating NUL.
 const NAME_BYTES: usize = sys::VIR_TYPED_PARAM_FIELD_LENGTH as usize;
 
-/// A parameter's name, of up to 79 bytes. It lies where it is: a sample of all guests has hundreds.
+/// A parameter's name, of up to 79 bytes. Stored inline, because a sample of all guests has
+/// hundreds.
 #[derive(Clone, Copy)]
 pub struct Name {
     bytes: [u8; NAME_BYTES],
@@ -52,8 +54,8 @@ pub struct Name {
 }
 
 impl Name {
-    /// The name in an array of libvirt's, whose end bounds it where no NUL does. Empty for one that
-    /// is not UTF-8: nobody asks for it.
+    /// Reads the name from libvirt's array, up to the first NUL or the end. Empty for a name that
+    /// is not UTF-8, because no caller looks for one.
     fn new(bytes: [u8; NAME_BYTES]) -> Self {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
         let text = bytes.get(..end).and_then(|text| str::from_utf8(text).ok());
@@ -91,7 +93,7 @@ impl From<&str> for Name {
     }
 }
 
-/// An array that a driver fills; entries that it leaves alone stay untyped and are skipped.
+/// An array for a driver to fill; skipped entries stay untyped and are not read.
 pub(super) struct ParamArray(Vec<sys::virTypedParameter>);
 
 impl ParamArray {
@@ -105,13 +107,13 @@ impl ParamArray {
         self.0.as_mut_ptr()
     }
 
-    /// Parameters for a driver: numbers of 64 bits.
+    /// Builds parameters for a driver: numbers of 64 bits.
     pub(super) fn long(parameters: &[(&str, u64)]) -> Self {
         let value = |ul| sys::_virTypedParameter__bindgen_ty_1 { ul };
         Self::filled(parameters, sys::VIR_TYPED_PARAM_ULLONG, value)
     }
 
-    /// The same of 32 bits; larger ones become the largest.
+    /// Builds parameters for a driver: numbers of 32 bits; larger ones are clamped to the maximum.
     pub(super) fn short(parameters: &[(&str, u64)]) -> Self {
         let value = |number| {
             let ui = u32::try_from(number).unwrap_or(u32::MAX);
@@ -137,18 +139,18 @@ impl ParamArray {
         array
     }
 
-    /// How many there are.
+    /// Returns the number of entries.
     pub(super) fn len(&self) -> c_int {
         c_int::try_from(self.0.len()).unwrap_or(0)
     }
 
-    /// The entries that a driver has filled, by name.
+    /// Returns the entries that a driver has filled, by name.
     pub(super) fn entries(&self) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: each entry is as libvirt filled it, or zero.
         self.0.iter().filter_map(|raw| unsafe { read(raw) })
     }
 
-    /// The same for the `len` entries from `start` on; fewer if the array ends before.
+    /// Returns up to `len` filled entries, from `start` on.
     pub(super) fn part(&self, start: usize, len: usize) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: as in `entries`.
         self.0.iter().skip(start).take(len).filter_map(|raw| unsafe { read(raw) })
@@ -163,7 +165,7 @@ impl Drop for ParamArray {
     }
 }
 
-/// One parameter's name and value; `None` for a type that this crate does not know.
+/// Reads one parameter's name and value; `None` for a type that this crate does not know.
 ///
 /// # Safety
 /// `raw` is zero or as libvirt filled it: the member of `value` that `type_` names is set.

@@ -1,4 +1,4 @@
-//! A picture of a domain's screen, which the daemon sends as a stream.
+//! A screenshot of a domain, which the daemon sends as a stream.
 
 use std::ffi::c_char;
 use std::ptr::NonNull;
@@ -9,29 +9,28 @@ use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int, check_ptr};
 use crate::sys;
 
-/// Bytes that are asked for at once: a quarter of what the daemon puts into one message.
+/// The size of one read, in bytes: a quarter of the daemon's maximum in one message.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A picture.
+/// A screenshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Screen {
-    /// Its format by the daemon's word, such as `image/x-portable-pixmap`.
+    /// The format as the daemon names it, such as `image/x-portable-pixmap`.
     pub mime: String,
-    /// The picture in that format.
+    /// The image in that format.
     pub image: Vec<u8>,
 }
 
 impl Connection {
-    /// The first screen of a domain of this connection (`virDomainScreenshot`); `None` where the
-    /// picture has more than `bytes_max`, which are not read to their end.
+    /// Takes a screenshot of a domain's first screen (`virDomainScreenshot`); `None` if the image exceeds `bytes_max`,
+    /// in which case the rest is not read. The domain must belong to this connection.
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) when the domain is off; one
-    /// without a screen.
+    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) if the domain is off; a domain without a screen.
     ///
     /// # Blocking
-    /// A round trip, and as long as the daemon takes to send the picture; the emulator is asked, so
-    /// without bound where it hangs.
+    /// One round trip, and as long as the daemon takes to send the image; the daemon queries the emulator, so without
+    /// limit if the emulator hangs.
     pub fn screenshot(&self, domain: &Domain, bytes_max: usize) -> Result<Option<Screen>, Error> {
         let mut stream = Stream::new(self)?;
         // SAFETY: domain and stream are live and of the same connection.
@@ -56,7 +55,7 @@ impl Connection {
     }
 }
 
-/// A stream from the daemon; aborted when dropped before its end.
+/// A stream from the daemon; aborted if dropped before its end.
 struct Stream {
     raw: NonNull<sys::virStream>,
     is_open: bool,
@@ -64,21 +63,21 @@ struct Stream {
 
 impl Stream {
     fn new(connection: &Connection) -> Result<Self, Error> {
-        // SAFETY: the connection is live; the reference that is returned is ours to free.
+        // SAFETY: the connection is live; the returned reference is ours to free.
         let raw = unsafe { sys::virStreamNew(connection.raw.as_ptr(), 0) };
         Ok(Self { raw: check_ptr(raw, "virStreamNew")?, is_open: true })
     }
 
-    /// The next bytes; none at the end.
+    /// Returns the next bytes; empty at the end.
     fn receive<'a>(&mut self, chunk: &'a mut [c_char]) -> Result<&'a [c_char], Error> {
-        // SAFETY: the stream is live, the buffer has as many bytes as are named.
+        // SAFETY: the stream is live, the buffer has the given number of bytes.
         let count =
             unsafe { sys::virStreamRecv(self.raw.as_ptr(), chunk.as_mut_ptr(), chunk.len()) };
         let count = usize::try_from(check_int(count, "virStreamRecv")?).unwrap_or(0);
         Ok(chunk.get(..count).unwrap_or_default())
     }
 
-    /// Ends it in order, with what went wrong on the way.
+    /// Finishes the stream, and returns an error that occurred earlier.
     fn finish(mut self) -> Result<(), Error> {
         self.is_open = false;
         // SAFETY: the stream is live.

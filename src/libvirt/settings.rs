@@ -1,4 +1,4 @@
-//! What is set of a domain: for its next start, or now.
+//! Settings of a domain: for its next start, or for the running domain.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulong};
 
@@ -8,7 +8,7 @@ use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::params::ParamArray;
 use crate::sys;
 
-/// A call that sets parameters of one of a domain's devices.
+/// A libvirt call that sets parameters of one device.
 type SetParameters = unsafe extern "C" fn(
     sys::virDomainPtr,
     *const c_char,
@@ -17,28 +17,27 @@ type SetParameters = unsafe extern "C" fn(
     c_uint,
 ) -> c_int;
 
-/// What a setting is about.
+/// The target of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AffectFlags {
-    /// The most that the next start may have; what it begins with is not more than that.
+    /// The maximum of the next start; the initial value is not larger.
     ConfigMaximum,
-    /// What the next start begins with.
+    /// The initial value of the next start.
     Config,
-    /// What runs now.
+    /// The running domain.
     Live,
 }
 
 impl Domain {
-    /// Sets the domain's memory in KiB (`virDomainSetMemoryFlags`). [`AffectFlags::Live`] asks the system
-    /// inside, which obeys when it does.
+    /// Sets the domain's memory in KiB (`virDomainSetMemoryFlags`). [`AffectFlags::Live`] requests it from the guest's
+    /// system, which complies in its own time.
     ///
     /// # Errors
-    /// More than the domain's most; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`AffectFlags::Live`] when it is off.
+    /// More than the domain's maximum; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
+    /// [`AffectFlags::Live`] if it is off.
     ///
     /// # Blocking
-    /// One round trip; [`AffectFlags::Live`] asks the emulator. libvirt waits up to 30 s for a domain that
-    /// is busy.
+    /// One round trip; [`AffectFlags::Live`] also queries the emulator. libvirt waits up to 30 s for a busy domain.
     pub fn set_memory(&self, kib: u64, affect: AffectFlags) -> Result<(), Error> {
         let flags = match affect {
             AffectFlags::ConfigMaximum => sys::VIR_DOMAIN_MEM_CONFIG | sys::VIR_DOMAIN_MEM_MAXIMUM,
@@ -51,7 +50,7 @@ impl Domain {
         check_int(done, "virDomainSetMemoryFlags").map(drop)
     }
 
-    /// Has the balloon of a domain that runs report its memory every so many seconds
+    /// Sets the interval in seconds at which the balloon of a running domain reports its memory
     /// (`virDomainSetMemoryStatsPeriod`); 0 for never.
     ///
     /// # Errors
@@ -70,12 +69,11 @@ impl Domain {
     /// Sets the number of the domain's virtual processors (`virDomainSetVcpusFlags`).
     ///
     /// # Errors
-    /// More than the domain's most; a processor that cannot be unplugged;
-    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for [`AffectFlags::Live`] when it is
-    /// off.
+    /// More than the domain's maximum; a processor that cannot be unplugged;
+    /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for [`AffectFlags::Live`] if it is off.
     ///
     /// # Blocking
-    /// As [`Domain::set_memory`]; libvirt waits 5 s for the system inside to let a processor go.
+    /// As [`Domain::set_memory`]; libvirt waits 5 s for the guest's system to release a processor.
     pub fn set_vcpus(&self, count: u64, affect: AffectFlags) -> Result<(), Error> {
         let flags = match affect {
             AffectFlags::ConfigMaximum => {
@@ -90,11 +88,11 @@ impl Domain {
         check_int(done, "virDomainSetVcpusFlags").map(drop)
     }
 
-    /// Gives the domain the device that this XML describes (`virDomainAttachDeviceFlags`).
+    /// Attaches the device in this XML to the domain (`virDomainAttachDeviceFlags`).
     ///
     /// # Errors
-    /// One that cannot be, or is there already; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID)
-    /// for [`AffectFlags::Live`] when it is off.
+    /// An unsupported device, or one that already exists; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID)
+    /// for [`AffectFlags::Live`] if it is off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`].
@@ -108,11 +106,11 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
-    /// Changes the device that this XML describes (`virDomainUpdateDeviceFlags`): the medium of a CD-ROM, which
-    /// is known by its target. With `is_forced` the system inside is not asked.
+    /// Changes the device in this XML (`virDomainUpdateDeviceFlags`): the medium of a CD-ROM, which is identified by
+    /// its target. `is_forced` changes the medium without the consent of the guest's system.
     ///
     /// # Errors
-    /// A device that is not there; a change that cannot be; a tray that the system inside has locked.
+    /// A device that does not exist; an unsupported change; a tray that the guest's system has locked.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`]; libvirt waits for the tray.
@@ -132,17 +130,16 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
-    /// Takes the device that this XML describes from the domain (`virDomainDetachDeviceFlags`):
-    /// disks are known by their target, interfaces by their MAC. With [`AffectFlags::Live`] the system
-    /// inside the guest is asked to release the device, and success means only that it was asked: the live XML
-    /// contains the device until the system has released it.
+    /// Detaches the device in this XML from the domain (`virDomainDetachDeviceFlags`): disks are identified by their
+    /// target, interfaces by their MAC address. With [`AffectFlags::Live`], success only means that the release was
+    /// requested from the guest's system: the live XML has the device until the guest releases it.
     ///
     /// # Errors
-    /// One that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`AffectFlags::Live`] when it is off.
+    /// A device that does not exist; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
+    /// [`AffectFlags::Live`] if it is off.
     ///
     /// # Blocking
-    /// As [`Domain::set_memory`]; libvirt waits 5 s for the system inside to let go.
+    /// As [`Domain::set_memory`]; libvirt waits 5 s for the guest's system to release the device.
     pub fn detach_device(&self, xml: &str, affect: AffectFlags) -> Result<(), Error> {
         let call = "virDomainDetachDeviceFlags";
         let xml = argument(xml, call)?;
@@ -153,12 +150,12 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
-    /// Limits what a disk, by its target, carries (`virDomainSetBlockIoTune`): libvirt's names and the most of
-    /// each, where 0 is no limit.
+    /// Sets the limits of a disk, by its target (`virDomainSetBlockIoTune`): libvirt's name and the maximum of each,
+    /// where 0 means no limit.
     ///
     /// # Errors
-    /// A disk that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
-    /// [`AffectFlags::Live`] when it is off.
+    /// A disk that does not exist; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
+    /// [`AffectFlags::Live`] if it is off.
     ///
     /// # Blocking
     /// As [`Domain::set_memory`].
@@ -172,7 +169,7 @@ impl Domain {
         self.limit(target, ParamArray::long(limits), affect, call)
     }
 
-    /// The same for the NIC with this MAC address (`virDomainSetInterfaceParameters`).
+    /// Sets the limits of the NIC with this MAC address (`virDomainSetInterfaceParameters`).
     ///
     /// # Errors
     /// As [`Domain::limit_disk`].
@@ -200,8 +197,8 @@ impl Domain {
         (set, call): (SetParameters, &'static str),
     ) -> Result<(), Error> {
         let device = argument(device, call)?;
-        // SAFETY: the domain is live, the text is NUL-terminated, the array has as many parameters as is said;
-        // both are borrowed for the call.
+        // SAFETY: the domain is live, the text is NUL-terminated, the array has the given number of parameters; both
+        // are borrowed for the call.
         let done = unsafe {
             let (parameters, count) = (limits.as_mut_ptr(), limits.len());
             set(self.raw.as_ptr(), device.as_ptr(), parameters, count, affected(affect))
@@ -209,8 +206,7 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
-    /// Says whether the daemon starts the domain when it is started with the host
-    /// (`virDomainSetAutostart`). One round trip.
+    /// Sets whether the daemon starts the domain when the host starts (`virDomainSetAutostart`). One round trip.
     ///
     /// # Errors
     /// [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for a domain without a
@@ -222,7 +218,7 @@ impl Domain {
     }
 }
 
-/// Which of a domain's two descriptions a change of its devices is about.
+/// Returns the flag for the description that a change of devices affects.
 fn affected(affect: AffectFlags) -> c_uint {
     match affect {
         AffectFlags::ConfigMaximum | AffectFlags::Config => sys::VIR_DOMAIN_AFFECT_CONFIG,

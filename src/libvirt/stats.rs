@@ -1,4 +1,4 @@
-//! One domain's counters.
+//! Counters of one domain.
 
 use std::ffi::{c_int, c_uint};
 use std::ptr;
@@ -11,34 +11,34 @@ use crate::libvirt::params::ParamArray;
 use crate::sorted::OrderBy;
 use crate::sys;
 
-/// Most processors that libvirt answers for in one call (its RPC's own bound).
+/// The maximum number of processors in one call to libvirt (a limit of its RPC).
 const CPUS_A_CALL: usize = 128;
-/// Processors of a host, whatever number the daemon names: the most that Linux is built for (`NR_CPUS`).
+/// The maximum number of host processors to read, regardless of the daemon's number: the maximum of Linux (`NR_CPUS`).
 const CPUS_MAX: usize = 8192;
-/// Room for parameters of one processor; drivers have 2 to 4, libvirt's RPC carries 16.
+/// Space for parameters of one processor; drivers have 2 to 4, libvirt's RPC carries 16.
 const PARAMS_A_CPU: usize = 8;
-/// Room for parameters of one disk; drivers have 8 to 14, libvirt's RPC carries 16.
+/// Space for parameters of one disk; drivers have 8 to 14, libvirt's RPC carries 16.
 const PARAMS_A_DISK: usize = 16;
 
 /// One processor's share in a domain's time, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuTime {
-    /// Everything the domain did on this processor.
+    /// All time of the domain on this processor.
     pub cpu_ns: u64,
-    /// The part of this time inside virtual processors.
+    /// The part inside virtual processors.
     pub vcpu_ns: u64,
 }
 
-/// A domain's processor time as the bulk statistics have it, in nanoseconds.
+/// A domain's processor time from the bulk statistics, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VcpuTimes {
-    /// The whole domain; `None` where the driver does not know.
+    /// The whole domain; `None` if the driver does not report it.
     pub total_ns: Option<u64>,
-    /// Each virtual processor that is online, in the order of its number.
+    /// Each online virtual processor, in the order of its number.
     pub vcpu_ns: Vec<u64>,
 }
 
-/// One disk's counters; what a driver does not count is 0.
+/// One disk's counters; 0 if the driver does not report one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockStats {
     /// Reads.
@@ -59,7 +59,7 @@ pub struct BlockStats {
     pub flush_ns: i64,
 }
 
-/// One interface's counters, seen from the host; -1 where libvirt does not know.
+/// One interface's counters, from the host's view; -1 if libvirt does not report one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceStats {
     /// Bytes received.
@@ -68,7 +68,7 @@ pub struct InterfaceStats {
     pub rx_packets: i64,
     /// Receive errors.
     pub rx_errors: i64,
-    /// Packets dropped on the way in.
+    /// Received packets dropped.
     pub rx_drops: i64,
     /// Bytes sent.
     pub tx_bytes: i64,
@@ -76,12 +76,12 @@ pub struct InterfaceStats {
     pub tx_packets: i64,
     /// Transmit errors.
     pub tx_errors: i64,
-    /// Packets dropped on the way out.
+    /// Packets to send dropped.
     pub tx_drops: i64,
 }
 
 impl InterfaceStats {
-    /// Nothing is known.
+    /// Counters with no value known.
     pub const UNKNOWN: Self = Self {
         rx_bytes: -1,
         rx_packets: -1,
@@ -95,18 +95,16 @@ impl InterfaceStats {
 }
 
 impl Domain {
-    /// Time by host processor, in the order of their numbers (`virDomainGetCPUStats`).
+    /// Returns the time by host processor, in the order of their numbers (`virDomainGetCPUStats`).
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`] when the domain is off;
-    /// [`Code::OPERATION_UNSUPPORTED`] on every host
-    /// with cgroup v2.
+    /// [`Code::OPERATION_INVALID`] if the domain is off; [`Code::OPERATION_UNSUPPORTED`] on every host with cgroup v2.
     ///
     /// # Blocking
     /// Two round trips, one more for each 128 processors.
     pub fn cpu_stats(&self) -> Result<Vec<CpuTime>, Error> {
         const CALL: &str = "virDomainGetCPUStats";
-        // SAFETY: the domain is live; NULL and zeroes ask for the number of processors.
+        // SAFETY: the domain is live; NULL and zeroes request the number of processors.
         let count =
             unsafe { sys::virDomainGetCPUStats(self.raw.as_ptr(), ptr::null_mut(), 0, 0, 0, 0) };
         let count = usize::try_from(check_int(count, CALL)?).unwrap_or(0).min(CPUS_MAX);
@@ -141,13 +139,13 @@ impl Domain {
         Ok(times)
     }
 
-    /// Time by virtual processor (`virDomainListGetStats` with `CPU_TOTAL` and `VCPU`).
+    /// Returns the time by virtual processor (`virDomainListGetStats` with `CPU_TOTAL` and `VCPU`).
     ///
     /// # Errors
-    /// What libvirt says; a domain that is off has no times and is no error.
+    /// The error of libvirt; a domain that is off has no times, which is not an error.
     ///
     /// # Blocking
-    /// One round trip in which the driver asks the emulator's monitor.
+    /// One round trip in which the driver queries the emulator's monitor.
     pub fn vcpu_times(&self) -> Result<VcpuTimes, Error> {
         let mut times = VcpuTimes::default();
         let mut vcpus = Vec::new();
@@ -164,16 +162,15 @@ impl Domain {
         Ok(times)
     }
 
-    /// One disk's counters (`virDomainBlockStatsFlags`); an empty device is the sum of all disks.
-    /// Drivers without that call are asked the older one (`virDomainBlockStats`), which has no
-    /// times.
+    /// Returns one disk's counters (`virDomainBlockStatsFlags`); an empty device means the sum of all disks. Uses the
+    /// older call (`virDomainBlockStats`), which has no times, if the driver does not support the first.
     ///
     /// # Errors
-    /// [`Code::INVALID_ARG`] for a device that is not there.
+    /// [`Code::INVALID_ARG`] for a device that does not exist.
     ///
     /// # Blocking
-    /// Two round trips; libvirt's client asks first what kinds of values the daemon knows. In the
-    /// second one the driver asks the emulator's monitor.
+    /// Two round trips: libvirt's client first asks which types of values the daemon knows. In the second one the
+    /// driver queries the emulator's monitor.
     pub fn block_stats(&self, device: &str) -> Result<BlockStats, Error> {
         match self.block_stats_by_name(device) {
             Err(error) if error.code == Code::NO_SUPPORT => self.block_stats_short(device),
@@ -186,8 +183,7 @@ impl Domain {
         let device = argument(device, CALL)?;
         // SAFETY: all zero bits are a valid value of this struct of integers.
         let mut raw = unsafe { std::mem::zeroed::<sys::virDomainBlockStatsStruct>() };
-        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the size
-        // that is named.
+        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the given size.
         let done = unsafe {
             sys::virDomainBlockStats(
                 self.raw.as_ptr(),
@@ -240,20 +236,19 @@ impl Domain {
         Ok(stats)
     }
 
-    /// One interface's counters by its device on the host (`virDomainInterfaceStats`).
+    /// Returns one interface's counters by its device on the host (`virDomainInterfaceStats`).
     ///
     /// # Errors
-    /// [`Code::INVALID_ARG`] for a device that is not there.
+    /// [`Code::INVALID_ARG`] for a device that does not exist.
     ///
     /// # Blocking
-    /// One round trip; the emulator is not asked.
+    /// One round trip; does not query the emulator.
     pub fn interface_stats(&self, device: &str) -> Result<InterfaceStats, Error> {
         const CALL: &str = "virDomainInterfaceStats";
         let device = argument(device, CALL)?;
         // SAFETY: all zero bits are a valid value of this struct of integers.
         let mut raw = unsafe { std::mem::zeroed::<sys::virDomainInterfaceStatsStruct>() };
-        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the size
-        // that is named.
+        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the given size.
         let done = unsafe {
             sys::virDomainInterfaceStats(
                 self.raw.as_ptr(),
@@ -276,17 +271,17 @@ impl Domain {
     }
 }
 
-/// The number of the virtual processor in `vcpu.<n>.time`.
+/// Returns the number of the virtual processor in `vcpu.<n>.time`.
 fn vcpu_of(name: &str) -> Option<u32> {
     name.strip_prefix("vcpu.")?.strip_suffix(".time")?.parse().ok()
 }
 
-/// Small counts of our own for C; they fit by far.
+/// Converts a small count for C, which always fits.
 fn unsigned(count: usize) -> c_uint {
     c_uint::try_from(count).unwrap_or(0)
 }
 
-/// See [`unsigned`].
+/// Converts a small count as [`unsigned`] does.
 fn signed(count: usize) -> c_int {
     c_int::try_from(count).unwrap_or(0)
 }

@@ -1,9 +1,9 @@
-//! Strings and arrays that libvirt keeps, or that its caller frees as a whole.
+//! Strings and arrays that libvirt owns, or that the caller frees as a whole.
 
 use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
 
-/// A copy of a string that libvirt keeps; `None` for NULL.
+/// Copies a string that libvirt owns; `None` for NULL.
 ///
 /// # Safety
 /// `raw` is NULL or a NUL-terminated string that lives through this call.
@@ -16,9 +16,9 @@ pub(super) unsafe fn copy_borrowed(raw: *const c_char) -> Option<String> {
     Some(text.to_string_lossy().into_owned())
 }
 
-/// The entries of an array that libvirt allocated and ended with NULL. The count that libvirt returns with the
-/// array is not used: it may be the daemon's word alone (`remoteConnectListAllDomains`), so that entries
-/// behind it would never be freed, or memory behind the array would be read.
+/// Returns the entries of an array that libvirt allocated and ended with NULL. Ignores the count that libvirt returns
+/// with the array: it may be the daemon's value (`remoteConnectListAllDomains`), and a wrong one would leak entries, or
+/// read memory behind the array.
 ///
 /// # Safety
 /// `list` is NULL or an array of initialised entries that ends with NULL and lives as long as the iterator.
@@ -45,7 +45,7 @@ mod tests {
         // SAFETY: an array of live entries that ends with NULL.
         let found = unsafe { entries(list.as_mut_ptr()) };
         assert_eq!(found.map(NonNull::as_ptr).collect::<Vec<_>>(), list[..2]);
-        // SAFETY: NULL is no array.
+        // SAFETY: NULL means no array.
         assert_eq!(unsafe { entries::<i32>(ptr::null_mut()) }.count(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! The module against libvirt's built-in test driver, whose state all connections of one process
-//! share: each test uses names of its own.
+//! Tests with libvirt's built-in test driver. All connections of one process share its state, so
+//! each test uses its own names.
 
 use std::thread;
 
@@ -112,7 +112,7 @@ fn name_used_by_another_uuid_is_code_9() {
 
 #[test]
 fn undefine_also_works_where_the_driver_refuses_flags() {
-    // The test driver knows no NVRAM flag: the first attempt fails there.
+    // The test driver does not know the NVRAM flag: the first attempt fails.
     let connection = open();
     let domain = define(&connection, "lv-undefine");
     domain.undefine().unwrap();
@@ -186,7 +186,7 @@ fn a_domain_outlives_the_handle_of_its_connection() {
     assert_eq!(domain.state().unwrap().0, 1);
 }
 
-/// A kind of call that fails, and what its error's text has to hold; each gets a word of its own.
+/// A call that fails, and the expected error code; each call gets its own word for the error's text.
 type Failing = (&'static str, fn(&Connection, &Domain, &str) -> Error, Code);
 
 const FAILING: [Failing; 6] = [

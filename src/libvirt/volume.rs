@@ -1,4 +1,4 @@
-//! Volumes of libvirt's own storage pools, which disks of domains can name.
+//! Volumes of libvirt's own storage pools, which disks of domains can use.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -10,7 +10,7 @@ use crate::libvirt::connection::Connection;
 use crate::libvirt::error::{Error, check_int, check_ptr};
 use crate::sys;
 
-/// A reference to a pool or a volume, and how it is freed.
+/// A reference to a pool or a volume, and the call that frees it.
 struct Reference<T> {
     raw: NonNull<T>,
     free: unsafe extern "C" fn(*mut T) -> c_int,
@@ -29,11 +29,11 @@ impl<T> Drop for Reference<T> {
 }
 
 impl Connection {
-    /// The path of a volume of a libvirt storage pool (`virStorageVolGetPath`): of a file or a device, or what the
-    /// volumes of the pool's kind have instead.
+    /// Returns the path of a volume of a libvirt storage pool (`virStorageVolGetPath`): of a file or a device, or the
+    /// equivalent for the pool's type.
     ///
     /// # Errors
-    /// A pool or a volume that is not there, or a pool that is not active.
+    /// A pool or a volume that does not exist, or a pool that is not active.
     ///
     /// # Blocking
     /// Three round trips.
