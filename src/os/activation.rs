@@ -1,4 +1,4 @@
-//! Sockets that the service manager listened on before it started the agent, as `sd_listen_fds(3)` has it.
+//! Sockets that the process that started the agent already listens on (`sd_listen_fds(3)`).
 
 #![expect(
     unsafe_code,
@@ -10,31 +10,31 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::{env, fs, io, mem, process};
 
-/// The first descriptor that is passed.
+/// The first passed descriptor.
 const FIRST: RawFd = 3;
-/// More than these are a mistake.
+/// The maximum number of passed sockets; more are an error.
 const SOCKETS_MAX: usize = 16;
 const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug)]
 pub enum PassedSocket {
-    /// By TCP.
+    /// A TCP socket.
     Tcp(TcpListener),
-    /// In the file system.
+    /// A Unix socket in the file system.
     Unix(UnixListener),
 }
 
-/// A socket with the name that it was given, if any.
+/// A socket with its name, if it has one.
 pub type NamedSocket = (Option<String>, PassedSocket);
 
 /// Takes the sockets that were passed to this process, each with its name if it has one. Programs
-/// that are started later get neither them nor the variables that tell of them, so that nothing
-/// can be taken twice. To be called first, before there are threads.
+/// that are started later inherit neither the sockets nor the variables, so that nothing can be
+/// taken twice. Must be called first, before other threads start.
 ///
 /// # Errors
-/// In words, when what was passed is not what the variables say, or not a stream socket that
-/// listens by TCP or in the file system.
+/// In words, if the passed descriptors do not match the variables, or one is not a stream socket
+/// that listens by TCP or in the file system.
 pub fn take() -> Result<Vec<NamedSocket>, String> {
     let [pid, count, names] = VARIABLES.map(|name| env::var(name).ok());
     let is_ours = pid.is_some_and(|pid| pid.parse() == Ok(process::id()));
@@ -60,7 +60,7 @@ fn forget_variables() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a number that was passed a socket of ours.
+/// Takes ownership of a passed descriptor.
 fn adopt(fd: RawFd) -> Result<PassedSocket, String> {
     let wrong = |why: io::Error| format!("cannot use passed descriptor {fd}: {why}");
     // SAFETY: takes no pointer, and fails where `fd` is not open. What is passed is closed when a
@@ -80,7 +80,7 @@ fn adopt(fd: RawFd) -> Result<PassedSocket, String> {
     }
 }
 
-/// A number that the kernel keeps for a socket.
+/// Returns an integer option of a socket.
 fn option(socket: &OwnedFd, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length =

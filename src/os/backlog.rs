@@ -1,6 +1,6 @@
-//! The backlog of a listening socket: how many connections the kernel keeps until they are accepted, and how to stop
-//! new connections while the agent still accepts the existing ones. Closing the socket would reset every connection
-//! in the backlog: its caller has connected and may have sent a request.
+//! The backlog of a listening socket: its size, and a filter that refuses new connections while established ones can
+//! still be accepted. Closing the socket resets all connections in the backlog, whose clients have connected and may
+//! have sent a request.
 
 #![expect(
     unsafe_code,
@@ -13,22 +13,22 @@ use std::os::fd::AsRawFd;
 
 use libc::{BPF_ABS, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
 
-/// Where a TCP header has its flags, in bytes from its start: the filter of a socket sees a packet
-/// from there on (RFC 9293, section 3.1).
+/// The offset of the flags in a TCP header, in bytes: the filter of a socket sees a packet from there on (RFC 9293,
+/// section 3.1).
 const FLAGS: u32 = 13;
-/// The flag of a packet that opens a connection.
+/// The flag in a packet that opens a connection.
 const SYN: u32 = 0x02;
-/// What a filter returns is how many bytes of the packet pass.
+/// A filter returns the number of bytes in the packet that pass.
 const ALL: u32 = u32::MAX;
 
-/// What std asks for.
+/// The backlog in std.
 const STD_BACKLOG: usize = 128;
 
-/// Has the kernel keep so many connections until they are accepted, or as many as `net.core.somaxconn` says, and no
-/// fewer than std asks for: a caller that finds no room tries again after 1 s, then 3 s and more.
+/// Sets the size of the backlog, limited by `net.core.somaxconn`, and at least that of std: a client that finds it full
+/// retries after 1 s, then 3 s and more.
 ///
 /// # Errors
-/// When the kernel refuses; nothing is known that makes it.
+/// If the kernel refuses; no cause is known.
 pub fn keep(listener: &TcpListener, most: usize) -> io::Result<()> {
     let most = i32::try_from(most.max(STD_BACKLOG)).unwrap_or(i32::MAX);
     // SAFETY: the descriptor is open as long as `listener`, and the call takes no memory of ours.
@@ -36,18 +36,18 @@ pub fn keep(listener: &TcpListener, most: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has the kernel drop what would open a new connection. Who tries meanwhile is refused when the
-/// socket is closed, and tries again until then.
+/// Makes the kernel drop packets that open a new connection. A client that connects meanwhile retries until the socket
+/// is closed, and is then refused.
 ///
 /// # Errors
-/// Where the kernel takes no filters; nothing has changed then.
+/// If the kernel does not support filters; nothing has changed then.
 pub fn turn_away(listener: &TcpListener) -> io::Result<()> {
     let step = |code: u32, k, jt, jf| {
-        // Codes are of 16 bits; the constants of libc are wider.
+        // Codes have 16 bits; the constants of libc are wider.
         let code = u16::try_from(code).map_err(io::Error::other)?;
         io::Result::Ok(libc::sock_filter { code, jt, jf, k })
     };
-    // With the flag the next step but one follows, else the next.
+    // If the flag is set, skips the next step.
     let mut steps = [
         step(BPF_LD | BPF_B | BPF_ABS, FLAGS, 0, 0)?,
         step(BPF_JMP | BPF_JSET | BPF_K, SYN, 1, 0)?,
@@ -84,7 +84,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         keep(&listener, 400).unwrap();
-        // One that finds no room would try again after 1 s.
+        // A connection that finds the backlog full would retry after 1 s.
         let soon = Duration::from_millis(900);
         let burst: Result<Vec<_>, _> =
             (0..400).map(|_| TcpStream::connect_timeout(&address, soon)).collect();

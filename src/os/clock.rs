@@ -1,4 +1,4 @@
-//! Times as text: log lines and the HTTP `Date` header.
+//! Formats times: for log lines and the HTTP `Date` header.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// `2026-11-22T16:20:01.123Z`: RFC 3339 in UTC, with milliseconds.
+/// Formats a time as `2026-11-22T16:20:01.123Z`: RFC 3339 in UTC, with milliseconds.
 ///
 /// A time before 1970 is shown as the start of 1970.
 pub fn rfc3339_utc(at: SystemTime) -> String {
@@ -15,7 +15,7 @@ pub fn rfc3339_utc(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
-/// `Sun, 22 Nov 2026 16:20:01 GMT`: the IMF-fixdate of RFC 9110, section 5.6.7.
+/// Formats a time as `Sun, 22 Nov 2026 16:20:01 GMT`: the IMF-fixdate of RFC 9110, section 5.6.7.
 ///
 /// A time before 1970 is shown as the start of 1970.
 pub fn http_date(at: SystemTime) -> String {
@@ -25,7 +25,7 @@ pub fn http_date(at: SystemTime) -> String {
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// A moment as the Gregorian calendar and the clock of UTC show it.
+/// A time in the Gregorian calendar and in UTC.
 struct Utc {
     year: u64,
     /// 1 to 12.
@@ -59,7 +59,7 @@ impl From<SystemTime> for Utc {
     }
 }
 
-/// Year, month (1 to 12) and day (1 to 31) of a day counted from 1 January 1970.
+/// Returns year, month (1 to 12) and day (1 to 31) for a number of days since 1 January 1970.
 ///
 /// The calendar repeats every 400 years. Counting years from March puts the leap day last, so
 /// that the months before it have the same lengths in every year.
@@ -91,7 +91,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(milliseconds)
     }
 
-    // The seconds were made with `date -u -d '<text>' +%s`.
+    // The seconds are from `date -u -d '<text>' +%s`.
     #[test]
     fn known_moments_have_their_known_texts() {
         let cases = [

@@ -1,13 +1,11 @@
-//! Programs that read other people's files, confined to these files.
+//! Confines programs that read other users' files to these files.
 //!
-//! A confined program opens its own binary, the system's libraries, `/dev/null` and the files that it is
-//! given. It makes no sockets unless it is there for the network, changes no owner or mode of a file, has no
-//! capability but that of reading files of others, and has limits of memory, of written bytes and of processor
-//! time. Landlock enforces the files where the kernel has it (see landlock(7)); a seccomp filter refuses the calls
-//! that Landlock does not know.
+//! A confined program may open its own binary, the system's libraries, `/dev/null` and the files that it receives. It
+//! creates no sockets unless its task is the network, changes no owner or mode of a file, has only the capability to
+//! read other users' files, and has limits of memory, written bytes and processor time. Landlock restricts the files if
+//! the kernel supports it (see landlock(7)); a seccomp filter refuses the calls that Landlock does not cover.
 //!
-//! Everything that allocates happens before the fork: between fork and exec the child makes system calls
-//! alone.
+//! All allocations happen before the fork: between fork and exec the child only makes system calls.
 
 #![expect(unsafe_code, reason = "Landlock, seccomp, limits and the time before exec are libc's")]
 
@@ -23,12 +21,11 @@ use std::time::Duration;
 
 use super::process;
 
-/// What every program needs to start: the dynamic linker, its cache and the libraries.
+/// Paths that every program needs to start: the dynamic linker, its cache and the libraries.
 const SYSTEM: [&str; 6] =
     ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload"];
 
-/// Also for writing: qemu tries there whether the kernel has the locks by which it keeps others from a disk
-/// that a guest writes to.
+/// Also for writing: qemu uses it to test whether the kernel supports the locks that protect a disk in use by a guest.
 const NULL: &str = "/dev/null";
 
 /// Rights of linux/landlock.h.
@@ -43,14 +40,14 @@ const VERSION: libc::c_uint = 1;
 /// `LANDLOCK_RULE_PATH_BENEATH`.
 const PATH_BENEATH: libc::c_int = 1;
 
-/// Of linux/capability.h: the right to read any file. The number of capabilities is at most that of two words.
+/// From linux/capability.h: the capability to read any file. At most two words of capabilities exist.
 const CAP_DAC_READ_SEARCH: libc::c_ulong = 2;
 const CAPABILITIES: libc::c_ulong = 64;
 
-/// From SIGXCPU to SIGKILL, in seconds of processor time.
+/// The processor time from SIGXCPU to SIGKILL, in seconds.
 const CPU_GRACE_S: u64 = 5;
 
-/// `struct landlock_ruleset_attr`. An older kernel takes the longer struct if it has zeroes there.
+/// `struct landlock_ruleset_attr`. An older kernel accepts the longer struct if the additional fields are zero.
 #[repr(C)]
 struct RulesetAttr {
     handled_access_fs: u64,
@@ -65,43 +62,43 @@ struct PathBeneathAttr {
     parent_fd: i32,
 }
 
-/// How a confined program may open a file.
+/// The access of a confined program to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// For reading.
+    /// Reading.
     Read,
-    /// For reading and writing; of a device also its ioctls.
+    /// Reading and writing; for a device also its ioctls.
     ReadWrite,
 }
 
-/// What a confined program may reach. What it inherits, such as its standard input, it has in any case.
+/// The resources that a confined program may access, besides inherited ones such as its standard input.
 #[derive(Clone, Copy, Debug)]
 pub enum AccessScope<'f> {
-    /// These files beside its own binary, the system's libraries and `/dev/null`, and no sockets.
+    /// These files besides its own binary, the system's libraries and `/dev/null`, and no sockets.
     Files(&'f [(&'f File, Access)]),
-    /// The network, and the files of the user that it runs as, who should be nobody.
+    /// The network, and the files of its user, which should be nobody.
     Network,
 }
 
-/// What a confined program may use.
+/// The limits of a confined program.
 #[derive(Debug)]
 pub struct Confinement<'f> {
-    /// What it may reach.
+    /// The resources that it may access.
     pub scope: AccessScope<'f>,
-    /// Its address space, in bytes.
+    /// The maximum address space, in bytes.
     pub memory_bytes: u64,
-    /// The largest file that it may write, in bytes.
+    /// The maximum size of a written file, in bytes.
     pub file_bytes: u64,
-    /// The processor time of all its threads together, in whole seconds.
+    /// The maximum processor time of all its threads together, in whole seconds.
     pub cpu: Duration,
 }
 
 impl Confinement<'_> {
-    /// Confines the program that this command starts. Where the kernel has no Landlock (see
-    /// [`has_landlock`]), all but the files is enforced; with [`AccessScope::Network`] the limits alone are.
+    /// Confines the program that this command starts. If the kernel has no Landlock (see [`has_landlock`]), everything
+    /// except file access is enforced; with [`AccessScope::Network`] only the limits are.
     ///
     /// # Errors
-    /// When the kernel refuses a rule. What it refuses to the child later is an error of the start.
+    /// If the kernel refuses a rule. A later refusal in the child is an error of the start.
     pub fn apply(&self, command: &mut Command) -> io::Result<()> {
         let (ruleset, filter) = match self.scope {
             AccessScope::Network => (None, None),
@@ -119,15 +116,15 @@ impl Confinement<'_> {
             set_limit(libc::RLIMIT_AS, memory_bytes, memory_bytes)?;
             set_limit(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(CPU_GRACE_S))?;
             set_limit(libc::RLIMIT_FSIZE, file_bytes, file_bytes)?;
-            // A crash would write what it read to a file.
+            // A core dump would contain data that the program has read.
             set_limit(libc::RLIMIT_CORE, 0, 0)?;
             if let Some(ruleset) = &ruleset {
                 restrict_self(ruleset.as_fd())?;
             }
             filter.as_ref().map_or(Ok(()), |filter| enforce(filter))
         };
-        // SAFETY: the closure makes system calls alone, on values that were made before the fork; it neither
-        // allocates nor locks, also where it fails.
+        // SAFETY: the closure only makes system calls, on values that were made before the fork; it neither allocates
+        // nor locks, not even if it fails.
         unsafe { command.pre_exec(confine) };
         Ok(())
     }
@@ -155,16 +152,16 @@ fn ruleset(abi: u32, program: &Path, files: &[(&File, Access)]) -> io::Result<Ow
     Ok(ruleset)
 }
 
-/// Whether the kernel lets this process enforce files by Landlock.
+/// Returns whether this process can restrict file access with Landlock.
 ///
 /// # Errors
-/// When the kernel cannot say.
+/// If the kernel returns another error.
 pub fn has_landlock() -> io::Result<bool> {
     abi().map(|abi| abi.is_some())
 }
 
-/// The version of the kernel's Landlock; `None` where there is none, it is off, or a filter of system calls
-/// keeps it from this process.
+/// Returns the version of the kernel's Landlock; `None` if the kernel has none, it is disabled, or a filter of system
+/// calls blocks it.
 fn abi() -> io::Result<Option<u32>> {
     let nothing: *const RulesetAttr = std::ptr::null();
     // SAFETY: with this flag the kernel reads no attributes and answers with a number.
@@ -180,7 +177,7 @@ fn abi() -> io::Result<Option<u32>> {
     }
 }
 
-/// All rights on files that this version knows.
+/// Returns all file access rights in this version.
 fn filesystem_rights(abi: u32) -> u64 {
     let count = match abi {
         0 | 1 => 13,
@@ -216,7 +213,7 @@ fn allow_path(ruleset: &OwnedFd, path: &Path, rights: u64) -> io::Result<()> {
     allow(ruleset, found.as_fd(), rights)
 }
 
-/// Allows these rights on a file, or on a directory and all below it.
+/// Allows these rights on a file, or on a directory and everything below it.
 fn allow(ruleset: &OwnedFd, file: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
     let rule = PathBeneathAttr { allowed_access: rights, parent_fd: file.as_raw_fd() };
     let (fd, flags): (libc::c_int, libc::c_uint) = (ruleset.as_raw_fd(), 0);
@@ -227,7 +224,7 @@ fn allow(ruleset: &OwnedFd, file: BorrowedFd<'_>, rights: u64) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts this thread under a ruleset for good. Async-signal-safe.
+/// Applies a ruleset to this thread permanently. Async-signal-safe.
 fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     let (fd, flags): (libc::c_int, libc::c_uint) = (ruleset.as_raw_fd(), 0);
     // SAFETY: takes no pointer; the descriptor is open.
@@ -237,9 +234,8 @@ fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Takes root's capabilities from the program that is executed next, but for [`CAP_DAC_READ_SEARCH`]: the
-/// agent's file may be that of another user. Async-signal-safe. A process that may not do so has none to lose
-/// but those of its unit.
+/// Drops root's capabilities for the next exec, except [`CAP_DAC_READ_SEARCH`]: the file may belong to another user.
+/// Async-signal-safe. A process without the right to do so has no capabilities to lose except those of its unit.
 fn drop_capabilities() {
     for capability in 0..CAPABILITIES {
         if capability != CAP_DAC_READ_SEARCH {
@@ -259,7 +255,7 @@ fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::R
     }
 }
 
-/// The kernel's name of the architecture that this program is built for (`AUDIT_ARCH_*`).
+/// The kernel's constant for the architecture of this program (`AUDIT_ARCH_*`).
 const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
 } else if cfg!(target_arch = "aarch64") {
@@ -267,14 +263,14 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 } else {
     None
 };
-/// Where `struct seccomp_data` has the call's number, and the architecture.
+/// The offsets of the call's number and of the architecture in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
-/// Numbers from here on are those of x32, another architecture under the same name.
+/// Numbers from here on belong to x32, another architecture with the same constant.
 const X32: u32 = 0x4000_0000;
 
-/// What the filter refuses: sockets, as qemu opens network disks that a disk's header names, and io_uring,
-/// which makes them too; owners, modes and attributes of files; other processes, mounts and namespaces.
+/// The refused calls: sockets, because qemu opens network disks that a disk's header names, and io_uring, which also
+/// creates sockets; owners, modes and attributes of files; other processes, mounts and namespaces.
 const REFUSED: &[libc::c_long] = &[
     libc::SYS_socket,
     libc::SYS_io_uring_setup,
@@ -304,10 +300,10 @@ const REFUSED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_lchown,
 ];
-/// The same number everywhere (Linux 6.6).
+/// The same number on all architectures (Linux 6.6).
 const SYS_FCHMODAT2: libc::c_long = 452;
 
-/// A filter that refuses [`REFUSED`].
+/// Returns a filter that refuses [`REFUSED`].
 fn filter() -> Vec<libc::sock_filter> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -327,14 +323,14 @@ fn filter() -> Vec<libc::sock_filter> {
         filter.extend([step(LOAD, ARCHITECTURE_AT, 0, 0), step(IS, architecture, 1, 0), refuse]);
     }
     filter.push(step(LOAD, NUMBER_AT, 0, 0));
-    // Each condition is followed by its answer, which it skips when it does not hold.
+    // Each condition skips the answer after it if it does not hold.
     filter.extend(REFUSED.iter().flat_map(|call| [step(IS, number(*call), 0, 1), refuse]));
     filter.extend([step(IS_NOT_BELOW, X32, 0, 1), refuse]);
     filter.push(step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0));
     filter
 }
 
-/// Puts this thread under a filter for good. Async-signal-safe.
+/// Applies a filter to this thread permanently. Async-signal-safe.
 fn enforce(filter: &[libc::sock_filter]) -> io::Result<()> {
     let len = libc::c_ushort::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // The kernel copies the filter and writes nothing.

@@ -1,5 +1,5 @@
-//! What disks and file systems know and std does not ask: whose volume a device is, free space,
-//! shared copies of files, and where a sparse file has data.
+//! Disk and file system calls that std lacks: the volume of a device, free space, shared copies of files, and the data
+//! ranges of a sparse file.
 
 #![expect(
     unsafe_code,
@@ -20,20 +20,20 @@ use std::time::{Duration, Instant};
 
 use crate::os::files;
 
-/// Longest name that [`zvol_name`] reads, with its end mark; part of the ioctl's number.
+/// The maximum length of a name that [`zvol_name`] reads, with the terminating NUL; part of the ioctl's number.
 const ZVOL_NAME_BYTES: usize = 256;
 /// `BLKZNAME` of OpenZFS, `_IOR(0x12, 125, char[256])`: the name of a volume's dataset.
 const BLKZNAME: libc::c_ulong = 2 << 30 | 256 << 16 | 0x12 << 8 | 125;
-/// The kernel's `ERESTARTSYS`, which programs are not meant to see.
+/// The kernel's `ERESTARTSYS`, which programs should never see.
 const RESTART: i32 = 512;
-/// How long an open is tried again that fails with it: ZFS makes a volume in less.
+/// How long an open that fails with this error is retried: ZFS makes a volume in less.
 const OPEN_BUSY: Duration = Duration::from_secs(5);
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
-/// The full name of the dataset whose device this is; udev names the links in `/dev/zvol` by it.
+/// Returns the full name of the device's dataset; udev names the links in `/dev/zvol` by it.
 ///
 /// # Errors
-/// For a device that is no ZFS volume (ENOTTY), or one that is going away.
+/// For a device that is not a ZFS volume (ENOTTY), or one that is being removed.
 pub fn zvol_name(device: &File) -> io::Result<String> {
     let mut name = [0_u8; ZVOL_NAME_BYTES];
     // SAFETY: the request writes up to 256 bytes, which is the size of `name`; the descriptor is
@@ -46,30 +46,30 @@ pub fn zvol_name(device: &File) -> io::Result<String> {
     name.to_str().map(str::to_owned).map_err(io::Error::other)
 }
 
-/// The same of the device at a path, which is opened for that; `None` for a device of another kind.
+/// Opens the device at a path, and returns the name of its dataset; `None` for another type of device.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// If it cannot be opened.
 pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
     let device = open_device(files::straight(OpenOptions::new().read(true)), path)?;
     Ok(zvol_name(&device).ok())
 }
 
-/// Opens a device, or a file. While ZFS changes a pool, the open of a volume fails with `ERESTARTSYS` instead of
-/// waiting (`zvol_open` of OpenZFS 2.1, for the lock of its pools): that is tried again.
+/// Opens a device or a file. While ZFS changes a pool, opening a volume fails with `ERESTARTSYS` instead of waiting
+/// (`zvol_open` in OpenZFS 2.1, for the lock of its pools): this is retried.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// If it cannot be opened.
 ///
 /// # Blocking
-/// Up to 5 s where ZFS is busy.
+/// Up to 5 s if ZFS is busy.
 pub fn open_device(options: &OpenOptions, path: &Path) -> io::Result<File> {
     again(OPEN_BUSY, || options.open(path))
 }
 
-/// Whether a file can be read past the host's page cache (`O_DIRECT`): file systems that cannot do that refuse to
-/// open it so. Where there is no such file yet, a nameless one in the nearest directory above tells. What this
-/// process may not open is taken for one that can: qemu may.
+/// Returns whether reads of a file can bypass the host's page cache (`O_DIRECT`): file systems without support refuse
+/// to open it so. If the file does not exist yet, tests a nameless one in the nearest existing directory above. Assumes
+/// support for a file that this process may not open, because qemu may.
 pub fn is_direct(path: &Path) -> bool {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECT | libc::O_NONBLOCK);
@@ -85,7 +85,7 @@ pub fn is_direct(path: &Path) -> bool {
     !opened.is_err_and(|error| error.raw_os_error().is_some_and(|code| refused.contains(&code)))
 }
 
-/// Does something again as long as it fails with `ERESTARTSYS`, up to a limit.
+/// Retries an action that fails with `ERESTARTSYS`, up to a time limit.
 fn again<T>(limit: Duration, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -98,13 +98,13 @@ fn again<T>(limit: Duration, mut open: impl FnMut() -> io::Result<T>) -> io::Res
     }
 }
 
-/// Longest value of an attribute that [`attribute`] reads, in bytes.
+/// The maximum length of an attribute's value that [`attribute`] reads, in bytes.
 const ATTRIBUTE_BYTES: usize = 256;
 
-/// Sets an extended attribute of a file (`xattr(7)`). `false` where its file system has none.
+/// Sets an extended attribute of a file (`xattr(7)`). Returns `false` if its file system does not support attributes.
 ///
 /// # Errors
-/// What else the system says, such as no space.
+/// Other errors of the system, such as a lack of space.
 pub fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result<bool> {
     let (fd, bytes) = (file.as_raw_fd(), value.as_bytes());
     // SAFETY: the kernel reads `bytes.len()` bytes of `bytes` and the name up to its end mark; the
@@ -120,7 +120,7 @@ pub fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result<bool> 
     }
 }
 
-/// An extended attribute of a file; `None` where it has none of that name, or one that is no short text.
+/// Returns an extended attribute of a file; `None` if it does not exist, or is not a short text.
 pub fn attribute(file: &File, name: &CStr) -> Option<String> {
     let mut value = [0_u8; ATTRIBUTE_BYTES];
     // SAFETY: the kernel writes at most `value.len()` bytes to `value`, and reads the name up to its end
@@ -132,11 +132,11 @@ pub fn attribute(file: &File, name: &CStr) -> Option<String> {
     String::from_utf8(text.to_vec()).ok()
 }
 
-/// Makes `to` share all content with `from` (a reflink). `false` where the file system cannot, or
-/// they lie on two; nothing was written then.
+/// Makes `to` share all content with `from` (a reflink). Returns `false` if the file system does not support this, or
+/// the files are on different ones; then nothing was written.
 ///
 /// # Errors
-/// What else the system says, such as no space.
+/// Other errors of the system, such as a lack of space.
 pub fn clone_file(from: &File, to: &File) -> io::Result<bool> {
     // SAFETY: the request takes a descriptor, no pointer; both are open during the call.
     let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
@@ -152,18 +152,18 @@ pub fn clone_file(from: &File, to: &File) -> io::Result<bool> {
     }
 }
 
-/// The next range of bytes at or after `offset` that is not a hole; `None` where only a hole
-/// follows. Moves the file's position. Where the file system knows no holes all is data.
+/// Returns the next range of bytes at or after `offset` that is not a hole; `None` if only a hole follows. Moves the
+/// file's position. If the file system does not support holes, all bytes are data.
 ///
 /// # Errors
-/// What lseek(2) fails with.
+/// The errors of lseek(2).
 pub fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
     let Some(start) = seek(file, offset, libc::SEEK_DATA)? else { return Ok(None) };
     let end = seek(file, start, libc::SEEK_HOLE)?;
     Ok(end.map(|end| start..end))
 }
 
-/// `None` for ENXIO: nothing of the kind up to the end of the file.
+/// Returns `None` for ENXIO: no data or hole follows up to the end of the file.
 fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
     let offset = libc::off64_t::try_from(offset).map_err(io::Error::other)?;
     // SAFETY: takes no pointer; the descriptor is open during the call.
@@ -175,19 +175,19 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
 }
 
-/// Bytes of a file system.
+/// The space of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
     /// Bytes that this process may still write.
     pub free_bytes: u64,
-    /// Bytes that are taken.
+    /// Used bytes.
     pub used_bytes: u64,
 }
 
-/// How full the file system is that `path` lies on.
+/// Returns the space of the file system of `path`.
 ///
 /// # Errors
-/// When the path is not there or cannot be asked.
+/// If the path does not exist or cannot be queried.
 pub fn room(path: &Path) -> io::Result<DiskSpace> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: statvfs64 is plain C data, for which all zeroes is a valid value.

@@ -1,4 +1,4 @@
-//! epoll(7): waits for files that other threads add, change and take out meanwhile.
+//! epoll(7): waits for files that other threads add, change and remove meanwhile.
 
 #![expect(unsafe_code, reason = "epoll has no safe form in std")]
 
@@ -10,37 +10,38 @@ use std::time::Duration;
 
 use super::poll::whole_milliseconds;
 
-/// Events that one wait takes; what is left over comes with the next one.
+/// The maximum number of events in one wait; the next wait returns the others.
 const BATCH: usize = 32;
 
-/// What a file is waited for, or what has happened to it.
+/// Events to wait for, or that have occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Events(u32);
 
 impl Events {
-    /// Nothing.
+    /// No event.
     pub const NONE: Self = Self(0);
-    /// There is something to read.
+    /// Data can be read.
     pub const READ: Self = Self(bits(libc::EPOLLIN));
-    /// There is room to write.
+    /// Data can be written.
     pub const WRITE: Self = Self(bits(libc::EPOLLOUT));
-    /// It is broken. Told whether waited for or not.
+    /// An error occurred. Reported even if not requested.
     pub const ERROR: Self = Self(bits(libc::EPOLLERR));
-    /// The other side is gone. Told whether waited for or not.
+    /// The other side is gone. Reported even if not requested.
     pub const HANGUP: Self = Self(bits(libc::EPOLLHUP));
 
-    /// Whether any of `others` is among these.
+    /// Returns whether these events contain any of `others`.
     pub fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
-    /// The events as the kernel takes them. A file without interests is reported at most once more, when it breaks.
+    /// Converts the events for the kernel. A file without requested events reports an error or
+    /// hangup at most once, and not repeatedly.
     fn raw(self) -> u32 {
         if self == Self::NONE { bits(libc::EPOLLET) } else { self.0 }
     }
 }
 
-/// The flag as the kernel's events have it.
+/// Converts a flag to the type of the kernel's events.
 const fn bits(flag: libc::c_int) -> u32 {
     u32::from_ne_bytes(flag.to_ne_bytes())
 }
@@ -53,23 +54,23 @@ impl BitOr for Events {
     }
 }
 
-/// A set of files, each with a number by which events name it.
+/// A set of files, each with a number that identifies it in events.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
 
-/// What one wait has found; its memory is kept from wait to wait.
+/// The result of one wait; its memory is reused by the next wait.
 pub struct Batch {
     entries: [libc::epoll_event; BATCH],
     count: usize,
 }
 
 impl Batch {
-    /// Nothing found yet.
+    /// Returns an empty result.
     pub fn new() -> Self {
         Self { entries: [libc::epoll_event { events: 0, u64: 0 }; BATCH], count: 0 }
     }
 
-    /// The files' numbers and what has happened to each.
+    /// Returns the numbers of the files and their events.
     pub fn found(&self) -> impl Iterator<Item = (u64, Events)> {
         self.entries.iter().take(self.count).map(|entry| (entry.u64, Events(entry.events)))
     }
@@ -82,10 +83,10 @@ impl Default for Batch {
 }
 
 impl Epoll {
-    /// An empty set.
+    /// Creates an empty set.
     ///
     /// # Errors
-    /// When the process or the system has no file descriptor left.
+    /// If the process or the system has no free file descriptor.
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -96,16 +97,16 @@ impl Epoll {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Adds a file; a wait under way waits for it too. It leaves the set by [`Epoll::remove`], or
+    /// Adds a file, also to a wait in progress. The file leaves the set with [`Epoll::remove`], or
     /// when it is closed.
     ///
     /// # Errors
-    /// For a file that is in the set already, or of a kind that is always ready (a regular one).
+    /// For a file that is already in the set, or that is always ready (a regular file).
     pub fn add(&self, file: BorrowedFd<'_>, events: Events, number: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, file, events, number)
     }
 
-    /// Changes what a file is waited for, for a wait under way too.
+    /// Changes the requested events of a file, also for a wait in progress.
     ///
     /// # Errors
     /// For a file that is not in the set.
@@ -113,7 +114,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, file, events, number)
     }
 
-    /// Takes a file out.
+    /// Removes a file.
     ///
     /// # Errors
     /// For a file that is not in the set.
@@ -135,16 +136,16 @@ impl Epoll {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Waits until something happens to a file, the timeout is over, or a signal was handled.
+    /// Waits until an event occurs, the timeout expires, or a signal was handled.
     ///
     /// The timeout is rounded up to whole milliseconds, so that a wait for a deadline ends after
-    /// it and not in a spin just before it.
+    /// the deadline instead of spinning just before it.
     ///
     /// # Errors
-    /// Nothing is known that makes it fail.
+    /// No cause of a failure is known.
     ///
     /// # Blocking
-    /// Up to the timeout; without one until something happens.
+    /// Up to the timeout; without one until an event occurs.
     pub fn wait(&self, batch: &mut Batch, timeout: Option<Duration>) -> io::Result<()> {
         batch.count = 0;
         let timeout_ms = timeout.map_or(-1, whole_milliseconds);

@@ -1,5 +1,5 @@
-//! Files that may be anything: opened without being led astray, and locked; and what the agent keeps
-//! in files of its own: made whole, told from damage, set aside.
+//! Opens files of any type safely, and locks them; writes the agent's own files completely, detects damage in them, and
+//! sets them aside.
 
 #![expect(
     unsafe_code,
@@ -18,47 +18,47 @@ use std::{env, thread};
 use crate::os::process::user;
 
 const FILE_MODE: u32 = 0o600;
-/// Files of one name that are set aside; the next one stays where it is.
+/// The maximum number of set-aside files with one name; the next one stays in its place.
 const SAME_NAME_MAX: u32 = 1000;
-/// Between two looks at who has a file open.
+/// The interval of checks for other writers of a file.
 const WRITER_POLL: Duration = Duration::from_millis(10);
 
-/// Makes an open follow no link at its end and never wait, as it would for a pipe's other side.
+/// Makes an open refuse a link as the last component, and never wait, for example for the other side of a pipe.
 pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
 }
 
-/// `$TMPDIR`, or `/var/tmp`: where large files may lie for a while.
+/// Returns `$TMPDIR`, or `/var/tmp`: the directory for large temporary files.
 pub fn temporary() -> PathBuf {
     env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
-/// Creates a file without a name in a directory (`O_TMPFILE`): it is gone when it is closed, however the
-/// process ends. Nobody can give it a name (`O_EXCL`, see open(2)).
+/// Creates a file without a name in a directory (`O_TMPFILE`): it is removed when it is closed, even if the process is
+/// killed. Nobody can give the file a name (`O_EXCL`, see open(2)).
 ///
 /// # Errors
-/// When the directory takes no file, or its file system knows no such files.
+/// If no file can be created in the directory, or its file system does not support such files.
 pub fn nameless(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.custom_flags(libc::O_TMPFILE | libc::O_EXCL);
     options.read(true).write(true).mode(FILE_MODE).open(directory)
 }
 
-/// A file that was open for writing, and is now for reading alone.
+/// A file that was open for writing, and now is open only for reading.
 #[derive(Debug)]
 pub enum WriterState {
-    /// Nobody has it open for writing: if it has no name, its content stays as it is.
+    /// No process has the file open for writing: if it has no name, its content cannot change.
     Alone(File),
-    /// Its file system does not tell (fcntl(2), `F_SETLEASE`).
+    /// The file system does not report writers (fcntl(2), `F_SETLEASE`).
     Unknown(File),
-    /// Somebody had it open for writing until the end of all patience.
+    /// A process had the file open for writing until the end of the wait.
     Open,
 }
 
-/// Closes a file for writing, and waits until nobody else has it open for that.
+/// Closes a file for writing, and waits until no other process has it open for writing.
 ///
 /// # Errors
-/// The system's.
+/// The error of the system.
 ///
 /// # Blocking
 /// Up to `patience`.
@@ -89,16 +89,16 @@ pub fn writer_state(file: File, patience: Duration) -> io::Result<WriterState> {
     }
 }
 
-/// Whether an open failed because a link is there that it follows not ([`straight`]).
+/// Returns whether an open failed because the path is a link ([`straight`]).
 pub fn is_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// Locks the whole file for this opening, until all its descriptors are closed; the end of the process releases
-/// the lock. `false` where another opening has it.
+/// Locks the whole file for this open file description, until all its descriptors are closed; the lock ends with the
+/// process. Returns `false` if another one holds the lock.
 ///
 /// # Errors
-/// Where the file system has no locks.
+/// If the file system has no locks.
 pub fn lock(file: &impl AsRawFd) -> io::Result<bool> {
     // SAFETY: takes no pointer; the descriptor is open during the call.
     let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
@@ -109,11 +109,11 @@ pub fn lock(file: &impl AsRawFd) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// Takes one byte of a file, which need not have it, for this opening of the file (`F_OFD_SETLK` in fcntl(2)), until
-/// all its descriptors are closed. `false` where another opening has that byte.
+/// Locks one byte of a file, which may be beyond its end, for this open file description (`F_OFD_SETLK` in fcntl(2)),
+/// until all its descriptors are closed. Returns `false` if another one holds the byte.
 ///
 /// # Errors
-/// Where the file is not open for writing, or its file system has no locks.
+/// If the file is not open for writing, or its file system has no locks.
 pub fn lock_byte(file: &impl AsRawFd, at: u32) -> io::Result<bool> {
     let mut lock = libc::flock {
         l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or(libc::c_short::MAX),
@@ -131,27 +131,27 @@ pub fn lock_byte(file: &impl AsRawFd, at: u32) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// Takes a file's lock (`flock(2)`) together with others that share it, until this opening of the file and all
-/// its copies in other processes are closed.
+/// Takes a shared lock on a file (`flock(2)`), until this open file description and all its copies in other processes
+/// are closed.
 ///
 /// # Errors
-/// Where the file system has no locks, or another opening has the lock alone.
+/// If the file system has no locks, or another open file description has an exclusive lock.
 pub fn lock_shared(file: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: takes no pointer; the descriptor is open during the call.
     let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether an error is about what this process or the system lacks now, memory or descriptors,
-/// and not about the file.
+/// Returns whether an error is a lack of memory or descriptors in this process or the system, and not a fault of the
+/// file.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// Makes a file for the agent's user alone, which is on the disk when this returns; its name is not.
+/// Creates a file for only the agent's user, and syncs its content, but not its name, to the disk.
 ///
 /// # Errors
-/// Where there is one already; when it cannot be written.
+/// If the file exists; if it cannot be written.
 ///
 /// # Blocking
 /// As long as the disk takes.
@@ -162,10 +162,10 @@ pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The content of a file that the agent has written, where anything may lie, of any length.
+/// Reads a file of the agent, in a place that may contain anything of any length.
 ///
 /// # Errors
-/// When it cannot be read, is no regular file of the agent's user, or has more than so many bytes.
+/// If it cannot be read, is not a regular file of the agent's user, or has more than `bytes_max` bytes.
 ///
 /// # Blocking
 /// As long as the disk takes.
@@ -186,10 +186,10 @@ pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Moves a file of `from` into another directory, over nothing; its new path.
+/// Moves a file of `from` into another directory without replacing a file, and returns its new path.
 ///
 /// # Errors
-/// It stays where it is then.
+/// The file then stays in its place.
 pub fn set_aside(from: &Path, name: &OsStr, directory: &Path) -> io::Result<PathBuf> {
     let mut paths = (0..SAME_NAME_MAX).map(|number| {
         let mut name = name.to_owned();
@@ -203,12 +203,12 @@ pub fn set_aside(from: &Path, name: &OsStr, directory: &Path) -> io::Result<Path
     fs::rename(from.join(name), &to).map(|()| to)
 }
 
-/// The checksum of nothing.
+/// The checksum of no bytes.
 pub const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// A checksum continued over more bytes: FNV-1a of 64 bits. A step loses no information, so one changed
-/// byte always changes the sum, and any other damage passes once in 2^64. It guards against
-/// accidents; against people the modes of files do.
+/// Continues a checksum over more bytes: FNV-1a of 64 bits. Each step is reversible, so one changed byte always changes
+/// the sum, and other damage is missed with a probability of 2^-64. It protects against accidents; file modes protect
+/// against users.
 pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(PRIME))
@@ -231,7 +231,7 @@ mod tests {
         assert!(lock(&first).unwrap(), "taken again by its own holder");
         assert!(!lock(&second).unwrap());
         drop(first);
-        // A program that another test is just starting has it as well, until it runs.
+        // A child process of a concurrent test also has the file until its exec.
         let end = Instant::now() + Duration::from_secs(10);
         while !lock(&second).unwrap() {
             assert!(Instant::now() < end);

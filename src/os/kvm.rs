@@ -1,4 +1,4 @@
-//! Whether this host can run guests of type `kvm`.
+//! Checks whether this host can run guests of type `kvm`.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 /// The device of KVM.
 pub const DEVICE: &str = "/dev/kvm";
 
-/// Whether this host has KVM, and a processor that it works on.
+/// Returns whether this host has KVM, and a processor that supports it.
 ///
 /// # Blocking
 /// As long as reading `/proc/cpuinfo` takes.
@@ -14,8 +14,8 @@ pub fn runs_guests() -> bool {
     Path::new(DEVICE).exists() && !lacks_virtualization()
 }
 
-/// Whether the processor is an x86 that can run no guest by itself. Some virtual machines have the device without
-/// the feature behind it.
+/// Returns whether the processor is an x86 without virtualisation. Some virtual machines have the device without the
+/// feature.
 ///
 /// # Blocking
 /// As [`runs_guests`].
@@ -23,7 +23,7 @@ pub fn lacks_virtualization() -> bool {
     lacks(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
 
-/// The same, by the kernel's list of the processor's features.
+/// Returns the same from the kernel's list of the processor's features.
 fn lacks(cpuinfo: &str) -> bool {
     let mut lines = cpuinfo.lines();
     let flags =

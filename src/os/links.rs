@@ -5,8 +5,8 @@
 use std::ffi::CString;
 use std::io;
 
-/// Whether there is a network device of this name, such as a bridge (if_nametoindex(3)). A name that no device can have
-/// names none; what the kernel does not tell counts as there.
+/// Returns whether a network device of this name exists, such as a bridge (if_nametoindex(3)). An invalid name counts
+/// as absent; another error of the kernel counts as present.
 pub fn exists(name: &str) -> bool {
     let Ok(name) = CString::new(name) else { return false };
     // SAFETY: the name is NUL-terminated.

@@ -1,9 +1,9 @@
-//! Addresses as this host's own callers have them.
+//! Addresses from the view of this host's own clients.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where a caller on this host connects to what listens there: every address of the host is the
-/// loopback's too.
+/// Returns the address at which a client on this host reaches a listener: the unspecified address
+/// becomes loopback.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),

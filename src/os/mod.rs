@@ -1,4 +1,4 @@
-//! The operating system where std does not reach: small safe functions over libc.
+//! Operating system functions that std lacks: small safe wrappers of libc.
 
 pub mod activation;
 pub mod backlog;

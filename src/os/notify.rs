@@ -1,4 +1,4 @@
-//! Telling systemd how the service does: `sd_notify(3)`, a datagram to the socket in
+//! Reports the state of the service to systemd: `sd_notify(3)`, a datagram to the socket in
 //! `$NOTIFY_SOCKET`.
 
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The socket of the service manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub struct Notify {
     socket: UnixDatagram,
@@ -17,10 +17,10 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// By the variables that `variable` looks up; `None` where nobody wants to be told.
+    /// Reads the variables through `variable`; `None` if no manager expects notifications.
     ///
     /// # Errors
-    /// A `$NOTIFY_SOCKET` that cannot be one.
+    /// An invalid `$NOTIFY_SOCKET`.
     pub fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> io::Result<Option<Self>> {
@@ -29,26 +29,27 @@ impl Notify {
         };
         let to = address(&path)?;
         let socket = UnixDatagram::unbound()?;
-        // Nobody waits for a manager that does not read.
+        // A manager that does not read must not block the agent.
         socket.set_nonblocking(true)?;
         Ok(Some(Self { socket, to, watchdog: watchdog(variable) }))
     }
 
-    /// Within which time [`Notify::send`] wants to hear `WATCHDOG=1` again and again, if at all.
+    /// Returns the interval within which the manager expects `WATCHDOG=1` from [`Notify::send`], if
+    /// any.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Tells these assignments, a line each. Never waits.
+    /// Sends these assignments, one for each line. Never waits.
     ///
     /// # Errors
-    /// When the datagram is not taken.
+    /// If the datagram cannot be sent.
     pub fn send(&self, lines: &str) -> io::Result<()> {
         self.socket.send_to_addr(lines.as_bytes(), &self.to).map(drop)
     }
 }
 
-/// A path, or after `@` a name in the abstract name space.
+/// Parses a path, or after `@` a name in the abstract name space.
 fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -57,7 +58,7 @@ fn address(path: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// `sd_watchdog_enabled(3)`: the time, where it is meant for this process.
+/// Implements `sd_watchdog_enabled(3)`: returns the interval if it applies to this process.
 fn watchdog(variable: impl Fn(&str) -> Option<OsString>) -> Option<Duration> {
     let number = |name: &str| variable(name)?.to_str()?.parse::<u64>().ok();
     let is_ours = match variable("WATCHDOG_PID") {

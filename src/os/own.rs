@@ -1,5 +1,5 @@
-//! Paths of the configuration below which the agent writes: only root and the agent's user may change where they
-//! lead and what the directories there contain.
+//! Configured paths below which the agent writes: only root and the agent's user may redirect them and change the
+//! content of their directories.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -11,14 +11,14 @@ use super::resolve::{ResolveError, Resolved, TrustedUsers, changed_by, check_hol
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// On some systems a group of the system's logger can write here (Ubuntu: `syslog`).
+/// On some systems the group of the system's logger can write here (Ubuntu: `syslog`).
 const LOGS: &str = "/var/log";
 
-/// Checks the directory that holds a path's last name: nobody else can change where it leads, nor remove a name of
-/// the agent's from it. With a sticky bit, as in `/tmp`, others may add names of their own.
+/// Checks the directory of a path's last component: no other user can redirect it or remove a name of the agent from
+/// it. With a sticky bit, as in `/tmp`, others may add their own names.
 ///
 /// # Errors
-/// As [`ResolveError`] has them.
+/// See [`ResolveError`].
 ///
 /// # Blocking
 /// As long as the file systems take.
@@ -26,7 +26,7 @@ pub fn check_place(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveErro
     let Some(holder) = path.parent() else { return Ok(()) };
     match resolve(holder, trusted)? {
         Resolved::Found { real, .. } => check_holder(&real, trusted),
-        // In a directory that nobody else can change.
+        // In a directory that no other user can change.
         Resolved::Absent { .. } => Ok(()),
     }
 }
@@ -34,7 +34,7 @@ pub fn check_place(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveErro
 /// Checks a directory of the agent, which may be absent.
 ///
 /// # Errors
-/// As [`ResolveError`] has them: others can change where it leads or what it has.
+/// See [`ResolveError`]: others can redirect the path or change the directory's content.
 ///
 /// # Blocking
 /// As long as the file systems take.
@@ -53,10 +53,10 @@ pub fn check_directory(path: &Path, trusted: TrustedUsers) -> Result<(), Resolve
     }
 }
 
-/// Makes a directory for the agent's user alone where it is absent, and has its name on the disk.
+/// Creates a directory for only the agent's user if it does not exist, and syncs its name to the disk.
 ///
 /// # Errors
-/// When it cannot be made, or as [`check_directory`].
+/// If it cannot be created, or as [`check_directory`].
 ///
 /// # Blocking
 /// As long as the disk takes.
@@ -74,7 +74,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 /// Checks a log file of the agent, which may be absent.
 ///
 /// # Errors
-/// As [`ResolveError`] has them: others can change where its path leads.
+/// See [`ResolveError`]: others can redirect the path.
 ///
 /// # Blocking
 /// As long as the file systems take.
@@ -86,10 +86,10 @@ pub fn check_log(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError>
     }
 }
 
-/// Opens a log file of the agent for appending, which is made where it is absent.
+/// Opens a log file of the agent for appending, and creates the file if it does not exist.
 ///
 /// # Errors
-/// When it cannot be opened or is no regular file, as [`check_log`], and when others own it or can write to it.
+/// If it cannot be opened or is not a regular file; as [`check_log`]; and if others own it or can write to it.
 ///
 /// # Blocking
 /// As long as the file systems take.
@@ -126,7 +126,7 @@ mod tests {
     impl Directory {
         fn new(name: &str) -> Self {
             let path = env::temp_dir().join(format!("mistify-own-{name}-{}", process::id()));
-            // One that a test which was killed left.
+            // The directory of a killed test.
             let _ = fs::remove_dir_all(&path);
             DirBuilder::new().mode(0o700).create(&path).unwrap();
             Self(path)
@@ -136,7 +136,7 @@ mod tests {
             self.0.join(name)
         }
 
-        /// A directory in it that others may write.
+        /// Creates a directory inside that others may write to.
         fn open_to_all(&self, mode: u32) -> PathBuf {
             let path = self.at("open");
             fs::create_dir(&path).unwrap();
@@ -147,7 +147,7 @@ mod tests {
 
     impl Drop for Directory {
         fn drop(&mut self) {
-            // What stays in the directory for temporary files harms nobody.
+            // A remaining temporary directory is harmless.
             let _ = fs::remove_dir_all(&self.0);
         }
     }

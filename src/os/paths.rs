@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
-/// the empty one among them.
+/// Removes `.` and `..` from an absolute path, as if it had no links; `None` for a relative or empty path.
 pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
     if !path.is_absolute() {
         return None;
@@ -21,11 +20,11 @@ pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
-/// The path with its links resolved. Of a path that does not exist the links of its directory are; where
-/// that does not exist either, the path is [`lexically_normal`] below the last directory that does.
+/// Resolves the links of a path. If the path does not exist, resolves those of its directory; if the directory does not
+/// exist either, the path is [`lexically_normal`] below the last existing directory.
 ///
 /// # Blocking
-/// As long as the file systems take that the path leads through: on a worker only.
+/// As long as the file systems in the path take: only for worker threads.
 pub fn resolved(path: &Path) -> PathBuf {
     let in_directory = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
     let found = fs::canonicalize(path).ok().or_else(in_directory);

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection.
+//! Identifies the peer of a connection.
 
 #![expect(unsafe_code, reason = "std does not tell a peer's credentials")]
 
@@ -10,20 +10,20 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::os::process;
 
-/// A process of this host, as the kernel reports it: no value comes from the process itself.
+/// A process of this host, as the kernel reports it: the process itself supplies no part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The effective user that made the socket.
+    /// The effective user that created the socket.
     pub uid: u32,
-    /// The process that made it; known on Unix sockets alone.
+    /// The process that created the socket; known only for Unix sockets.
     pub pid: Option<u32>,
 }
 
 impl Peer {
-    /// The peer of a connection over a Unix socket, as it was when it connected.
+    /// Returns the peer of a connection over a Unix socket, at the time when it connected.
     ///
     /// # Errors
-    /// When the file is no such connection.
+    /// If the file is not such a connection.
     pub fn of_unix(connection: impl AsFd) -> io::Result<Self> {
         let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
         let size = mem::size_of::<libc::ucred>();
@@ -42,32 +42,32 @@ impl Peer {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        // 0: a process that cannot be seen from here.
+        // 0: a process outside this process's namespace.
         let pid = u32::try_from(found.pid).ok().filter(|pid| *pid != 0);
         Ok(Self { uid: found.uid, pid })
     }
 }
 
-/// Where a connection comes from.
+/// The origin of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A Unix socket.
     Socket,
     /// This host, by TCP with an end on loopback, if the other end has an owner.
     Host(SocketAddr),
-    /// Anywhere else: who that is only a token can tell.
+    /// Any other host: only a token can identify the caller.
     Network(SocketAddr),
 }
 
 impl Origin {
-    /// Where a TCP connection comes from by its addresses: a process here may well connect to loopback from
-    /// another address of the host. It proves nothing (`route_localnet`): the owner of the other end does.
+    /// Returns the origin of a TCP connection by its addresses: a local process may also connect to loopback from
+    /// another address of the host. Addresses prove nothing (`route_localnet`); the owner of the other end does.
     pub fn of_tcp(peer: SocketAddr, local: SocketAddr) -> Self {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         if is_loopback(peer) || is_loopback(local) { Self::Host(peer) } else { Self::Network(peer) }
     }
 
-    /// The address, of TCP.
+    /// Returns the address, for TCP.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Socket => None,
@@ -76,44 +76,44 @@ impl Origin {
     }
 }
 
-/// Who sends a connection's requests.
+/// The sender of a connection's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Where from.
+    /// The origin of the connection.
     pub origin: Origin,
-    /// Who, on this host; none beyond it.
+    /// The process, if it is on this host.
     pub peer: Option<Peer>,
 }
 
 impl Caller {
-    /// The host that the caller calls from, if nothing else is known.
+    /// Returns the address of the caller's host, for TCP.
     pub(crate) fn host(&self) -> Option<IpAddr> {
         self.origin.address().map(|address| address.ip().to_canonical())
     }
 
-    /// Whom its connections and calls are counted for.
+    /// Returns the user or host to which its connections and calls are charged.
     pub(crate) fn share(&self) -> Share {
         self.peer.map_or_else(|| Share::Host(self.host()), |peer| Share::User(peer.uid))
     }
 }
 
-/// Whom connections and calls are counted for.
+/// The user or host to which connections and calls are charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Share {
     /// A user of this host.
     User(u32),
-    /// Everybody at an address, where no user is known.
+    /// All callers at an address without a known user.
     Host(Option<IpAddr>),
 }
 
 impl Share {
-    /// Whether a part of the limits is reserved for it: root and the agent's own user.
+    /// Returns whether a part of the limits is reserved for it: root and the agent's own user.
     pub(crate) fn is_privileged(self) -> bool {
         matches!(self, Self::User(uid) if uid == 0 || uid == process::user())
     }
 }
 
-/// For log lines: `127.0.0.1:4711 uid=0`, `the socket uid=0 pid=7`, `192.0.2.1:4711`.
+/// Formats a caller for log lines: `127.0.0.1:4711 uid=0`, `the socket uid=0 pid=7`, `192.0.2.1:4711`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin.address() {

@@ -1,4 +1,5 @@
-//! poll(2) over a set that is filled anew for each wait, and a waker that ends a wait from outside.
+//! poll(2) over a set that is filled again for each wait, and a waker that ends a wait from another
+//! thread.
 
 #![expect(unsafe_code, reason = "poll(2) and eventfd(2) have no safe form in std")]
 
@@ -7,26 +8,26 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// poll(2) passes over entries with a negative file descriptor.
+/// poll(2) ignores entries with a negative file descriptor.
 const NOTHING: libc::c_int = -1;
 
-/// What a file is waited for.
+/// The event to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Bytes, a connection or the end to read.
+    /// Bytes, a connection or the end can be read.
     Read,
-    /// Room to write.
+    /// Data can be written.
     Write,
 }
 
-/// The files of one wait; its memory is kept from wait to wait.
+/// The files of one wait; its memory is reused by the next wait.
 #[derive(Default)]
 pub struct PollSet {
     entries: Vec<libc::pollfd>,
 }
 
 impl PollSet {
-    /// Takes all files out.
+    /// Removes all files.
     pub fn clear(&mut self) {
         self.entries.clear();
     }
@@ -37,28 +38,28 @@ impl PollSet {
             Interest::Read => libc::POLLIN,
             Interest::Write => libc::POLLOUT,
         };
-        // A file that is closed before the wait is reported as ready (POLLNVAL): no danger in it.
+        // A file that is closed before the wait is reported as ready (POLLNVAL), which is harmless.
         let fd = file.as_fd().as_raw_fd();
         self.entries.push(libc::pollfd { fd, events, revents: 0 });
         self.entries.len() - 1
     }
 
-    /// Takes an index like [`PollSet::add`], for a file that is not waited for this time.
+    /// Reserves an index as [`PollSet::add`] does, for a file that is not part of this wait.
     pub fn skip(&mut self) -> usize {
         self.entries.push(libc::pollfd { fd: NOTHING, events: 0, revents: 0 });
         self.entries.len() - 1
     }
 
-    /// Waits until a file is ready, the timeout is over, or a signal was handled.
+    /// Waits until a file is ready, the timeout expires, or a signal was handled.
     ///
     /// The timeout is rounded up to whole milliseconds, so that a wait for a deadline ends after
-    /// it and not in a spin just before it.
+    /// the deadline instead of spinning just before it.
     ///
     /// # Errors
-    /// What poll(2) fails with: no memory, or more files than the process may open.
+    /// The errors of poll(2): no memory, or more files than the process may open.
     ///
     /// # Blocking
-    /// Up to the timeout; without one until something happens.
+    /// Up to the timeout; without one until a file is ready.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout_ms = match timeout {
             Some(timeout) => whole_milliseconds(timeout),
@@ -82,30 +83,30 @@ impl PollSet {
         }
     }
 
-    /// Whether the file with this index can go on; true also for a broken one, whose next read or
-    /// write then says why.
+    /// Returns whether the file with this index is ready; also true for a broken one, whose next
+    /// read or write returns the error.
     pub fn is_ready(&self, index: usize) -> bool {
         self.entries.get(index).is_some_and(|entry| entry.revents != 0)
     }
 }
 
-/// What a connection shows at one moment, without reading from it.
+/// The state of a connection at one moment, without reading from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
-    /// The peer can send, and nothing that it sent waits here.
+    /// The peer can send, and no received bytes are pending.
     Idle,
-    /// Bytes of the peer wait here.
+    /// Received bytes are pending.
     Bytes,
-    /// The peer sends no more, which may be all or the half of a close. Bytes may wait here.
+    /// The peer no longer sends, after a full or half close. Received bytes may be pending.
     HalfClosed,
     /// The connection is closed in both directions, or broken.
     Closed,
 }
 
-/// Looks at a connection.
+/// Returns the state of a connection.
 ///
 /// # Errors
-/// What poll(2) fails with, which is no memory.
+/// The error of poll(2), which is a lack of memory.
 ///
 /// # Blocking
 /// Never.
@@ -128,22 +129,22 @@ pub fn peer_state(connection: impl AsFd) -> io::Result<PeerState> {
     })
 }
 
-/// Rounded up; the longest there are for what has more.
+/// Converts a timeout to milliseconds, rounded up and limited to the maximum of `c_int`.
 pub(super) fn whole_milliseconds(timeout: Duration) -> libc::c_int {
     libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
 }
 
-/// Ends the wait of the thread that polls it, from any other thread; wakes are not counted.
+/// Ends the wait of the thread that polls it, from any other thread; several wakes count as one.
 #[derive(Debug)]
 pub struct Waker {
     event: File,
 }
 
 impl Waker {
-    /// Makes a waker that nobody has used yet.
+    /// Creates an unused waker.
     ///
     /// # Errors
-    /// When the process or the system has no file descriptor left.
+    /// If the process or the system has no free file descriptor.
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -155,15 +156,15 @@ impl Waker {
         Ok(Self { event: File::from(event) })
     }
 
-    /// Makes the waker readable, and so ends the wait that has it in its set.
+    /// Makes the waker readable, and so ends the wait whose set contains it.
     pub fn wake(&self) {
-        // Fails only when its 64-bit count is full, and then it is readable already.
+        // Fails only if its 64-bit count is full, and then it is already readable.
         let _ = (&self.event).write(&1_u64.to_ne_bytes());
     }
 
-    /// Makes the waker unreadable again. Look at what the wakes were for after this, not before.
+    /// Makes the waker unreadable again. Check the cause of the wakes after this, not before.
     pub fn drain(&self) {
-        // Fails only when there was no wake since, which is what is wanted.
+        // Fails only if no wake happened since, as intended.
         let _ = (&self.event).read(&mut [0; 8]);
     }
 }
@@ -229,7 +230,7 @@ mod tests {
         assert!(set.is_ready(reads), "the peer's end is something to read");
     }
 
-    /// Waits until a connection shows something else than before: TCP takes its time.
+    /// Waits until a connection's state changes: TCP takes its time.
     fn next_state(connection: &TcpStream, before: PeerState) -> PeerState {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
@@ -253,13 +254,13 @@ mod tests {
         assert_eq!(peer_state(&accepted).unwrap(), PeerState::Idle);
         caller.write_all(b"x").unwrap();
         assert_eq!(next_state(&accepted, PeerState::Idle), PeerState::Bytes);
-        // Found behind bytes that nobody has read.
+        // Detected behind unread bytes.
         caller.shutdown(Shutdown::Write).unwrap();
         assert_eq!(next_state(&accepted, PeerState::Bytes), PeerState::HalfClosed);
         let (caller, mut accepted) = pair();
         accepted.write_all(b"x").unwrap();
         caller.peek(&mut [0]).unwrap();
-        // With bytes unread the close is a reset.
+        // With unread bytes, the close is a reset.
         drop(caller);
         assert_eq!(next_state(&accepted, PeerState::Idle), PeerState::Closed);
 

@@ -1,4 +1,4 @@
-//! This process: whose it is, where it runs, and its sudden end.
+//! This process: its user, its host, and its immediate end.
 
 #![expect(
     unsafe_code,
@@ -8,33 +8,32 @@
 use std::io;
 use std::ptr;
 
-/// The effective user id; 0 is root.
+/// Returns the effective user id; 0 is root.
 pub fn user() -> u32 {
     // SAFETY: takes no pointer and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// The name of this host, as it is now; empty where the kernel does not tell.
+/// Returns the current name of this host; empty if the kernel does not report it.
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim_end().to_owned()
 }
 
-/// The highest number that Linux gives a process (`PID_MAX_LIMIT`).
+/// The highest process number in Linux (`PID_MAX_LIMIT`).
 const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
 
-/// A process's own clock: what it has used of processors, all its threads together, those that ended
-/// included. It never goes back.
+/// A process's CPU clock: the processor time of all its threads, including ended ones. It never goes back.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuClock(libc::clockid_t);
 
 impl CpuClock {
-    /// The clock of the process with this number.
+    /// Returns the clock of the process with this number.
     ///
     /// # Errors
-    /// When there is no such process.
+    /// If the process does not exist.
     pub fn of(pid: u32) -> io::Result<Self> {
-        // A clock's number has 29 bits for the process: others would be cut off. 0 is ourselves.
+        // A clock's number has 29 bits for the process: higher numbers would be truncated. 0 is this process.
         let pid = match libc::pid_t::try_from(pid) {
             Ok(pid @ 1..=PID_MAX) => pid,
             _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
@@ -47,10 +46,10 @@ impl CpuClock {
         }
     }
 
-    /// What it shows now, in nanoseconds.
+    /// Returns the current value, in nanoseconds.
     ///
     /// # Errors
-    /// When the process has ended.
+    /// If the process has ended.
     pub fn ns(self) -> io::Result<u64> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the out-pointer is live; a clock whose process has ended is an error.
@@ -62,21 +61,21 @@ impl CpuClock {
     }
 }
 
-/// What a process has used of processors, in nanoseconds, by its [`CpuClock`].
+/// Returns the processor time of a process, in nanoseconds, from its [`CpuClock`].
 ///
 /// # Errors
-/// When there is no such process.
+/// If the process does not exist.
 pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     CpuClock::of(pid)?.ns()
 }
 
-/// Names this process among all processes that this host has had: boot, number and start time, as in
-/// `0b9d81b2-…:4711:98231`. Empty where `/proc` does not tell.
+/// Identifies this process among all processes of this host over time: boot, number and start time, as in
+/// `0b9d81b2-…:4711:98231`. Empty if `/proc` is unavailable.
 pub fn identity() -> String {
     identity_of(std::process::id()).unwrap_or_default()
 }
 
-/// Returns the number of the process that [`identity`] named, if it still runs.
+/// Returns the number of the process with this [`identity`], if it still runs.
 pub fn running(identity: &str) -> Option<u32> {
     let pid = identity.split(':').nth(1)?.parse().ok()?;
     (identity_of(pid)? == identity).then_some(pid)
@@ -85,16 +84,16 @@ pub fn running(identity: &str) -> Option<u32> {
 fn identity_of(pid: u32) -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command, which may have blanks and parentheses, ends at the last parenthesis; the start time
-    // is field 22 (proc_pid_stat(5)).
+    // The command, which may contain blanks and parentheses, ends at the last parenthesis; the start time is field 22
+    // (proc_pid_stat(5)).
     let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?;
     Some(format!("{}:{pid}:{started}", boot.trim_end()))
 }
 
-/// Lets this process have so many open files at once, or as many as it may have at all: each connection is one.
+/// Raises the limit of open files to `wanted`, or to the hard limit: each connection is one.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub fn raise_open_files(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // Not setrlimit(2), which the unit's filter of system calls has not; 0 is this process.
@@ -114,36 +113,36 @@ pub fn raise_open_files(wanted: u64) -> io::Result<()> {
     }
 }
 
-/// Takes from this thread, and from all threads and programs that it starts from now on, the way to
-/// more privileges than it has: set-user-id programs run as they are. Before there are threads.
+/// Forbids new privileges to this thread, and to all threads and programs that it starts later: set-user-id programs
+/// then run without them. Must be called before other threads start.
 ///
 /// # Errors
-/// Where the kernel knows no such thing.
+/// If the kernel does not support it.
 pub fn forgo_new_privileges() -> io::Result<()> {
     let (on, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
-    // SAFETY: this option takes numbers alone.
+    // SAFETY: this option takes only numbers.
     match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, unused, unused, unused) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// "Try again later" (`EX_TEMPFAIL` of sysexits.h): the service manager starts the agent again.
+/// "Try again later" (`EX_TEMPFAIL` in sysexits.h): the service manager should start the agent again.
 pub const TEMPORARY_FAILURE: i32 = 75;
 
-/// Ends the process at once with this status (`_exit(2)`): no destructor, no handler, no thread that
-/// is waited for.
+/// Ends the process immediately with this status (`_exit(2)`): without destructors, exit handlers, or waiting for
+/// threads.
 pub fn end_at_once(status: i32) -> ! {
     // SAFETY: no pointers; it does not return.
     unsafe { libc::_exit(status) }
 }
 
-/// Ends this process as `kill -9` does: nothing is finished, flushed or dropped. For crash tests.
+/// Ends this process as `kill -9` does: nothing is completed, flushed or dropped. For crash tests.
 #[cfg(debug_assertions)]
 pub fn kill_self() -> ! {
     // SAFETY: takes no pointer; no handler can catch this signal.
     unsafe { libc::raise(libc::SIGKILL) };
-    // Not reached; the type wants it.
+    // Unreachable; needed for the return type.
     std::process::abort()
 }
 

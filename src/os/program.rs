@@ -1,5 +1,5 @@
-//! A program that runs once, confined, with limits and a deadline: those that read what somebody else wrote,
-//! such as `qemu-img`, the decompressors and `curl`.
+//! Runs a program once, confined, with limits and a deadline: for programs that read data of others, such as
+//! `qemu-img`, the decompressors and `curl`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use super::confine::{AccessScope, Confinement};
 use super::poll::{Interest, PollSet};
 
-/// How often the deadline is looked at, and an end that the pipes do not show.
+/// The interval of checks of the deadline, and of an end that the pipes do not show.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes that are read at once.
+/// The size of one read, in bytes.
 const CHUNK_BYTES: usize = 4096;
-/// Bytes of an error output that are kept, for its first line.
+/// The maximum of stored error output, in bytes, for its first line.
 const ERROR_BYTES: usize = 4096;
 
-/// How a program ended.
+/// The result of a program.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// The first line of its standard error.
@@ -27,34 +27,34 @@ pub(crate) struct Ended {
 
 /// A program to run once.
 pub(crate) struct Program<'f> {
-    /// With its arguments and inputs. A standard output that is not taken elsewhere has to be piped.
+    /// The command with its arguments and inputs. A standard output that is not redirected must be piped.
     pub(crate) command: Command,
-    /// What it may reach beside what it inherits.
+    /// The resources that it may access besides inherited ones.
     pub(crate) scope: AccessScope<'f>,
-    /// Its address space, in bytes.
+    /// The maximum address space, in bytes.
     pub(crate) memory_bytes: u64,
-    /// The largest file that it may write, in bytes.
+    /// The maximum size of a written file, in bytes.
     pub(crate) file_bytes: u64,
-    /// The limit of its time, by the clock and of the processor.
+    /// The limit of its elapsed time and processor time.
     pub(crate) time: Duration,
-    /// From SIGKILL to its end.
+    /// The time from SIGKILL to its end.
     pub(crate) kill: Duration,
-    /// Whether nobody wants it any more, asked every [`LOOK`]. It is killed then.
+    /// Returns whether the result is no longer needed, checked every [`LOOK`]. The program is then killed.
     pub(crate) is_unwanted: &'f dyn Fn() -> bool,
 }
 
 impl Program<'_> {
-    /// Runs the program to its end; `output` receives what it prints on a piped standard output.
+    /// Runs the program to its end; `output` receives its piped standard output.
     ///
     /// # Errors
-    /// When it cannot be confined or started, or does not end in time. It is killed then.
+    /// If it cannot be confined or started, or does not end in time. It is then killed.
     ///
     /// # Blocking
     /// Up to `time` and `kill`.
     pub(crate) fn run(self, output: &mut dyn FnMut(&[u8])) -> io::Result<Ended> {
         let Self { mut command, scope, memory_bytes, file_bytes, time, kill, is_unwanted } = self;
         command.env_clear().env("LC_ALL", "C").stderr(Stdio::piped());
-        // Each arena of malloc's takes 64 MiB of the address space, and there are 8 for each processor.
+        // Each arena of malloc takes 64 MiB of the address space, and the default is 8 for each processor.
         command.env("MALLOC_ARENA_MAX", "2");
         Confinement { scope, memory_bytes, file_bytes, cpu: time }.apply(&mut command)?;
         let mut running = Running { child: command.spawn()?, kill };
@@ -70,14 +70,14 @@ impl Program<'_> {
     }
 }
 
-/// A program that runs; it is killed when it is dropped before its end.
+/// A running program, which is killed if it is dropped before its end.
 struct Running {
     child: Child,
     kill: Duration,
 }
 
 impl Running {
-    /// `None` where it did not end by the deadline, or as long as it was wanted.
+    /// Waits for the end; returns `None` if the deadline passed or the result is no longer needed.
     fn watch(
         &mut self,
         deadline: Instant,
@@ -92,7 +92,7 @@ impl Running {
             said.extend(bytes.iter().take(room));
         };
         let mut ended = None;
-        // One more round after the end, for what it printed last.
+        // One more round after the end, for the last output.
         while ended.is_none() && Instant::now() < deadline && !is_unwanted() {
             ended = self.child.try_wait()?;
             let pause = if ended.is_some() { Duration::ZERO } else { LOOK };
@@ -112,7 +112,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let end = Instant::now() + self.kill;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            // Fails only when it has ended meanwhile.
+            // Fails only if it has ended meanwhile.
             let _ = self.child.kill();
             thread::sleep(LOOK.min(self.kill));
         }
@@ -122,7 +122,7 @@ impl Drop for Running {
 /// An output, `None` at its end, and the function that receives it.
 type Output<'a> = (&'a mut Option<File>, &'a mut dyn FnMut(&[u8]));
 
-/// Reads once from each output that has something within `pause`; whether one had.
+/// Reads once from each output that is ready within `pause`; returns whether one was.
 fn drain(outputs: [Output<'_>; 2], pause: Duration) -> io::Result<bool> {
     let mut set = PollSet::default();
     let indexes = outputs.each_ref().map(|(file, _)| match file {

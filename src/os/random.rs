@@ -1,11 +1,11 @@
-//! Random numbers of the kernel.
+//! Random numbers from the kernel.
 
 #![expect(unsafe_code, reason = "getrandom has no safe form in std")]
 
-/// Random bytes that nobody can guess.
+/// Returns unpredictable random bytes.
 ///
 /// # Blocking
-/// Not after the kernel has started.
+/// Does not block once the kernel has initialised its generator.
 pub fn bytes<const COUNT: usize>() -> [u8; COUNT] {
     let mut bytes = [0_u8; COUNT];
     let mut filled = 0;
@@ -13,13 +13,13 @@ pub fn bytes<const COUNT: usize>() -> [u8; COUNT] {
         let rest = &mut bytes[filled..];
         // SAFETY: the pointer and the length are those of a live slice.
         let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-        // It fails only where a signal interrupts it.
+        // Fails only if a signal interrupts it.
         filled += usize::try_from(count).unwrap_or(0);
     }
     bytes
 }
 
-/// A random uuid (RFC 9562, version 4).
+/// Returns a random uuid (RFC 9562, version 4).
 ///
 /// # Blocking
 /// As [`bytes`].

@@ -1,11 +1,10 @@
-//! Path resolution by steps that nobody else can change.
+//! Path resolution in steps that no other user can change.
 //!
-//! A name is only looked up in a directory that belongs to root or the agent's user and that no other
-//! user may write to; or, where a sticky bit is set, if what is found there belongs to them. What a
-//! path meant at such a look it means until one of the two changes it: no link can be swapped
-//! between a check and what libvirt opens later by the same path. So no descriptor has to be kept
-//! from the one to the other, and a guest's definition keeps the path that was asked for: what links
-//! in `/dev` lead to has other numbers after the next boot.
+//! A name is only looked up in a directory that belongs to root or the agent's user and that no other user may write
+//! to; or, with a sticky bit, if the entry belongs to them. Such a path keeps its meaning until one of the two changes
+//! it: nobody can replace a link between a check and libvirt's later open of the same path. So no descriptor has to be
+//! kept open between them, and a guest's definition keeps the requested path: the devices behind links in `/dev` have
+//! other numbers after the next boot.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,67 +17,67 @@ use std::path::{Component, Path, PathBuf};
 use super::files::straight;
 use super::process;
 
-/// Links of one path, as many as the kernel follows.
+/// The maximum number of links in one path, as in the kernel.
 const LINKS_MAX: usize = 40;
-/// Links here can lead to what another process sees under the same names.
+/// Links here can refer to files that another process sees under the same names.
 const PROCESSES: &str = "/proc";
-/// Write permission of the group and of everybody else.
+/// Write permission of the group and of all other users.
 const WRITABLE: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// The users who may change where a path leads: root, this process's user, and the agent's user.
+/// The users that may redirect a path: root, this process's user, and the agent's user.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedUsers {
     agent: u32,
-    /// A group that may write as well.
+    /// A group that may also write.
     group: Option<u32>,
 }
 
 impl TrustedUsers {
-    /// For the agent itself.
+    /// Returns the trusted users of the agent itself.
     pub fn own() -> Self {
         Self { agent: process::user(), group: None }
     }
 
-    /// For a command of an operator, on what an agent of this user has.
+    /// Returns the trusted users for a command of an operator, on data of an agent with this user.
     pub fn with_agent(uid: u32) -> Self {
         Self { agent: uid, group: None }
     }
 
-    /// The same, and this group may write.
+    /// Adds a group that may write.
     #[must_use]
     pub fn and_group(self, gid: u32) -> Self {
         Self { group: Some(gid), ..self }
     }
 
-    /// Whether a user is one of them.
+    /// Returns whether a user is trusted.
     pub fn has(self, uid: u32) -> bool {
         [0, process::user(), self.agent].contains(&uid)
     }
 }
 
-/// What a path leads to.
+/// The result of resolving a path.
 #[derive(Debug)]
 pub enum Resolved {
-    /// Something that is there.
+    /// The path exists.
     Found {
-        /// Its path without links.
+        /// The path without links.
         real: PathBuf,
-        /// What it is; never a link.
+        /// The metadata; never of a link.
         found: Metadata,
-        /// Where the last link lies that led to it, without links itself.
+        /// The path of the last followed link, itself without links.
         link: Option<PathBuf>,
     },
-    /// Nothing.
+    /// The path does not exist.
     Absent {
-        /// Where it would be.
+        /// The path that it would have.
         real: PathBuf,
     },
 }
 
 impl Resolved {
-    /// The path without links.
+    /// Returns the path without links.
     pub fn real(&self) -> &Path {
         match self {
             Self::Found { real, .. } | Self::Absent { real } => real,
@@ -86,21 +85,21 @@ impl Resolved {
     }
 }
 
-/// Why a path cannot be followed, or not so that it is sure where it leads.
+/// The reason why a path cannot be resolved, or not safely.
 #[derive(Debug)]
 pub enum ResolveError {
-    /// It does not begin at the root.
+    /// The path is not absolute.
     Relative,
-    /// Another user owns a step of the path.
+    /// Another user can change a component of the path.
     Exposed {
-        /// What lies on the way.
+        /// The component.
         path: PathBuf,
-        /// Who may change it.
+        /// The user or group that can change it.
         by: String,
     },
-    /// A step of the path is a link, and links are not followed there.
+    /// A component is a link where links are not followed.
     Link(PathBuf),
-    /// The system fails to tell.
+    /// A system call failed for this path.
     Io(PathBuf, io::Error),
 }
 
@@ -119,25 +118,25 @@ impl fmt::Display for ResolveError {
     }
 }
 
-/// Follows a path to its end, links included.
+/// Resolves a path, including links.
 ///
 /// # Errors
-/// As [`ResolveError`] has them.
+/// See [`ResolveError`].
 ///
 /// # Blocking
-/// As long as the file systems below take: on a worker only.
+/// As long as the file systems in the path take: only for worker threads.
 pub fn resolve(path: &Path, trusted: TrustedUsers) -> Result<Resolved, ResolveError> {
     PathResolution::from(path)?.follow(trusted)
 }
 
-/// Opens a file for reading that may be another user's. Links are followed where others cannot change
-/// them; from the first directory of others on none is, so that nobody leads the open to a file of root's.
+/// Opens a file for reading that may belong to another user. Follows links only while others cannot change them; from
+/// the first directory of another user on, it follows none, so that nobody can redirect the open to a file of root.
 ///
 /// # Errors
-/// When there is no such file, or a link of others is on the way to it.
+/// If the file does not exist, or a link of another user is in its path.
 ///
 /// # Blocking
-/// As long as the file systems below take.
+/// As long as the file systems in the path take.
 pub fn open_foreign(path: &Path, trusted: TrustedUsers) -> io::Result<File> {
     let mut resolution = PathResolution::from(path).map_err(io::Error::other)?;
     match resolution.follow(trusted) {
@@ -148,11 +147,11 @@ pub fn open_foreign(path: &Path, trusted: TrustedUsers) -> io::Result<File> {
     }
 }
 
-/// A path that is followed, step by step.
+/// The state of a path resolution.
 struct PathResolution {
-    /// Where it has come to, without links.
+    /// The resolved part, without links.
     real: PathBuf,
-    /// The steps that are left, the last first.
+    /// The remaining components, the last one first.
     todo: Vec<OsString>,
 }
 
@@ -164,12 +163,13 @@ impl PathResolution {
         }
     }
 
-    /// As [`resolve`]. After an error, the next remaining step is the step that failed.
+    /// Resolves as [`resolve`] does. After an error, the failed component is the next of the remaining ones.
     fn follow(&mut self, trusted: TrustedUsers) -> Result<Resolved, ResolveError> {
         let (mut link, mut links) = (None, 0);
         while let Some(step) = self.todo.last().cloned() {
             if step == ".." {
-                // Without links in it, and so the directory above; above the root is the root.
+                // The resolved part has no links, so its parent is the directory above; the parent of the root is the
+                // root.
                 self.real.pop();
                 self.todo.pop();
                 continue;
@@ -213,7 +213,7 @@ impl PathResolution {
         }
     }
 
-    /// Opens what the steps that are left lead to, without links.
+    /// Opens the file at the remaining components, without following links.
     fn open_rest(mut self) -> io::Result<File> {
         let directory = |options: &mut OpenOptions, path: &Path| {
             let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
@@ -221,7 +221,7 @@ impl PathResolution {
         };
         let mut at = directory(&mut OpenOptions::new(), &self.real)?;
         while let Some(step) = self.todo.pop() {
-            // A directory that is open stays the same, whatever is renamed meanwhile.
+            // An open directory stays the same, even if it is renamed meanwhile.
             let path = PathBuf::from(format!("/proc/self/fd/{}", at.as_raw_fd())).join(&step);
             let opened = match self.todo.is_empty() {
                 true => straight(OpenOptions::new().read(true)).open(path),
@@ -242,7 +242,7 @@ impl PathResolution {
     }
 }
 
-/// The names of a path, the last first.
+/// Returns the components of a path, the last one first.
 fn steps(path: &Path) -> Vec<OsString> {
     let names = path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -263,20 +263,20 @@ fn absent(mut real: PathBuf, todo: Vec<OsString>) -> Resolved {
     Resolved::Absent { real }
 }
 
-/// Whether an error says that nothing is there.
+/// Returns whether an error means that the path does not exist.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Checks a path below a directory: no step may be a link, and every directory in which a name is looked up,
-/// the first one included, has to belong to root or the agent's user and be writable by them alone. What the
-/// path names may be absent, and is not looked at: it may be a link.
+/// Checks a path below a directory: no component may be a link, and every directory of a lookup, including the first
+/// one, must belong to root or the agent's user, and only they may write to it. The last component is not checked: it
+/// may be absent or a link.
 ///
 /// # Errors
-/// As [`ResolveError`] has them.
+/// See [`ResolveError`].
 ///
 /// # Blocking
-/// As long as the file systems below take: on a worker only.
+/// As long as the file systems in the path take: only for worker threads.
 pub fn check_below(
     directory: &Path,
     relative: &Path,
@@ -285,7 +285,7 @@ pub fn check_below(
     let mut at = directory.to_owned();
     let mut is_first = true;
     for step in relative.components() {
-        // The directory itself may be reached by links: they were resolved when the store was opened.
+        // The path of the directory itself may contain links: they were resolved when the store was opened.
         let found = if is_first { fs::metadata(&at) } else { fs::symlink_metadata(&at) };
         let found = match found {
             Ok(found) => found,
@@ -304,7 +304,7 @@ pub fn check_below(
     Ok(())
 }
 
-/// Whether nobody but root and the agent's user can put names into a directory.
+/// Checks that only root and the agent's user can add names to a directory.
 fn check_alone(
     directory: &Path,
     found: &Metadata,
@@ -316,7 +316,7 @@ fn check_alone(
     }
 }
 
-/// The untrusted user or group that can write to a file or directory; none where only trusted users can.
+/// Returns the untrusted user or group that can write to a file or directory; `None` if only trusted users can.
 pub fn changed_by(found: &Metadata, trusted: TrustedUsers) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),
@@ -328,15 +328,15 @@ pub fn changed_by(found: &Metadata, trusted: TrustedUsers) -> Option<String> {
     }
 }
 
-/// Checks that nobody else can take names of the agent's away from a directory.
+/// Checks that no other user can remove names of the agent from a directory.
 ///
 /// # Errors
-/// As [`ResolveError`] has them.
+/// See [`ResolveError`].
 pub(super) fn check_holder(directory: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     is_shared(directory, trusted).map(drop)
 }
 
-/// Whether others may put names into a directory, and may take away no others than theirs.
+/// Returns whether others may add names to a directory, but can only remove their own.
 fn is_shared(directory: &Path, trusted: TrustedUsers) -> Result<bool, ResolveError> {
     let exposed = |by: String| ResolveError::Exposed { path: directory.to_owned(), by };
     if directory.starts_with(PROCESSES) {

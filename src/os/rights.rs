@@ -1,4 +1,4 @@
-//! A descriptor that one process hands to another over a Unix socket (`SCM_RIGHTS`, unix(7)).
+//! Passes a descriptor from one process to another over a Unix socket (`SCM_RIGHTS`, unix(7)).
 
 #![expect(unsafe_code, reason = "control messages are the kernel's layout")]
 
@@ -11,10 +11,10 @@ use std::os::unix::net::UnixStream;
 /// Space for two descriptors in a control message, in whole words so that its header is aligned.
 const CONTROL_WORDS: usize = 4;
 
-/// Sends bytes with one descriptor; how many of the bytes went. At least one has to.
+/// Sends bytes with one descriptor, and returns the number of sent bytes. At least one byte is required.
 ///
 /// # Errors
-/// The kernel's; nothing was sent then.
+/// The error of the kernel; nothing was sent then.
 ///
 /// # Blocking
 /// As the socket does.
@@ -22,7 +22,7 @@ pub fn send(stream: &UnixStream, bytes: &[u8], file: &File) -> io::Result<usize>
     send_all(stream, bytes, &[file])
 }
 
-/// The same with as many descriptors as there is room for.
+/// Sends bytes with as many descriptors as fit.
 fn send_all(stream: &UnixStream, bytes: &[u8], files: &[&File]) -> io::Result<usize> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut vector =
@@ -47,17 +47,17 @@ fn send_all(stream: &UnixStream, bytes: &[u8], files: &[&File]) -> io::Result<us
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives bytes and the descriptor that came with them, if one did; 0 bytes at the end.
+/// Receives bytes and their descriptor, if there is one; 0 bytes at the end.
 ///
 /// # Errors
-/// The kernel's; more than one descriptor came, of which none stays open then.
+/// The error of the kernel; more than one descriptor arrived, and then none stays open.
 ///
 /// # Blocking
 /// As the socket does.
 pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<File>)> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // The kernel has room for one descriptor exactly: it closes any other, and says so.
+    // The buffer has space for exactly one descriptor: the kernel closes any others, and sets a flag.
     let mut message = message(&mut vector, &mut control, header_bytes(1)?)?;
     let flags = libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the message refers to `bytes` and `control`, which live until the call returns and which
@@ -90,7 +90,7 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Opti
     Ok((received, file))
 }
 
-/// A message of these bytes, with this room for a header and descriptors.
+/// Builds a message for these bytes, with space for a header and descriptors.
 fn message(
     vector: &mut libc::iovec,
     control: &mut [u64; CONTROL_WORDS],
@@ -108,7 +108,7 @@ fn message(
     Ok(message)
 }
 
-/// The length of a header with so many descriptors, without padding behind them.
+/// Returns the length of a header with this number of descriptors, without padding after them.
 fn header_bytes(count: usize) -> io::Result<usize> {
     let fd_bytes = mem::size_of::<RawFd>().saturating_mul(count);
     let fd_bytes = libc::c_uint::try_from(fd_bytes).map_err(io::Error::other)?;
@@ -158,8 +158,8 @@ mod tests {
         drop((a, b));
         let error = receive(&other, &mut [0; 16]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-        // Their other ends end when the last copy is closed: a program that another test is just starting has
-        // one until it runs.
+        // Their other ends end when the last copy is closed: a child process of a concurrent test has a copy until its
+        // exec.
         for end in [&mut first, &mut second] {
             assert_eq!(end.read(&mut [0]).unwrap(), 0);
         }

@@ -1,4 +1,4 @@
-//! The agent as systemd has it.
+//! The agent's systemd service.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,10 +7,10 @@ use crate::os::{process, users};
 
 const ROOT: u32 = 0;
 
-/// The user that the agent runs as: as its unit says where systemd has one, else who asks.
+/// Returns the user of the agent: that of its unit if systemd has one, otherwise this process's.
 ///
 /// # Errors
-/// When nobody has the name that the unit gives: what to tell.
+/// If the user in the unit does not exist; with an explanation.
 ///
 /// # Blocking
 /// As long as `systemctl` takes, some 10 ms.
@@ -34,14 +34,15 @@ pub fn agent_user() -> Result<u32, String> {
     }
 }
 
-/// The user in what `systemctl show` says of a unit, empty for root; none where there is no unit.
+/// Parses the user from the output of `systemctl show`, empty for root; `None` if the unit does not
+/// exist.
 fn user_of_unit(says: &str) -> Option<&str> {
     let value = |name: &str| says.lines().find_map(|line| line.strip_prefix(name));
     value("LoadState=").filter(|state| *state == "loaded")?;
     value("User=").or(Some(""))
 }
 
-/// Whether systemd runs this host.
+/// Returns whether systemd runs this host.
 pub fn is_systemd() -> bool {
     Path::new("/run/systemd/system").exists()
 }

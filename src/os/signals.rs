@@ -1,8 +1,7 @@
-//! Signals as values that one thread waits for.
+//! Signals as values for which one thread waits.
 //!
-//! A handler writes the signal's number into a socket pair. Blocking the signals in all threads
-//! and taking them with sigwait(3) would be less code, but children inherit the mask: each `zfs`
-//! would run deaf to SIGTERM.
+//! A handler writes the signal's number to a socket pair. Blocking the signals in all threads and reading them with
+//! sigwait(3) would be less code, but children inherit the mask: each `zfs` would ignore SIGTERM.
 
 #![expect(unsafe_code, reason = "std cannot install signal handlers")]
 
@@ -13,17 +12,17 @@ use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// The end that the handler writes to. Lives as long as the process, because the handler does.
+/// The handler's end of the pair. Lives as long as the process, because the handler does.
 static HANDLER_END: OnceLock<UnixStream> = OnceLock::new();
 
-/// A signal that was sent to the process.
+/// A signal to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: the service manager ends us.
+    /// SIGTERM: the service manager stops the agent.
     Terminate,
-    /// SIGINT: somebody at a terminal ends us.
+    /// SIGINT: a user at a terminal stops the agent.
     Interrupt,
-    /// SIGHUP: the agent opens its audit file again.
+    /// SIGHUP: log files must be reopened.
     Hangup,
 }
 
@@ -39,7 +38,7 @@ impl Signal {
     }
 }
 
-/// The signals that arrived, in the order of arrival.
+/// The received signals, in order.
 #[derive(Debug)]
 pub struct Signals {
     arrived: UnixStream,
@@ -50,10 +49,10 @@ impl Signals {
     /// once.
     ///
     /// # Errors
-    /// When the process has no file descriptor left, or has installed the handlers before.
+    /// If the process has no free file descriptor, or has already installed the handlers.
     pub fn install() -> io::Result<Self> {
         let (arrived, handler_end) = UnixStream::pair()?;
-        // A handler must not wait; when thousands are unread, one more says nothing new.
+        // A handler must not wait; if thousands are unread, one more adds no information.
         handler_end.set_nonblocking(true)?;
         HANDLER_END
             .set(handler_end)
@@ -64,25 +63,25 @@ impl Signals {
         Ok(Self { arrived })
     }
 
-    /// Catches every SIGHUP from now on, which else ends the process at once.
+    /// Catches every SIGHUP from now on, which otherwise ends the process at once.
     ///
     /// # Errors
-    /// What sigaction(2) fails with; nothing is known that makes it fail.
+    /// The errors of sigaction(2); no cause of a failure is known.
     pub fn catch_hangups(&self) -> io::Result<()> {
         catch(Signal::Hangup)
     }
 
-    /// Takes the next signal.
+    /// Returns the next signal.
     ///
     /// # Errors
-    /// What the read fails with; nothing is known that makes it fail.
+    /// The errors of the read; no cause of a failure is known.
     ///
     /// # Blocking
     /// Until a signal arrives.
     pub fn wait(&mut self) -> io::Result<Signal> {
         loop {
             let mut number = [0_u8];
-            // Goes on after EINTR, which the very signal may cause.
+            // Continues after EINTR, which the signal itself may cause.
             self.arrived.read_exact(&mut number)?;
             let number = libc::c_int::from(number[0]);
             if let Some(signal) = Signal::ALL.into_iter().find(|it| it.number() == number) {
@@ -98,9 +97,8 @@ fn catch(signal: Signal) -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     let handler: extern "C" fn(libc::c_int) = on_signal;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Calls that a signal interrupts go on: libraries do not all expect EINTR. After the first of
-    // those that end us the default is back: an operator who asks twice does not want to wait for running
-    // requests.
+    // Interrupted calls are restarted, because not all libraries expect EINTR. After the first SIGTERM or SIGINT the
+    // default action is restored: a user who sends a second one does not want to wait for running work.
     action.sa_flags = match signal {
         Signal::Terminate | Signal::Interrupt => libc::SA_RESTART | libc::SA_RESETHAND,
         Signal::Hangup => libc::SA_RESTART,
@@ -134,7 +132,7 @@ mod tests {
         assert_eq!(result, 0);
     }
 
-    // One test, because the handlers belong to the whole process.
+    // One test, because the handlers apply to the whole process.
     #[test]
     fn signals_are_read_in_order_and_end_nothing() {
         let mut signals = Signals::install().unwrap();

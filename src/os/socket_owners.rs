@@ -1,8 +1,7 @@
-//! Whose TCP sockets of this host are: asked of the kernel by `sock_diag(7)`, one message there and
-//! one back.
+//! The owners of TCP sockets of this host, from the kernel through `sock_diag(7)`, with one request and one answer.
 //!
-//! A socket that was closed lives on for a while without its owner, and the kernel then gives 0 for
-//! its user, which is root. So only a socket that still has a file (inode) has an owner.
+//! A closed socket exists for a while without its owner, and the kernel then reports 0, root, as its user. So only a
+//! socket that still has a file (inode) has an owner.
 
 #![expect(unsafe_code, reason = "std makes no netlink sockets")]
 
@@ -14,18 +13,18 @@ use std::os::fd::{FromRawFd, OwnedFd};
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
-/// A record of a socket with all attributes that the kernel adds unasked is some 150 bytes.
+/// A record of a socket with all attributes that the kernel adds by default has some 150 bytes.
 const ANSWER_BYTES: usize = 1024;
-/// Answers that are read for one question: those to earlier ones are passed over.
+/// The maximum number of answers read for one request: answers to earlier requests are skipped.
 const ANSWERS_MAX: usize = 8;
 /// Offsets in an answer: `struct inet_diag_msg` after the header.
 const STATE_AT: usize = HEADER_BYTES + 1;
 const UID_AT: usize = HEADER_BYTES + 64;
 const INODE_AT: usize = HEADER_BYTES + 68;
-/// States of the kernel's `tcp_states.h` in which the process still has its end: `ESTABLISHED`,
-/// `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`.
+/// States in the kernel's `tcp_states.h` in which the process still has its end: `ESTABLISHED`, `FIN_WAIT1`,
+/// `FIN_WAIT2`, `CLOSE_WAIT`.
 const STATES: [u8; 4] = [1, 4, 5, 8];
-/// The state of a socket that listens.
+/// The state of a listening socket.
 const LISTEN: u8 = 10;
 
 /// A socket as the kernel describes it.
@@ -33,22 +32,22 @@ const LISTEN: u8 = 10;
 struct Socket {
     state: u8,
     uid: u32,
-    /// 0 where no process has the socket: not yet, or not any more.
+    /// 0 if no process has the socket: not yet, or no longer.
     inode: u32,
 }
 
 /// One end of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A process of this user has it.
+    /// A process of this user has the socket.
     Owned(u32),
-    /// It is on this host, and no process has accepted it yet, or has it any more.
+    /// The socket is on this host, and no process has accepted it yet, or has it any more.
     Unowned,
-    /// It is not on this host.
+    /// The socket is not on this host.
     Absent,
 }
 
-/// Asks for the owners of sockets in this network namespace.
+/// Queries the owners of sockets in this network namespace.
 #[derive(Debug)]
 pub struct SocketOwners {
     netlink: File,
@@ -56,10 +55,10 @@ pub struct SocketOwners {
 }
 
 impl SocketOwners {
-    /// Opens the way to the kernel and tries it out on a connection to itself.
+    /// Opens a netlink socket, and tests it on a connection to itself.
     ///
     /// # Errors
-    /// When the kernel has no such way (module `inet_diag`), or the process may not go it.
+    /// If the kernel does not support it (module `inet_diag`), or the process is not permitted.
     pub fn open() -> io::Result<Self> {
         Self::open_netlink().map_err(|error| {
             let why = format!("cannot identify socket owners (sock_diag): {error}");
@@ -81,14 +80,14 @@ impl SocketOwners {
         Ok(owners)
     }
 
-    /// The user whose process has the TCP socket at `address` that is connected to `other_end`;
-    /// none where there is no such socket, or no process has it any more.
+    /// Returns the user whose process has the TCP socket at `address` that is connected to `other_end`; `None` if the
+    /// socket does not exist, or no process has it any more.
     ///
     /// # Errors
-    /// When the kernel does not answer as it should.
+    /// If the kernel returns an error or an invalid answer.
     ///
     /// # Blocking
-    /// Never: the kernel answers while it is asked.
+    /// Never: the kernel answers during the request.
     pub fn owner(&mut self, address: SocketAddr, other_end: SocketAddr) -> io::Result<Option<u32>> {
         Ok(match self.end(address, other_end)? {
             End::Owned(uid) => Some(uid),
@@ -96,7 +95,7 @@ impl SocketOwners {
         })
     }
 
-    /// The TCP socket at `address` that is connected to `other_end`.
+    /// Returns the TCP socket at `address` that is connected to `other_end`.
     ///
     /// # Errors
     /// As [`SocketOwners::owner`].
@@ -108,13 +107,13 @@ impl SocketOwners {
             Some(Socket { state, uid, inode }) if STATES.contains(&state) && inode != 0 => {
                 End::Owned(uid)
             }
-            // Without such a socket the kernel answers with the one that listens for it.
+            // If the socket does not exist, the kernel answers with its listening socket.
             Some(Socket { state: LISTEN, .. }) | None => End::Absent,
             Some(_) => End::Unowned,
         })
     }
 
-    /// The user whose process listens at `address`; none where no process does.
+    /// Returns the user whose process listens at `address`; `None` if no process does.
     ///
     /// # Errors
     /// As [`SocketOwners::owner`].
@@ -160,8 +159,8 @@ impl SocketOwners {
     }
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`; none for ends of two families, which no socket
-/// has. IPv4 is asked for as such, also where it comes mapped into IPv6.
+/// Builds `struct nlmsghdr` and `struct inet_diag_req_v2`; `None` for ends of two families, which no socket has. An
+/// IPv4 address that is mapped into IPv6 is queried as IPv4.
 fn request(address: SocketAddr, other_end: SocketAddr, sequence: u32) -> Option<Vec<u8>> {
     let (family, from, to) = match (address.ip().to_canonical(), other_end.ip().to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -197,7 +196,7 @@ fn padded(octets: &[u8; 4]) -> [u8; 16] {
     all
 }
 
-/// The socket that an answer describes.
+/// Returns the socket in an answer.
 fn interpret(answer: &[u8]) -> io::Result<Option<Socket>> {
     let kind = answer.get(4..6).and_then(|it| it.try_into().ok()).map(u16::from_ne_bytes);
     if kind == Some(SOCK_DIAG_BY_FAMILY) {
@@ -207,7 +206,7 @@ fn interpret(answer: &[u8]) -> io::Result<Option<Socket>> {
             _ => Err(io::ErrorKind::InvalidData.into()),
         };
     }
-    // An error message: the negative number of the error after the header.
+    // An error message: the negative error number after the header.
     let error = number(answer, HEADER_BYTES).unwrap_or(0).to_ne_bytes();
     match i32::from_ne_bytes(error).wrapping_neg() {
         libc::ENOENT => Ok(None),
@@ -236,8 +235,8 @@ mod tests {
         (caller, listener.accept().unwrap().0)
     }
 
-    /// Has the kernel give the port of this connection to nobody else. Its listener had SO_REUSEADDR, and so has it:
-    /// where both sockets have that, and neither listens, the kernel takes the port for free.
+    /// Prevents the kernel from reusing the port of this connection. The socket inherits SO_REUSEADDR from its
+    /// listener: if both sockets have that option, and neither listens, the kernel treats the port as free.
     fn keep_port(accepted: &TcpStream) {
         let (fd, no): (_, libc::c_int) = (accepted.as_raw_fd(), 0);
         let bytes = size_of_val(&no).try_into().unwrap();
@@ -248,7 +247,7 @@ mod tests {
         assert_eq!(set, 0);
     }
 
-    /// The owner of the other end of an accepted connection.
+    /// Returns the owner of the other end of an accepted connection.
     fn owner(accepted: &TcpStream) -> Option<u32> {
         let (peer, local) = (accepted.peer_addr().unwrap(), accepted.local_addr().unwrap());
         SocketOwners::open().unwrap().owner(peer, local).unwrap()
@@ -274,7 +273,7 @@ mod tests {
             let address: SocketAddr = format!("{asked}:{port}").parse().unwrap();
             let _caller = TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            // Another test would listen there.
+            // Otherwise another test could listen there.
             keep_port(&accepted);
             let mut owners = SocketOwners::open().unwrap();
             assert_eq!(owners.listener(address).unwrap(), Some(process::user()), "{listen}");

@@ -1,7 +1,6 @@
-//! Users and groups as the system's databases name them.
+//! Users and groups in the system's databases.
 //!
-//! What is asked here may go to a directory service: every function blocks for as long as that
-//! takes.
+//! The databases may query a directory service: every function blocks for as long as that takes.
 
 #![expect(unsafe_code, reason = "std knows neither users nor groups")]
 
@@ -10,17 +9,17 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// What one entry takes at first, in bytes; a group with many members takes more.
+/// The initial size of one entry, in bytes; a group with many members needs more.
 const ENTRY_BYTES: usize = 1024;
-/// What it may take at most.
+/// The maximum size of one entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 1024 * 1024;
-/// Groups of one user, as many as Linux itself takes.
+/// The maximum number of groups of one user, as in Linux.
 const GROUPS_MAX: usize = 65_536;
 
-/// The user with this name; a number stands for itself.
+/// Returns the user with this name; a number stands for itself.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// If the database cannot be read.
 pub fn user_id(name: &str) -> io::Result<Option<u32>> {
     if let Ok(id) = name.parse() {
         return Ok(Some(id));
@@ -33,10 +32,10 @@ pub fn user_id(name: &str) -> io::Result<Option<u32>> {
     entry(ask, |user: &libc::passwd| user.pw_uid)
 }
 
-/// The group with this name; a number stands for itself.
+/// Returns the group with this name; a number stands for itself.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// If the database cannot be read.
 pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     if let Ok(id) = name.parse() {
         return Ok(Some(id));
@@ -49,19 +48,20 @@ pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     entry(ask, |group: &libc::group| group.gr_gid)
 }
 
-/// The name of a user; none where the database does not know it.
+/// Returns the name of a user; `None` if the database does not contain the user.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// If the database cannot be read.
 pub fn user_name(id: u32) -> io::Result<Option<String>> {
     let user = user(id)?;
     Ok(user.map(|(name, _)| name.to_string_lossy().into_owned()))
 }
 
-/// All groups of a user, its own first; none of a user that the database does not know.
+/// Returns all groups of a user, the primary one first; empty if the database does not contain the
+/// user.
 ///
 /// # Errors
-/// When the database cannot be read, or counts more groups than Linux takes.
+/// If the database cannot be read, or contains more groups than Linux supports.
 pub fn groups(id: u32) -> io::Result<Vec<u32>> {
     let Some((name, group)) = user(id)? else { return Ok(Vec::new()) };
     let mut groups = vec![0; 64];
@@ -80,7 +80,7 @@ pub fn groups(id: u32) -> io::Result<Vec<u32>> {
     Err(io::Error::other("too many groups"))
 }
 
-/// The name and the own group of a user.
+/// Returns the name and the primary group of a user.
 fn user(id: u32) -> io::Result<Option<(CString, u32)>> {
     let ask = |record, text, length, found| {
         // SAFETY: as `entry` promises.
@@ -93,8 +93,8 @@ fn user(id: u32) -> io::Result<Option<(CString, u32)>> {
     })
 }
 
-/// Asks for one entry with as much memory as it takes. What `ask` gets: a record and a text of so
-/// many bytes to write to, and where to put the record's address when there is one; all are valid
+/// Queries one entry with as much memory as needed. `ask` receives a record and a text buffer with
+/// its length to write to, and the place for the record's address if an entry exists; all are valid
 /// until `read` returns.
 fn entry<R, T>(
     ask: impl Fn(*mut R, *mut libc::c_char, libc::size_t, *mut *mut R) -> libc::c_int,

@@ -1,4 +1,4 @@
-//! inotify(7): waits until something changes in directories or is closed, instead of sleeping.
+//! inotify(7): waits until entries of directories change or a file is closed, instead of sleeping.
 
 #![expect(unsafe_code, reason = "inotify has no safe form in std")]
 
@@ -12,26 +12,26 @@ use std::time::Duration;
 
 use super::poll::{Interest, PollSet};
 
-/// What a path is watched for.
+/// The event to watch for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An entry of this directory comes, goes or is renamed.
+    /// An entry of this directory is created, deleted or renamed.
     Entries,
-    /// Somebody closes this file or device.
+    /// A process closes this file or device.
     Close,
 }
 
-/// Watched paths. What happened is not told apart: after each wait, look.
+/// Watched paths. Does not tell which event occurred: check the state after each wait.
 #[derive(Debug)]
 pub struct Watch {
     events: File,
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// Creates an empty watch.
     ///
     /// # Errors
-    /// When the process or the user has no file descriptor or inotify instance left.
+    /// If the process or the user has no free file descriptor or inotify instance.
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let fd = unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) };
@@ -43,10 +43,10 @@ impl Watch {
         Ok(Self { events: File::from(events) })
     }
 
-    /// Watches a path from now on; watching it twice is watching it once.
+    /// Watches a path from now on; adding it twice has no further effect.
     ///
     /// # Errors
-    /// When the path is not there, or the user's number of watches is used up.
+    /// If the path does not exist, or the user's limit of watches is reached.
     pub fn add(&self, path: &Path, event: Event) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let mask = match event {
@@ -62,10 +62,10 @@ impl Watch {
         if watch < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Waits for something to happen to a watched path since the wait before.
+    /// Waits for an event on a watched path since the previous wait.
     ///
     /// # Errors
-    /// What poll(2) fails with.
+    /// The errors of poll(2).
     ///
     /// # Blocking
     /// Up to `timeout`.
@@ -74,7 +74,8 @@ impl Watch {
         set.add(self, Interest::Read);
         set.wait(Some(timeout))?;
         let mut events = [0; 4096];
-        // Ends with "would block" when all are taken; what they say is looked at, not read.
+        // Ends with "would block" when all are read; their content is ignored, because callers
+        // check the state.
         while matches!((&self.events).read(&mut events), Ok(1..)) {}
         Ok(())
     }

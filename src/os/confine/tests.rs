@@ -52,8 +52,8 @@ fn run_within(
     command.output().unwrap()
 }
 
-/// Writes down that a test does not run, as `tests/it/harness/skip.rs` does: past the runner, which hides what a test
-/// prints that passes.
+/// Reports a skipped test, as `tests/it/harness/skip.rs` does: directly, because the runner hides the output of a test
+/// that passes.
 fn skip() {
     let thread = std::thread::current();
     let (test, why) = (thread.name().unwrap_or("a test"), "the kernel has no Landlock");
@@ -63,7 +63,7 @@ fn skip() {
     file.write_all(format!("landlock\t{test}\t{why}\n").as_bytes()).unwrap();
 }
 
-/// Whether the kernel has no Landlock. Fails where it must have it: by its own list, or by
+/// Returns whether the kernel has no Landlock. Fails if the kernel must have it: by its own list, or by
 /// `MISTIFY_TEST_REQUIRE`.
 fn lacks_landlock() -> bool {
     let lacks = !has_landlock().unwrap();
@@ -143,7 +143,7 @@ fn a_confined_program_starts_no_other_program() {
 
 #[test]
 fn a_confined_program_makes_no_socket() {
-    // bash knows sockets by these names.
+    // bash opens sockets by these names.
     let connect = |path: &str| {
         let output = run("/bin/bash", &["-c", &format!("exec 3<>{path}")], &[]);
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -171,7 +171,7 @@ fn a_confined_program_changes_no_mode_and_no_owner() {
 
 #[test]
 fn confined_program_can_only_read() {
-    // It waits for its input, so that its flags can be read.
+    // The program waits for input, so that its flags can be read.
     let mut command = Command::new("/bin/cat");
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     let (memory_bytes, cpu) = (512 * MIB, Duration::from_secs(30));
@@ -202,7 +202,7 @@ fn a_file_that_grows_over_its_limit_ends_the_program() {
 
 #[test]
 fn memory_and_processor_time_have_limits() {
-    // 16 MiB of text, and copies of this text.
+    // 16 MiB of text, and copies of that text.
     let script = "x=xxxxxxxxxxxxxxxx; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
                   x=$x$x; done; echo done";
     for (memory_bytes, is_enough) in [(1024 * MIB, true), (16 * MIB, false)] {
@@ -217,7 +217,7 @@ fn memory_and_processor_time_have_limits() {
 
 #[test]
 fn rights_are_those_of_the_kernels_version() {
-    // linux/landlock.h: REFER, TRUNCATE and IOCTL_DEV came with 2, 3 and 5.
+    // linux/landlock.h: REFER, TRUNCATE and IOCTL_DEV exist since versions 2, 3 and 5.
     let rights = [1, 2, 3, 4, 5, 6, 7].map(filesystem_rights);
     assert_eq!(rights, [0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff, 0xffff, 0xffff]);
     assert_eq!((rights[1] & TRUNCATE, rights[2] & TRUNCATE), (0, TRUNCATE));

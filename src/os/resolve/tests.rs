@@ -30,7 +30,7 @@ impl Directory {
         resolve(&self.at(name), TrustedUsers::own()).unwrap().real().to_owned()
     }
 
-    /// What lies exposed on the way, below this directory.
+    /// Returns the exposed component, below this directory.
     fn exposed(&self, name: &str) -> (PathBuf, String) {
         match resolve(&self.at(name), TrustedUsers::own()).unwrap_err() {
             ResolveError::Exposed { path, by } => {
