@@ -1,9 +1,9 @@
-//! Which addresses an image may be fetched from.
+//! Checks the addresses from which an image may be fetched.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocks of IPv4 that are not the public network's (IANA IPv4 Special-Purpose Address Registry, multicast and
-/// reserved space): the first address and the bits of the prefix.
+/// Blocks of IPv4 outside the public network (IANA IPv4 Special-Purpose Address Registry, multicast and reserved
+/// space): the first address and the prefix length in bits.
 const SPECIAL_IPV4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -22,13 +22,13 @@ const SPECIAL_IPV4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// The global unicast space of IPv6 (RFC 4291), outside which nothing is public.
+/// The global unicast space of IPv6 (RFC 4291); all other addresses are not public.
 const GLOBAL_IPV6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
-/// Blocks in it that are not the public network's, or stand for an address of IPv4 that is not looked at (IANA
-/// IPv6 Special-Purpose Address Registry).
+/// Blocks in it outside the public network, or with embedded IPv4 addresses that are not checked (IANA IPv6
+/// Special-Purpose Address Registry).
 const SPECIAL_IPV6: [(Ipv6Addr, u32); 4] = [
-    // Protocol assignments, Teredo among them.
+    // Protocol assignments, including Teredo.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
     // 6to4.
@@ -37,11 +37,11 @@ const SPECIAL_IPV6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// The block behind which a gateway (NAT64) reaches the address of IPv4 in the last 32 bits (RFC 6052).
+/// The block through which a NAT64 gateway reaches the IPv4 address in the last 32 bits (RFC 6052).
 const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
-/// Whether an address is of the public network: no loopback, link-local or private address, whichever way it is
-/// written, and none that another address is hidden in.
+/// Returns whether an address belongs to the public network: it is no loopback, link-local or private address in any
+/// notation, and contains no other address.
 pub fn is_public(address: IpAddr) -> bool {
     match unwrapped(address.to_canonical()) {
         IpAddr::V4(address) => !SPECIAL_IPV4.iter().any(|block| is_in_ipv4(address, *block)),
@@ -52,7 +52,7 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The address of IPv4 in one of [`NAT64`]; any other address as it is.
+/// Returns the IPv4 address in an address of [`NAT64`]; any other address unchanged.
 fn unwrapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(outer) if is_in_ipv6(outer, NAT64) => {

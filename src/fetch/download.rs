@@ -1,4 +1,4 @@
-//! A download, from the draft that it goes into to content that nobody else can change.
+//! Downloads into a draft, whose content nobody else can change afterwards.
 
 use std::error::Error;
 use std::fs::File;
@@ -21,28 +21,28 @@ use crate::storage::{MIB, Volumes};
 const SHA256SUM: &str = "/usr/bin/sha256sum";
 /// The hexadecimal digits of a SHA-256 sum.
 const SUM_DIGITS: usize = 64;
-/// The least size of a download: sizes of images are in MiB.
+/// The minimum size of a download: image sizes are in MiB.
 const BYTES_MIN: u64 = MIB;
 
-/// A download into the directory of drafts of a store.
+/// A download into a store's directory of drafts.
 pub struct Download<'d> {
     /// The store.
     pub volumes: &'d dyn Volumes,
-    /// The image service of this process: a host, and a port if it is not that of http.
+    /// The image service of this process: a host, and a port other than that of http.
     pub service: Option<&'d str>,
-    /// How many downloads may run at once, which share the space that is free.
+    /// The number of concurrent downloads, which share the free space.
     pub sharers: u64,
-    /// Until when the store has to say how full it is.
+    /// The deadline for querying the store's free space.
     pub deadline: Instant,
-    /// By whom it is ended early.
+    /// Cancels the download.
     pub cancellation: &'d Cancellation,
 }
 
 impl Download<'_> {
-    /// Fetches what is at a URL into a draft.
+    /// Fetches a URL into a draft.
     ///
     /// # Errors
-    /// What keeps it from coming, in one line; when there is no room for a draft. Nothing is left then.
+    /// The cause of the failure, in one line; also if the draft does not fit. No draft remains.
     ///
     /// # Blocking
     /// As [`ask`].
@@ -54,12 +54,12 @@ impl Download<'_> {
         Ok(own(draft)?)
     }
 
-    /// The directory of drafts, and how many bytes a draft may have there.
+    /// Returns the directory of drafts, and the maximum size of a draft there.
     fn room(&self) -> Result<(PathBuf, u64), Box<dyn Error>> {
         let (directory, free_bytes, usable_bytes) = match self.volumes.drafts()? {
             Some(directory) => {
                 let free_bytes = self.volumes.usage(self.deadline)?.free_bytes;
-                // The image, which is a copy, lies beside the draft.
+                // The image is a copy on the same file system as the draft.
                 (directory, free_bytes, free_bytes / 2)
             }
             None => {
@@ -80,7 +80,7 @@ impl Download<'_> {
     }
 }
 
-/// The content, when who fetched it can change it no more.
+/// Returns the content, after the fetcher can no longer change it.
 fn own(draft: File) -> io::Result<File> {
     match files::writer_state(draft, FETCH_ORDER)? {
         WriterState::Alone(content) => Ok(content),
@@ -89,13 +89,13 @@ fn own(draft: File) -> io::Result<File> {
     }
 }
 
-/// The SHA-256 sum of a file in hexadecimal digits, by `sha256sum`.
+/// Computes the SHA-256 sum of a file in hexadecimal digits with `sha256sum`.
 ///
 /// # Errors
-/// When that program is not there, fails, or says something else.
+/// If that program does not exist, fails, or prints something else.
 ///
 /// # Blocking
-/// As long as the file takes to be read, with the limits of an import.
+/// As long as reading the file takes, with the limits of an import.
 pub fn sha256(content: &File, kill: Duration) -> Result<String, Box<dyn Error>> {
     let mut input = content.try_clone()?;
     input.rewind()?;
@@ -125,7 +125,7 @@ pub fn sha256(content: &File, kill: Duration) -> Result<String, Box<dyn Error>> 
     }
 }
 
-/// Whether a text is a SHA-256 sum in hexadecimal digits.
+/// Returns whether a text is a SHA-256 sum in hexadecimal digits.
 pub fn is_sum(text: &str) -> bool {
     text.len() == SUM_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -148,7 +148,7 @@ mod tests {
         draft.write_all_at(b"content", 0).unwrap();
         let other = draft.try_clone().unwrap();
         assert!(matches!(files::writer_state(draft, Duration::ZERO).unwrap(), WriterState::Open));
-        // A program that another test is just starting has it as well, until it runs.
+        // A child process of a concurrent test also has the file open until its exec.
         let WriterState::Alone(mut reader) = files::writer_state(other, FETCH_ORDER).unwrap()
         else {
             panic!("nobody else has it")
@@ -159,7 +159,7 @@ mod tests {
         assert!(reader.write_all_at(b"x", 0).is_err());
     }
 
-    /// A directory store of this name; its directory, too.
+    /// Returns a directory store of this name, and its directory.
     fn store(name: &str) -> (Arc<dyn Volumes>, PathBuf) {
         let root = env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
         crate::os::own::make_directory(&root).unwrap();
@@ -171,7 +171,7 @@ mod tests {
         Instant::now() + FETCH_ORDER
     }
 
-    /// The room of one of so many downloads.
+    /// Returns the maximum size of one of `sharers` downloads.
     fn room_of_one(volumes: &dyn Volumes, sharers: u64) -> Result<u64, String> {
         let (deadline, cancellation) = (deadline(), &Cancellation::default());
         let download = Download { volumes, service: None, sharers, deadline, cancellation };
@@ -198,7 +198,7 @@ mod tests {
         volumes.provision(&wanted, deadline()).unwrap();
         let after = [1, 2].map(|sharers| room_of_one(&*volumes, sharers).unwrap());
         fs::remove_dir_all(root).unwrap();
-        // Half, a quarter and an eighth of what was free. Others write to this file system meanwhile.
+        // Half, a quarter and an eighth of the free space. Other processes write to this file system meanwhile.
         for (found, part) in [(before, 2), (after[0], 4), (after[1], 8)] {
             let expected = free_bytes / part;
             assert!(found.abs_diff(expected) < expected / 4, "{found} is not {expected}");

@@ -1,4 +1,4 @@
-//! From one URL to the content, over at most three redirects.
+//! Fetches the content of a URL, over at most three redirects.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -15,16 +15,16 @@ use crate::config::fixed::{
 use crate::os::confine::AccessScope;
 use crate::os::program::{Ended, Program};
 
-/// Debian's package curl has it there, and so have others.
+/// The path in Debian's package curl and in those of other distributions.
 pub const CURL: &str = "/usr/bin/curl";
-/// Its exit status for content that is larger than `--max-filesize`.
+/// The exit status for content above `--max-filesize`.
 const TOO_LARGE: i32 = 63;
 
-/// Fetches what is ordered into `target`, from its beginning; how many bytes it is. curl runs as this process's
-/// user. When `is_unwanted` says so, it is killed.
+/// Fetches the order's URL into `target`, from its start, and returns the number of bytes. curl runs as this process's
+/// user, and is killed when `is_unwanted` returns true.
 ///
 /// # Errors
-/// One line that says what is wrong. What is in `target` then is nothing to use.
+/// The cause in one line. The content of `target` is then unusable.
 ///
 /// # Blocking
 /// Up to [`FETCH_TIME`], and as long as the system takes to resolve names.
@@ -51,22 +51,21 @@ pub fn fetch(
     Err(format!("cannot fetch {url}: more than {FETCH_REDIRECTS} redirects"))
 }
 
-/// Reads a URL.
+/// Parses a URL.
 ///
 /// # Errors
-/// The URL and what is wrong with it.
+/// The URL and its fault.
 pub(super) fn parse(text: &str) -> Result<Url, String> {
     Url::parse(text).map_err(|why| format!("invalid URL {}: {why}", text.escape_debug()))
 }
 
-/// The addresses that may be connected to for this URL, which is that of the order or what the URL `from`
-/// redirects to.
+/// Returns the permitted addresses for this URL, which is the order's, or the target of a redirect by `from`.
 ///
-/// The image service may speak http at its host and port, and its host may have a private address, unless another
-/// host redirects there. Everything else has to speak https and to have a public address.
+/// The image service may use http at its host and port, and its host may have a private address, unless another host
+/// redirects there. Everything else must use https and have a public address.
 ///
 /// # Errors
-/// In words, when there is none.
+/// In words, if no address is permitted.
 fn allowed(
     url: &Url,
     from: Option<&Url>,
@@ -105,9 +104,9 @@ fn resolve(name: &str, port: u16) -> io::Result<Vec<IpAddr>> {
 /// The result of one request.
 #[derive(Debug, PartialEq, Eq)]
 enum Hop {
-    /// The target has it all: so many bytes.
+    /// The target has the whole content, with this number of bytes.
     Whole(u64),
-    /// It is elsewhere.
+    /// The server redirects to this URL.
     Redirect(String),
 }
 
@@ -120,12 +119,12 @@ fn hop(
     is_unwanted: &dyn Fn() -> bool,
 ) -> Result<Hop, String> {
     let text = |error: io::Error| format!("cannot fetch with {CURL}: {error}");
-    // What a redirect brought is no content.
+    // The body of a redirect is not part of the content.
     target.set_len(0).map_err(text)?;
     (&*target).rewind().map_err(text)?;
     let late = || format!("cannot fetch {url}: timed out after {} s", FETCH_TIME.as_secs());
     let time = deadline.saturating_duration_since(Instant::now());
-    // What curl and the limit of processor time count in.
+    // curl and the limit of processor time use whole seconds.
     if time < Duration::from_secs(1) {
         return Err(late());
     }
@@ -165,20 +164,20 @@ fn hop(
     }
 }
 
-/// Whether curl notices that an answer of this version of HTTP is cut off, by its `Content-Length` and
-/// `Transfer-Encoding`: in HTTP/1 the end of the connection ends an answer that has neither (RFC 9112, section
-/// 6.3). From HTTP/2 on streams have an end of their own.
+/// Returns whether curl detects a truncated answer of this HTTP version, by its `Content-Length` and
+/// `Transfer-Encoding`: in HTTP/1 the end of the connection ends an answer without both (RFC 9112, section 6.3). Since
+/// HTTP/2, streams have their own end.
 fn has_end(version: &str, length: &str, coding: &str) -> bool {
     let last_coding = coding.rsplit(',').next().unwrap_or_default().trim();
     !version.starts_with('1') || !length.is_empty() || last_coding.eq_ignore_ascii_case("chunked")
 }
 
-/// The status, the version of HTTP, the headers that say where the answer ends, and the URL of a redirect, on
-/// standard error.
+/// The status, the HTTP version, the headers that define the end of the answer, and the URL of a redirect, on standard
+/// error.
 const WRITE_OUT: &str = "%{stderr}%{http_code}\\t%{http_version}\\t%header{content-length}\\t\
                          %header{transfer-encoding}\\t%{redirect_url}\\n";
 
-/// The options of curl, which reads no configuration and no environment. curl writes the content to standard output,
+/// Returns the arguments of curl, which reads no configuration and no environment. Its answer goes to standard output,
 /// and [`WRITE_OUT`] to standard error.
 fn arguments(url: &Url, addresses: &[IpAddr], bytes_max: u64, time: Duration) -> Vec<String> {
     let [size, whole, connect, silent, silence, rate, redirects] = [
@@ -245,7 +244,7 @@ mod tests {
     use super::*;
     use crate::os::files;
 
-    /// What is allowed for a URL that another one redirects to, or for that of an order.
+    /// Returns the permitted addresses for the URL of an order, or for a redirect by `from`.
     fn after(
         from: Option<&str>,
         url: &str,
@@ -328,12 +327,12 @@ mod tests {
         assert_eq!((after("--max-filesize"), after("--max-time")), ("5", "9"));
         assert_eq!((after("--proto"), after("--proto-redir")), ("=http,https", "=https"));
         assert_eq!(after("--max-redirs"), "3");
-        // Less than this for so long ends it, and more per second it may not take.
+        // A lower rate than this for this long aborts curl, and the last value is its maximum rate.
         assert_eq!((after("--speed-limit"), after("--speed-time")), ("65536", "60"));
         assert_eq!(after("--limit-rate"), "104857600");
     }
 
-    /// A server that gives these answers, one to each connection.
+    /// Starts a server with these answers, one for each connection.
     fn server(answers: Vec<String>) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = listener.local_addr().unwrap().to_string();
@@ -344,7 +343,7 @@ mod tests {
                 while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
                     request.push(byte[0]);
                 }
-                // The client may leave when it has enough.
+                // The client may close the connection early.
                 let _ = stream.write_all(answer.as_bytes());
             }
         });
@@ -364,7 +363,7 @@ mod tests {
         )
     }
 
-    /// Fetches from such a server, which counts as the configured one, into a file of 100 bytes at most.
+    /// Fetches from such a server, configured as the image service, into a file of at most 100 bytes.
     fn fetched(answers: Vec<String>) -> Result<String, String> {
         let (place, thread) = server(answers);
         let file = files::nameless(&env::temp_dir()).unwrap();
@@ -394,7 +393,7 @@ mod tests {
     fn curl_obeys_the_pinned_address() {
         let (place, thread) = server(vec![content("disk")]);
         let port = place.rsplit(':').next().unwrap();
-        // No resolver knows it (RFC 6761).
+        // No resolver knows this name (RFC 6761).
         let url = Url::parse(&format!("http://name.invalid:{port}/image")).unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         let (pinned, end) = ([Ipv4Addr::LOCALHOST.into()], Instant::now() + FETCH_TIME);

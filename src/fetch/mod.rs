@@ -1,4 +1,4 @@
-//! Images from the network, by `curl`.
+//! Fetches images from the network with `curl`.
 //!
 //! ```text
 //! the agent, or `image pull`            mistify-libvirt-fetch@.service, or a child as nobody
@@ -6,10 +6,10 @@
 //!   import, confined                ◄──   how many bytes, or what went wrong
 //! ```
 //!
-//! The fetcher has the network and nothing else: no privilege, and of files only the one that it fills. It knows
-//! the image service from its own settings; an order cannot name one. The process that orders has no network.
-//! The fetcher judges each address after it has resolved the name, and curl connects to that very address: a name
-//! that resolves to another one a moment later changes nothing. Redirects are judged in the same way.
+//! The fetcher has access to the network and nothing else: no privileges, and only the file that it fills. It knows the
+//! image service from its own configuration; an order cannot name one. The process that orders has no network. The
+//! fetcher checks each address after resolving the name, and curl connects to exactly that address: a later change of
+//! the name's address has no effect. Redirects are checked in the same way.
 
 mod address;
 mod download;
@@ -26,11 +26,11 @@ pub use self::request::{Cancellation, REMEDY, SOCKET, ask, serve};
 pub(crate) use self::url::is_uri;
 pub use self::url::{Host, Scheme, Service, Url, component};
 
-/// A download.
+/// An order of a download.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchRequest {
-    /// From where.
+    /// The URL.
     pub url: String,
-    /// How many bytes it may have.
+    /// The maximum number of bytes.
     pub bytes_max: u64,
 }

@@ -1,5 +1,5 @@
-//! Who asks for content and who fetches it: one line each way over a Unix socket, and with the first the file
-//! that the fetcher fills.
+//! The protocol between the process that orders content and the fetcher: one line each way over a Unix socket, and with
+//! the first the file that the fetcher fills.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -21,19 +21,19 @@ use crate::config::fixed::{FETCH_KILL, FETCH_ORDER, FETCH_TIME};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::rights;
 
-/// Where `mistify-libvirt-fetch.socket` listens, for root and the agent's user.
+/// The socket on which `mistify-libvirt-fetch.socket` listens, for root and the agent's user.
 pub const SOCKET: &str = "/run/mistify-libvirt-fetch.sock";
-/// How to have it, for errors and for `check`.
+/// The command that enables the socket, for errors and for `check`.
 pub const REMEDY: &str = "systemctl enable --now mistify-libvirt-fetch.socket";
-/// Longest line either way, in bytes: a URL, and what is wrong with it.
+/// The maximum length of a line in both directions, in bytes: a URL, and an error.
 const LINE_BYTES_MAX: usize = 8192;
-/// Longest error in an answer: in JSON a character takes six bytes at most.
+/// The maximum length of an error in an answer: JSON takes at most six bytes for a character.
 const ERROR_CHARS_MAX: usize = 1000;
-/// The user and group `nobody`, who own nothing.
+/// The user and group `nobody`, which own no files.
 const NOBODY: u32 = 65534;
-/// This program, also where `nobody` cannot reach its path or it was replaced meanwhile.
+/// This program, even if `nobody` cannot reach its path or it was replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
-/// Between two looks at whether the child has ended.
+/// The interval of checks whether the child has ended.
 const CHILD_LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,34 +43,34 @@ enum Answer {
     Error(String),
 }
 
-/// Ends a download from another thread.
+/// Cancels a download from another thread.
 #[derive(Debug, Default)]
 pub struct Cancellation(Mutex<Cancelling>);
 
 #[derive(Debug, Default)]
 struct Cancelling {
     is_cancelled: bool,
-    /// To whom the order was given that is carried out.
+    /// The fetcher of the current order.
     fetcher: Option<UnixStream>,
 }
 
 impl Cancellation {
-    /// Ends the running download; downloads that would start later fail, too.
+    /// Cancels the current download and all later ones, which fail. If none runs, only records the request.
     pub fn cancel(&self) {
         let mut state = self.0.lock();
         state.is_cancelled = true;
         if let Some(fetcher) = &state.fetcher {
-            // Fails only when the fetcher has left, which is as good.
+            // Fails only if the fetcher has closed the connection, which also ends the download.
             let _ = fetcher.shutdown(Shutdown::Both);
         }
     }
 
-    /// Whether it was cancelled.
+    /// Returns whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.lock().is_cancelled
     }
 
-    /// Gives an order to this fetcher; its answer. A cancel meanwhile ends the connection.
+    /// Sends an order to this fetcher, and returns its answer. Cancelling closes the connection.
     fn talk(&self, stream: UnixStream, order: &FetchRequest, target: &File) -> io::Result<Answer> {
         {
             let mut state = self.0.lock();
@@ -81,7 +81,7 @@ impl Cancellation {
         }
         let said = talk(stream, order, target);
         let mut state = self.0.lock();
-        // The fetcher sees the end of the connection when every copy of the socket is closed.
+        // The fetcher detects the end of the connection only if no copy remains.
         state.fetcher = None;
         match state.is_cancelled {
             true => Err(io::Error::other("cancelled")),
@@ -90,21 +90,21 @@ impl Cancellation {
     }
 }
 
-/// Has the order carried out, by the unit where systemd listens for it, else by a child of this process as
-/// nobody, for which `service` is the image service; how many bytes it is.
+/// Executes the order, through the unit if systemd listens for it, otherwise in a child process as nobody with
+/// `service` as the image service. Returns the number of bytes.
 ///
 /// # Errors
-/// As [`fetch`]; when it was cancelled; when nobody can be asked.
+/// As [`fetch`]; if it was cancelled; if no fetcher is available.
 ///
 /// # Blocking
-/// Somewhat longer than [`fetch`] may.
+/// Somewhat longer than [`fetch`] may take.
 pub fn ask(
     order: &FetchRequest,
     service: Option<&str>,
     target: &File,
     cancellation: &Cancellation,
 ) -> Result<u64, String> {
-    // One that is too long for the line, or cannot be, is known without the fetcher.
+    // An invalid URL, or one that is too long for the line, is refused without the fetcher.
     parse(&order.url)?;
     if Path::new(SOCKET).exists() {
         let asked = UnixStream::connect(SOCKET)
@@ -117,12 +117,12 @@ pub fn ask(
     let (ours, theirs) = UnixStream::pair().map_err(text)?;
     let mut child = start_child(theirs, service)?;
     let said = cancellation.talk(ours, order, target);
-    // Nobody is at the other end now: the child kills curl and ends.
+    // The connection is closed now: the child kills curl and ends.
     reap(&mut child, FETCH_KILL + FETCH_ORDER).map_err(text)?;
     answer(said.map_err(text)?)
 }
 
-/// What an error of the connection to the unit means.
+/// Explains an error of the connection to the unit.
 fn unit_error(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
@@ -134,7 +134,7 @@ fn unit_error(error: &io::Error) -> String {
     }
 }
 
-/// Starts a fetcher as nobody, with the image service of this process in place of its own settings.
+/// Starts a fetcher as nobody, with the image service of this process instead of a configuration.
 fn start_child(socket: UnixStream, service: Option<&str>) -> Result<Child, String> {
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0("mistify-libvirt").args(["fetch", "--config", "/dev/null"]);
@@ -151,7 +151,7 @@ fn start_child(socket: UnixStream, service: Option<&str>) -> Result<Child, Strin
     })
 }
 
-/// Waits for the end of a child, which is killed when it has not ended within `patience`.
+/// Waits for the end of a child, and kills it if it does not end within `patience`.
 fn reap(child: &mut Child, patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
     while child.try_wait()?.is_none() {
@@ -188,11 +188,11 @@ fn line_of(what: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Carries out the order that comes by the socket on this standard input: what `mistify-libvirt fetch` does. The
-/// settings are this process's own: the image service, or why they cannot be read, which is the answer then.
+/// Executes the order from the socket on standard input: the subcommand `mistify-libvirt fetch`. `settings` is this
+/// process's own configuration: the image service, or the error of reading it, which becomes the answer.
 ///
 /// # Errors
-/// When no order comes. That something cannot be fetched is an answer.
+/// If no order arrives. A failed download is an answer, not an error.
 ///
 /// # Blocking
 /// As [`fetch`].
@@ -215,13 +215,13 @@ fn serve_on(mut stream: &UnixStream, settings: Result<Option<Service>, String>) 
         Err(error) => Answer::Error(error.chars().take(ERROR_CHARS_MAX).collect()),
     })?;
     match stream.write_all(&line) {
-        // Nobody waits for the answer any more.
+        // The client no longer waits for the answer.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
 }
 
-/// Whether the other end has closed its side: after its order it sends nothing.
+/// Returns whether the client has closed its side: after its order it sends nothing.
 fn has_left(stream: &UnixStream) -> bool {
     let mut set = PollSet::default();
     let index = set.add(stream, Interest::Read);
@@ -239,7 +239,7 @@ fn receive(stream: &UnixStream) -> io::Result<(FetchRequest, File)> {
     Ok((order, target))
 }
 
-/// Reads a line; `patience` is the time limit that was set for it.
+/// Reads a line; `patience` is the socket's time limit.
 fn read_line<T: for<'de> Deserialize<'de>>(from: impl Read, patience: Duration) -> io::Result<T> {
     let most = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();
@@ -255,7 +255,7 @@ fn read_line<T: for<'de> Deserialize<'de>>(from: impl Read, patience: Duration) 
     }
 }
 
-/// The error of a read, in words where it is the end of a time limit (`SO_RCVTIMEO`, socket(7)).
+/// Explains an error of a read that exceeded its time limit (`SO_RCVTIMEO`, socket(7)).
 fn timed_out(error: io::Error, patience: Duration) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => {
@@ -277,7 +277,7 @@ mod tests {
         FetchRequest { url: url.to_owned(), bytes_max: 100 }
     }
 
-    /// What a fetcher with these settings answers to an order.
+    /// Returns the answer of a fetcher with these settings to an order.
     fn answered(settings: Result<Option<Service>, String>, url: &str) -> Result<u64, String> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
@@ -366,7 +366,7 @@ mod tests {
     fn errors_of_the_connection_are_explained() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
-        // As systemd does beyond MaxConnections=.
+        // As systemd does above MaxConnections=.
         drop(theirs);
         let error =
             talk(ours.try_clone().unwrap(), &order("https://127.0.0.1/"), &file).unwrap_err();

@@ -1,19 +1,19 @@
-//! The addresses of images, in a form that no two programs read in two ways.
+//! URLs of images, restricted to a form that all programs parse in the same way.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest URL in bytes.
+/// The maximum length of a URL in bytes.
 const URL_BYTES_MAX: usize = 2048;
-/// Longest name of a host in bytes (RFC 1035).
+/// The maximum length of a host name in bytes (RFC 1035).
 const HOST_BYTES_MAX: usize = 253;
 
-/// How an image is fetched.
+/// The protocol of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// Without a proof of who answers.
+    /// Without authentication of the server.
     Http,
-    /// With one.
+    /// With authentication of the server.
     Https,
 }
 
@@ -26,24 +26,24 @@ pub enum Host {
     Address(IpAddr),
 }
 
-/// A URL: scheme, host, port and target alone. There is no user, no password and no fragment in it.
+/// A URL with scheme, host, port and target only: without user, password and fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    /// How.
+    /// The scheme.
     pub scheme: Scheme,
-    /// From where.
+    /// The host.
     pub host: Host,
-    /// At which port.
+    /// The port.
     pub port: u16,
-    /// Path and query, which begin with `/`.
+    /// Path and query, starting with `/`.
     pub target: String,
 }
 
 impl Url {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// What is wrong with it, in a few words.
+    /// The fault of the URL, in a few words.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.len() > URL_BYTES_MAX {
             return Err("it is too long");
@@ -88,10 +88,10 @@ impl fmt::Display for Host {
 }
 
 impl Host {
-    /// Reads a host, an address of IPv6 in brackets.
+    /// Parses a host; an IPv6 address is in brackets.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the host.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let address: Ipv6Addr =
@@ -105,7 +105,7 @@ impl Host {
             let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             !label.is_empty() && !label.starts_with('-') && label.bytes().all(is_inside)
         };
-        // Its last label is no number: resolvers take `127.1` and `0x7f000001` for addresses.
+        // The last label must not be a number: resolvers accept `127.1` and `0x7f000001` as addresses.
         let is_name = text.len() <= HOST_BYTES_MAX
             && text.split('.').all(is_label)
             && text
@@ -119,20 +119,20 @@ impl Host {
     }
 }
 
-/// The image service of this host: it may have a private address and speak http.
+/// The image service of this host, which may have a private address and use http.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Its host.
+    /// The host.
     pub host: Host,
-    /// The port where it speaks http.
+    /// The port of its http server.
     pub port: u16,
 }
 
 impl Service {
-    /// Reads a host with, perhaps, a port; without one the port is 80.
+    /// Parses a host and an optional port, which is 80 by default.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         authority_of(text, Scheme::Http).map(|(host, port)| Self { host, port })
     }
@@ -160,13 +160,13 @@ fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str>
     Ok((Host::parse(host)?, port))
 }
 
-/// Whether it is a path with, perhaps, a query (RFC 3986).
+/// Returns whether a text is a path with an optional query (RFC 3986).
 fn is_target(text: &str) -> bool {
     text.starts_with('/') && is_uri(text, b"-._~!$&'()*+,;=:@/?")
 }
 
-/// Returns whether a text is valid in a URI: letters, digits, `marks`, and bytes written as `%` and two
-/// hexadecimal digits.
+/// Returns whether a URI may contain the text: letters, digits, `marks`, and percent-encoded bytes (`%` and two
+/// hexadecimal digits).
 pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -183,7 +183,8 @@ pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
     true
 }
 
-/// A text as one component of a path: all but letters, digits and `-._~` is percent-encoded (RFC 3986).
+/// Encodes a text as one component of a path: all characters except letters, digits and `-._~` are percent-encoded (RFC
+/// 3986).
 pub fn component(text: &str) -> String {
     text.bytes().fold(String::new(), |mut path, byte| {
         match byte {
