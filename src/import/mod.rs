@@ -1,10 +1,10 @@
-//! How a file becomes an image of the store: a raw or qcow2 disk, or a zfs stream. Each may be
-//! compressed with gzip, xz or zstd, where that program is installed.
+//! Imports a file as an image of the store: a raw or qcow2 disk, or a zfs stream. Each may be compressed with gzip, xz
+//! or zstd, if that program is installed.
 //!
-//! The file may be another user's, who swaps it or writes into it meanwhile. So it is opened once, its
-//! format is read from that descriptor, and each program that reads it gets the descriptor and is confined
-//! to it ([`crate::os::confine`]). A qcow2 file that others can write to is copied first: its header, which
-//! may name other files, is checked in the copy.
+//! The file may belong to another user, who replaces it or writes to it meanwhile. So it is opened once, its format is
+//! read from that descriptor, and each program that reads it gets the descriptor and is confined to it
+//! ([`crate::os::confine`]). A qcow2 file that others can write to is copied first: its header, which may name other
+//! files, is checked in the copy.
 
 mod qemu_img;
 
@@ -30,28 +30,27 @@ use crate::storage::copy::copy;
 use crate::storage::format::{Format, first_bytes};
 use crate::storage::{Id, ImageSource, StoredImage, Volumes};
 
-/// The number of progress reports of one import.
+/// The number of progress reports from start to end.
 const PROGRESS_STEPS: u64 = 20;
-/// Deflate makes a file at most so many times smaller.
+/// The maximum compression ratio of Deflate.
 const RATIO_MAX: u64 = 1032;
 
-/// Who tells of an import: its progress, as bytes that are done and bytes altogether, and what is not as it
-/// should be and yet goes on.
+/// The receiver of an import's progress, as bytes done and total bytes, and of its warnings.
 pub struct ImportReporter<'t> {
-    /// Twenty times from beginning to end.
+    /// Called twenty times from start to end.
     pub progress: &'t dyn Fn(u64, u64),
-    /// One line.
+    /// Called with one line.
     pub warn: &'t dyn Fn(&str),
 }
 
-/// Brings a file in as the image `id`. `may_change` says whether others can write into it meanwhile; `kill` is the
+/// Imports a file as the image `id`. `may_change` says whether others can write to the file meanwhile; `kill` is the
 /// time from SIGKILL to the end of a program.
 ///
 /// # Errors
-/// What is wrong with the file or the store. Nothing of the image is left then.
+/// The fault of the file or the store. No part of the image remains.
 ///
 /// # Blocking
-/// As long as reading and writing takes; `qemu-img` and the decompressors have a limit.
+/// As long as reading and writing take; `qemu-img` and the decompressors have a time limit.
 pub fn import(
     volumes: &dyn Volumes,
     content: File,
@@ -66,7 +65,7 @@ pub fn import(
     };
 
     let mut format = Format::of(&content)?;
-    // Its header could change after it was read, to name files that `qemu-img` opens.
+    // The header could change after it was read, and name files that `qemu-img` opens.
     let is_qcow2 = matches!(format, Format::Qcow2 { .. });
     if is_qcow2 && may_change {
         content = copy_aside(&content)?;
@@ -89,11 +88,10 @@ pub fn import(
     Ok(volumes.import_image(id, source, &mut |done_bytes| progress.report(done_bytes))?)
 }
 
-/// Opens a regular file for reading, the only time that its path is used; and says whether others can write
-/// into it.
+/// Opens a regular file for reading, the only use of its path, and returns whether others can write to the file.
 ///
 /// # Errors
-/// The system's; a file that is no regular one, or that the agent may not open for others.
+/// The error of the system; a file that is not regular, or that the agent must not open for others.
 pub fn open(file: &Path, trusted: TrustedUsers) -> io::Result<(File, bool)> {
     let content = open_foreign(&std::path::absolute(file)?, trusted)?;
     let metadata = content.metadata()?;
@@ -113,7 +111,7 @@ pub(crate) fn copy_aside(content: &File) -> io::Result<File> {
     Ok(file)
 }
 
-/// A file without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is closed.
+/// Creates a file without a name in `$TMPDIR`, or `/var/tmp`, which is removed when it is closed.
 fn nameless() -> io::Result<File> {
     let directory = files::temporary();
     files::nameless(&directory).map_err(|error| {
@@ -122,15 +120,14 @@ fn nameless() -> io::Result<File> {
     })
 }
 
-/// How a file is compressed: the name, its first bytes, and the program that decompresses it to standard
-/// output, where there is one.
+/// A compression format: the name, the first bytes, and the program that decompresses to standard output, if supported.
 struct Compression {
     name: &'static str,
     magic: &'static [u8],
     program: Option<&'static str>,
 }
 
-/// By the formats' own documents (RFC 1952, the xz and zstd formats, and so on).
+/// From the specifications of the formats (RFC 1952, the xz and zstd formats, and so on).
 const COMPRESSIONS: [Compression; 7] = [
     Compression { name: "gzip", magic: b"\x1f\x8b", program: Some("/usr/bin/gzip") },
     Compression { name: "xz", magic: b"\xfd7zXZ\0", program: Some("/usr/bin/xz") },
@@ -141,15 +138,14 @@ const COMPRESSIONS: [Compression; 7] = [
     Compression { name: "7-Zip", magic: b"7z\xbc\xaf\x27\x1c", program: None },
 ];
 
-/// How a file is compressed; `None` for one that is not, by its first bytes.
+/// Returns the compression format of a file by its first bytes; `None` for an uncompressed file.
 fn compression_of(content: &File) -> io::Result<Option<&'static Compression>> {
     let start = first_bytes(content)?;
     Ok(COMPRESSIONS.iter().find(|it| start.starts_with(it.magic)))
 }
 
-/// Decompresses a file into one without a name. The program reads its standard input, writes its standard
-/// output, and opens nothing. It gets nine tenths of the space that is free, as a small file can become any
-/// size.
+/// Decompresses a file into one without a name. The program reads its standard input, writes its standard output, and
+/// opens nothing. It may use nine tenths of the free space, because a small file can expand to any size.
 fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result<File, String> {
     let Compression { name, program, .. } = compression;
     let remedy = format!("the file is compressed with {name}; decompress it first");
@@ -165,7 +161,7 @@ fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result
     let mut command = Command::new(program);
     command.args(["-d", "-c"]).stdin(packed).stdout(output);
     if *name == "xz" {
-        // Each thread of xz has a stack and buffers of its own, beyond the limit of memory on a large host.
+        // Each thread of xz has its own stack and buffers, which exceed the memory limit on a large host.
         command.arg("-T1");
     }
     let (scope, memory_bytes) = (AccessScope::Files(&[]), IMPORT_MEMORY_BYTES);
@@ -188,13 +184,13 @@ fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result
     Ok(file)
 }
 
-/// How long a program may take that reads or writes so many bytes, by the clock and of the processor.
+/// Returns the time limit of a program that reads or writes this number of bytes, for elapsed time and processor time.
 pub(crate) fn time_for(bytes: u64) -> Duration {
     let scaled = Duration::from_secs(bytes / IMPORT_RATE_BYTES);
     IMPORT_TIME_BASE.saturating_add(scaled).min(IMPORT_TIME_MAX)
 }
 
-/// Tells [`PROGRESS_STEPS`] steps of what may be many.
+/// Reports at most [`PROGRESS_STEPS`] steps of the progress.
 struct Progress<'t> {
     size_bytes: u64,
     steps: Cell<u64>,

@@ -1,4 +1,4 @@
-//! `qemu-img`, with a qcow2 file as its standard input and nothing else to read.
+//! Runs `qemu-img` with a qcow2 file as its standard input, and no access to other files.
 
 use std::fs::File;
 use std::io;
@@ -16,27 +16,27 @@ use crate::os::program::{Ended, Program};
 
 /// Part of every distribution's qemu.
 const QEMU_IMG: &str = "/usr/bin/qemu-img";
-/// What a check prints at most that is kept, in bytes: it is some 500.
+/// The maximum of stored output from a check, in bytes: a check prints some 500.
 const REPORT_BYTES: usize = 64 * 1024;
-/// The descriptor of standard input opened anew: the very file, wherever its path leads now. The driver
-/// `file` takes no other protocol, and a backing file that the header names is not opened.
+/// Opens the descriptor of standard input again: the same file, whatever its path refers to now. The driver `file`
+/// accepts no other protocol, and a backing file in the header is not opened.
 const SOURCE: &str = r#"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/proc/self/fd/0"}}"#;
 
-/// A qcow2 file that was opened once.
+/// An opened qcow2 file.
 pub(super) struct Qcow2<'f> {
     pub(super) content: &'f File,
-    /// The size of the disk in it.
+    /// The virtual size of the disk.
     pub(super) size_bytes: u64,
-    /// From SIGKILL to the end of `qemu-img`.
+    /// The time from SIGKILL to the end of `qemu-img`.
     pub(super) kill: Duration,
 }
 
 impl Qcow2<'_> {
-    /// Checks the file (`qemu-img check`): a download that broke off has clusters beyond its end, which
-    /// would be read as zeroes.
+    /// Checks the file (`qemu-img check`): an incomplete download has clusters beyond its end, which would read as
+    /// zeroes.
     ///
     /// # Errors
-    /// What is wrong with it, or with `qemu-img`.
+    /// The fault of the file, or the error of `qemu-img`.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut report = Vec::new();
         let arguments = ["check", "--output=json", SOURCE].map(Path::new);
@@ -46,7 +46,7 @@ impl Qcow2<'_> {
         });
         let lacks = |error| format!("cannot run {QEMU_IMG} (package qemu-utils): {error}");
         let Ended { status, first_error_line } = ended.map_err(lacks)?;
-        // 3: clusters that nothing uses, which harms no data.
+        // 3: leaked clusters, which damage no data.
         if matches!(status.code(), Some(0 | 3)) {
             return Ok(());
         }
@@ -59,10 +59,10 @@ impl Qcow2<'_> {
         })
     }
 
-    /// Writes the disk to a device or file of its size, all zeroes.
+    /// Writes the disk to a device or file of its size that contains only zeroes.
     ///
     /// # Errors
-    /// What `qemu-img` says, or what keeps it from running.
+    /// The error of `qemu-img`, or of starting it.
     pub(super) fn convert(&self, target: &Path, progress: &Progress<'_>) -> io::Result<()> {
         let to = open_device(File::options().read(true).write(true), target)?;
         let arguments =
@@ -96,15 +96,15 @@ impl Qcow2<'_> {
     }
 }
 
-/// Tells the progress that `qemu-img -p` prints: `    (12.34/100%)`, each after a carriage return.
+/// Parses the progress that `qemu-img -p` prints: `    (12.34/100%)`, each after a carriage return.
 struct Percents<'p> {
-    /// What came since the last carriage return.
+    /// The output since the last carriage return.
     word: Vec<u8>,
     progress: &'p Progress<'p>,
 }
 
 impl Percents<'_> {
-    /// Longer than any such word; the rest of a longer one is left out.
+    /// More than the length of any such word; the rest of a longer one is discarded.
     const WORD_BYTES: usize = 64;
 
     fn take(&mut self, bytes: &[u8]) {
