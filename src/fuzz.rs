@@ -1,8 +1,8 @@
-//! What must hold whatever comes in from outside: for `make fuzz`, which looks for bytes where it
-//! does not, and for a test, which takes the bytes of `fuzz/corpus`.
+//! Properties that hold for any input from outside: for `make fuzz`, which searches for
+//! counterexamples, and for a test, which uses the inputs in `fuzz/corpus`.
 //!
-//! Each target takes any bytes, and panics where something does not hold. Those that need what a
-//! module keeps to itself stand in a `fuzz.rs` of that module.
+//! Each target accepts any bytes, and panics if a property does not hold. Targets that need private
+//! items of a module are in a `fuzz.rs` of that module.
 
 mod guest;
 mod names;
@@ -10,7 +10,7 @@ mod typed;
 
 use crate::{cli, client, http, jobs, journal, rpc, storage};
 
-/// A target: asked with any bytes, it panics where what must hold does not.
+/// A target: accepts any bytes, and panics if a property does not hold.
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their directories in `fuzz/corpus`.

@@ -13,8 +13,8 @@ use crate::guest::wire::Guest;
 use crate::guest::xml::Element;
 use crate::libvirt::{Code, Connection, XmlKind};
 
-/// A byte of what the host is like, and a guest as JSON. A guest that is accepted is what its XML
-/// says, to this agent and to libvirt, and so are its networks.
+/// Parses a byte with the properties of the host, and a guest as JSON. An accepted guest equals the
+/// guest in its XML, for this agent and for libvirt, and so do its networks.
 pub(super) fn guest_to_xml(data: &[u8]) {
     let Some((bits, json)) = data.split_first() else { return };
     let Ok(mut guest) = serde_json::from_slice::<Guest>(json) else { return };
@@ -47,7 +47,7 @@ pub(super) fn guest_to_xml(data: &[u8]) {
         for network in &networks {
             assert_eq!(NetworkDefinition::from_xml(&network.network_xml()).as_ref(), Ok(network));
         }
-        // Where nothing is left to be completed, and memory is not more than can be.
+        // If the guest was completed, and its memory does not overflow.
         let is_itself = same_as_domain(&guest, &model, &networks);
         let is_whole = is(0) && guest.memory_mib.checked_mul(1024).is_some();
         assert!(is_itself || !is_whole, "{guest:?}");
@@ -59,7 +59,7 @@ thread_local! {
     static LIBVIRT: OnceCell<Connection> = const { OnceCell::new() };
 }
 
-/// The XML as libvirt's own parser reads and writes it, if libvirt accepts it.
+/// Defines the guest in libvirt, if libvirt accepts it: its parser is independent of this agent's.
 fn to_libvirt(guest: Guest, host: &HostConfig) {
     let model = VirDomain::for_guest(&Guest { kind: "test".to_owned(), ..guest }, host, &[]);
     LIBVIRT.with(|connection| {
@@ -76,7 +76,7 @@ fn to_libvirt(guest: Guest, host: &HostConfig) {
         };
         let xml = domain.xml(XmlKind::Inactive).expect("it has XML");
         let read = VirDomain::from_xml(&xml).expect("libvirt's XML is read");
-        // Before what must hold is looked at: the next input finds no domain of this one.
+        // Undefines before the assertions, so that the next input does not find the domain.
         domain.undefine().expect("it is off");
         assert_eq!(read.name, model.name);
         assert_eq!(read.metadata, model.metadata);
@@ -92,8 +92,8 @@ fn to_libvirt(guest: Guest, host: &HostConfig) {
     });
 }
 
-/// XML of a domain or a network, or of neither. Parsing, writing and parsing again gives the same values. If libvirt
-/// chooses the display's port, nothing else of the XML changes.
+/// Parses the text as XML of a domain and of a network. Parsed data is the same after it is written
+/// and parsed again, and automatic VNC ports change nothing but a display's port.
 pub(super) fn live_xml(data: &[u8]) {
     let Ok(xml) = str::from_utf8(data) else { return };
     for root in ["domain", "network"] {
@@ -104,7 +104,7 @@ pub(super) fn live_xml(data: &[u8]) {
         }
     }
     if let Ok(network) = NetworkDefinition::from_xml(xml) {
-        // What is written has the form of a guest's network, whatever was read.
+        // The written XML has the form of a guest's network, whatever was parsed.
         let expected =
             NetworkDefinition { uuid: String::new(), is_for_guest: true, ..network.clone() };
         assert_eq!(NetworkDefinition::from_xml(&network.network_xml()), Ok(expected));
@@ -141,7 +141,7 @@ fn depth(element: &Element) -> usize {
     1 + element.children.iter().map(depth).max().unwrap_or(0)
 }
 
-/// Whether nothing in it has a namespace, which is not written.
+/// Returns whether no part has a namespace, because namespaces are not written.
 fn is_plain(element: &Element) -> bool {
     element.namespace.is_empty()
         && !element.attributes.iter().any(|(name, _)| name.contains(':'))

@@ -6,13 +6,13 @@ use std::str;
 use crate::cli::fuzz as cli;
 use crate::storage::{Dataset, Id, PoolName};
 
-/// Two lines, a pool's name and one in it. What is accepted stays as it was written, has safe
-/// characters alone, and is below the pool, also as a path.
+/// Parses two lines: a pool's name and a name in the pool. An accepted name is unchanged, has only
+/// safe characters, and is below the pool, also as a path.
 pub(super) fn dataset_names(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (pool, name) = text.split_once('\n').unwrap_or(("tank", text));
     let parsed = PoolName::parse(pool);
-    // Empty is no store.
+    // An empty name means no store.
     let is_taken = parsed.is_ok() || pool.is_empty();
     assert_eq!(cli::takes_pool(pool), is_taken, "settings take what the store does: {pool}");
     let Ok(pool) = parsed else { return };
@@ -40,7 +40,7 @@ pub(super) fn dataset_names(data: &[u8]) {
     datasets.into_iter().flatten().for_each(|dataset| below(&pool, dataset));
 }
 
-/// Whether nothing in it means something to a shell, a command or a path.
+/// Returns whether a name has no characters that are special in a shell, a command or a path.
 fn is_safe(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
     name.bytes().all(allowed) && name.split('/').all(|part| !part.starts_with('-'))

@@ -1,11 +1,10 @@
-//! Typed parameters, and what is made of those of one domain.
+//! Typed parameters, and the data from those of one domain.
 
 use crate::libvirt::fuzz::parameters;
 use crate::libvirt::{DomainStats, Name, Value};
 use crate::metrics::{disks, interfaces};
 
-/// The parameters of a domain: no more interfaces and disks than parameters name, and each device is
-/// one that a parameter named.
+/// Parses the parameters of a domain: every interface, disk and device in the result is named by a parameter.
 pub(super) fn typed_parameters(data: &[u8]) {
     let params = parameters(data);
     let stats = DomainStats { name: "a".into(), uuid: String::new(), id: Some(1), params };
