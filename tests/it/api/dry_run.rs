@@ -1,6 +1,5 @@
-//! What CreateGuest and Delete say that they would do: nothing of it is done, and when it is done
-//! it is that. One body of claims for both stores, on libvirt's test driver; the XML on a real
-//! libvirtd.
+//! The dry runs of CreateGuest and Delete: they change nothing, and a later execution matches the
+//! plan. The same tests for both stores, on libvirt's test driver; the XML on a real libvirtd.
 
 mod left;
 
@@ -25,7 +24,7 @@ const DRY: &str = "mistify.dry_run";
 /// The deadline of calls that name none, as [`InProcess::config`] has it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// An agent with a store, and all that it may write to.
+/// An agent with a store, and every directory that it may write to.
 struct Host {
     bed: Bed,
     directory: Scratch,
@@ -270,7 +269,8 @@ fn every_check_that_fails_is_named(host: &Host) {
         for (found, expected) in found.iter().zip(problems) {
             assert!(found.starts_with(expected), "{found} is not {expected}");
         }
-        // It is as the verb says it: the verb stops at the first, and says the same of it.
+        // The problem matches the verb's error: the verb stops at the first one, with the same
+        // text.
         let error = host.agent().error("CreateGuest", &asked);
         let bare = error.split(" (").next().expect("a text");
         let named = found.iter().any(|text| text.ends_with(bare) || text.starts_with("network "));

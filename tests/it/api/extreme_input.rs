@@ -1,5 +1,5 @@
-//! Odd input in every string of a guest, and as many of everything as a guest may have: carried
-//! through to libvirt and back, or refused by name; and nothing of it stays in memory.
+//! Unusual input in every string of a guest, and as many disks and NICs as a guest may have: passed
+//! to libvirt and back, or refused by name; and the agent keeps none in memory.
 
 use std::fs;
 use std::time::Duration;
@@ -147,7 +147,7 @@ fn crowd() -> Value {
 fn every_string_is_carried_through_or_refused_by_name() {
     let agent = Agent::on_test_driver();
     each_case(|verb, field, guest| carried_or_refused(&agent, verb, field, guest));
-    // Nothing of it all is in the way of an ordinary guest.
+    // None of these inputs affects an ordinary guest.
     agent.ok("CreateGuest", &ordinary());
 }
 

@@ -28,7 +28,7 @@ fn bytes(send: &Value) -> Vec<u8> {
     send.as_array().expect("pieces").iter().flat_map(piece).collect()
 }
 
-/// All that the agent says to these bytes until it ends the connection.
+/// Returns everything that the agent sends for these bytes until it ends the connection.
 fn exchange(agent: &Agent, bytes: &[u8]) -> Vec<u8> {
     let mut stream = agent.connect();
     // An agent that has refused the request need not read the rest.

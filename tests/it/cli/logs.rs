@@ -1,4 +1,4 @@
-//! The log as JSON, which whoever collected the original's goes on to read.
+//! The log as JSON, which collectors of the original's log can still read.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};

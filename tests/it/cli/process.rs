@@ -229,7 +229,7 @@ fn logged(words: &[&str], rust_log: Option<&str>) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"));
     command.env("STATE_DIRECTORY", state.path());
     command.args(["--libvirt-uri", "test:///default", "--port", "0", "--socket"]).arg(&socket);
-    // A host without zfs would hear of it.
+    // On a host without zfs, the agent would report that.
     command.args(["--storage", &format!("directory:{}", state.path().join("store").display())]);
     command.args(words).env_remove("RUST_LOG").stderr(Stdio::piped());
     command.envs(rust_log.map(|level| ("RUST_LOG", level)));

@@ -135,7 +135,7 @@ fn progress_is_shown_each_second_only_on_a_terminal() {
     assert!(reported.len() >= 2 && reported[0] >= 1 && reported.is_sorted(), "{said:?}");
     let answer: Value = serde_json::from_str(answer).expect("JSON alone is left");
     assert_eq!(answer["events"], json!([]));
-    // And what is not slow, or not in front of a person, has none of it.
+    // Fast answers, and output that is not on a terminal, have no progress.
     wait_until("an answer that is not slow", SOON, || {
         shell.on_terminal("status test") == "test running\n"
     });

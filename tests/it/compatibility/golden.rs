@@ -1,5 +1,5 @@
-//! The golden XML against the libvirt of this machine, by `virsh` on the test driver: it takes what
-//! this agent defines and still says of it what the dumped files say.
+//! The golden XML against the libvirt of this machine, by `virsh` on the test driver: libvirt
+//! accepts the definitions of this agent, and still returns the content of the dumped files.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

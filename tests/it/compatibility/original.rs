@@ -191,7 +191,7 @@ fn every_verb_accepts_an_original_guest() {
     for (method, after) in [
         ("Reboot", "running"),
         ("Restart", "running"),
-        // It has no ACPI: nothing but the request comes of it.
+        // The guest has no ACPI: the request has no effect.
         ("Shutdown", "running"),
         ("Poweroff", "shutoff"),
         ("Shutdown", "shutoff"),

@@ -129,7 +129,7 @@ fn original_guest_survives_every_verb_and_metric() {
         for method in ["Reboot", "Restart"] {
             assert_eq!(agent.agent.ok(method, &guest)["guest"]["state"], "running", "{method}");
         }
-        // It has no ACPI, as the original gave none: nothing but the request comes of it.
+        // The guest has no ACPI, as the original configured none: the request has no effect.
         assert_eq!(agent.agent.ok("Shutdown", &guest)["guest"]["state"], "running");
         assert_eq!(host.process("original"), process, "nobody has stopped it");
         guest = ran;

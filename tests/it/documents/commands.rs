@@ -47,7 +47,7 @@ enum How {
     Person,
 }
 
-/// By the words that it begins with; the first that fits counts.
+/// Commands by their first words; the first match counts.
 const COMMANDS: [(&str, How); 44] = [
     ("apt-get update", How::NewUser),
     ("apt-get install ", How::NewUser),

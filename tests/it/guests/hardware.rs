@@ -183,7 +183,7 @@ fn a_guest_runs_where_it_is_placed() {
     bed.agent.ok("Delete", &guest);
 }
 
-/// The host's file system of its disk is full: the guest is paused, and everybody is told why.
+/// The host's file system of its disk is full: the guest is paused, and all clients get the reason.
 #[test]
 fn a_guest_without_space_is_paused_with_a_reason() {
     let Some(bed) = Bed::new(&[]) else { return };

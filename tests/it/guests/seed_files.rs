@@ -87,7 +87,7 @@ fn a_real_linux_reads_items_of_fw_cfg() {
         let said = json!(answers).to_string();
         assert!(!said.contains(SECRET), "{said}");
         assert!(xml.contains("fwcfg") && xml.contains("-hmac-sha256:"), "{xml}");
-        // What libvirt has of it, and QEMU's arguments.
+        // The files of libvirt for the guest, and QEMU's arguments.
         let mut libvirts = Vec::new();
         for directory in ["/etc/libvirt/qemu", "/run/libvirt/qemu", "/var/log/libvirt/qemu"] {
             files_below(&stack.path(directory), &mut libvirts);

@@ -15,7 +15,7 @@ use crate::harness::support::{Scratch, files_below};
 /// What no file, log or answer may have.
 pub(crate) const SECRET: &str = "correct-horse-battery";
 
-/// An agent that logs all that it can, with a store.
+/// An agent that logs everything, with a store.
 pub(crate) struct Bed {
     pub(crate) agent: Agent,
     pub(crate) files: Scratch,

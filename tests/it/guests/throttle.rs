@@ -1,4 +1,4 @@
-//! Limits of what disks and NICs carry: what libvirt is told, and what a real guest gets.
+//! Limits of disks and NICs: the settings in libvirt, and the effect on a real guest.
 
 use std::fs::File;
 use std::time::Instant;

@@ -179,8 +179,8 @@ impl Agent {
         self.child.wait().expect("it is our child")
     }
 
-    /// Ends it by SIGTERM, which has to be in order: under AddressSanitizer a leak is not. Returns all
-    /// that it has logged.
+    /// Ends the agent with SIGTERM, and checks its exit status: under AddressSanitizer a leak is an error. Returns the
+    /// whole log.
     pub(crate) fn end(mut self) -> String {
         self.signal("TERM");
         let status = self.child.wait().expect("it is our child");
@@ -313,7 +313,7 @@ impl Agent {
         self.request_at(self.address, method, path, headers, body)
     }
 
-    /// The same to another address of it.
+    /// Sends the request to another address of the agent.
     pub(crate) fn request_at(
         &self,
         address: SocketAddr,

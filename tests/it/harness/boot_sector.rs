@@ -19,8 +19,8 @@ pub(crate) const LOOP: usize = 42;
 /// Where it counts its boots: the first word of the third sector.
 const BOOTS: u64 = 1024;
 
-// The ACPI registers of qemu's pc machine, where SeaBIOS puts them: PM1a status 0x600 (bit 8: the
-// power button was pressed), enable 0x602 (bit 8: take notice of it), control 0x604 (0x2000: off).
+// The ACPI registers of qemu's pc machine, where SeaBIOS puts them: PM1a status 0x600 (bit 8: the power button was
+// pressed), enable 0x602 (bit 8: report the button), control 0x604 (0x2000: off).
 #[rustfmt::skip]
 const CODE: [u8; 87] = [
     0x31, 0xC0,             // xor  ax, ax
@@ -64,8 +64,8 @@ const CODE: [u8; 87] = [
     0xEB, 0xD3,             // jmp  loop
 ];
 
-// ACPI's registers for plugging PCI devices (docs/specs/acpi_pci_hotplug.txt of qemu): 0xAE04 has a
-// bit for each slot that is to be let go, and writing one to 0xAE08 does it.
+// ACPI's registers for plugging PCI devices (docs/specs/acpi_pci_hotplug.txt of qemu): 0xAE04 has a bit for each slot
+// to release, and writing the bit to 0xAE08 releases the slot.
 #[rustfmt::skip]
 const LET_GO: [u8; 18] = [
     // wait:

@@ -44,7 +44,7 @@ impl Counting {
         Self { calls, socket, _directory: directory }
     }
 
-    /// What an agent is told of it.
+    /// Returns the libvirt URI for an agent.
     pub(crate) fn uri(&self) -> String {
         format!("qemu:///system?socket={}", self.socket.display())
     }

@@ -63,7 +63,7 @@ pub(crate) struct Console {
     line: File,
     /// What was read since the last command.
     read: String,
-    /// All that the guest wrote to its console.
+    /// The whole console output of the guest.
     all: String,
     slowness: u32,
 }

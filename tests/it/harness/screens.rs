@@ -1,4 +1,4 @@
-//! Guests with a screen, and pictures of it.
+//! Guests with a screen, and their screenshots.
 
 use std::fs;
 use std::path::Path;

@@ -76,8 +76,8 @@ impl Shell {
         on_terminal(&self.agent, words)
     }
 
-    /// What is left of it: a call that a loaded machine makes slow is told by the second, and that is
-    /// cleared at its end.
+    /// Returns the final output: on a loaded machine a slow call shows its progress every second, and clears that at
+    /// its end.
     pub(crate) fn left_on_terminal(&self, words: &str) -> String {
         let written = self.on_terminal(words);
         written.rsplit(CLEARED).next().unwrap_or_default().to_owned()

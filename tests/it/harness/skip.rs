@@ -1,5 +1,5 @@
-//! What becomes of a test that cannot run here: it says why, is counted, and fails where the
-//! machine has promised what it needs.
+//! Skips tests that cannot run here: a skipped test prints the reason, is counted, and fails if the machine has
+//! promised to meet its requirement.
 //!
 //! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
 //!   `openrpc`: python3-jsonschema and jsonrpcclient, `browser`: Chromium and its driver, `go`: Go,

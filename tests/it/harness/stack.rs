@@ -125,7 +125,7 @@ impl Stack {
         let word = control.answer();
         if word != "ready" {
             drop(control);
-            // Its end is all that counts: the reason is in the word or on standard error.
+            // Only its end matters: the reason is in the word or on standard error.
             let _ = unshare.wait();
             return Err(Skip(format!("tests/stack/up.sh: {word}")));
         }
@@ -214,8 +214,8 @@ impl Stack {
         assert_eq!(answer, "ok", "{command}");
     }
 
-    /// `kvm` where such a guest gets as far as its boot sector, else `qemu`. Asked once a process,
-    /// which takes some seconds: a test that does not care for the type takes `qemu`.
+    /// Returns `kvm` if such a guest reaches its boot sector, else `qemu`. Determined once for each process, in some
+    /// seconds: a test that does not depend on the type uses `qemu`.
     pub(crate) fn domain_type(&self) -> Result<&'static str, Skip> {
         static TYPE: OnceLock<Result<&str, Skip>> = OnceLock::new();
         TYPE.get_or_init(|| {
@@ -338,7 +338,7 @@ pub(crate) fn installed(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|at| Path::new(at).join(program).exists())
 }
 
-/// Domains and networks with their autostart, a line each, of those that are `ours`.
+/// Returns the domains and networks selected by `ours` with their autostart, one for each line.
 pub(crate) fn in_libvirt(
     virsh: impl Fn(&[&str]) -> String,
     ours: impl Fn(&str) -> bool,

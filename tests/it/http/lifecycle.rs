@@ -78,9 +78,8 @@ fn a_stop_gives_up_at_its_deadline() {
     assert_eq!(client.answer().status, 200, "the socket lives as long as its handler");
 }
 
-/// The calls of one who opens a connection for each, until none is to be had: how many were answered,
-/// and how many cut off. A call that this thread sent later than [`FIRST_REQUEST`] may be cut off, and
-/// does not count then.
+/// Calls over a new connection each time, until a connection fails: returns how many calls were answered, and how many
+/// cut off. A call that this thread sent later than [`FIRST_REQUEST`] may be cut off, and then does not count.
 fn call_until_refused<S: Read + Write>(connect: impl Fn() -> io::Result<S>) -> [u32; 2] {
     let mut calls = [0; 2];
     loop {

@@ -173,7 +173,7 @@ impl Client {
     }
 }
 
-/// A handler that says when it has a request, and answers when it is told to.
+/// A handler that reports when it has a request, and answers on a signal.
 struct Gate {
     entered: Receiver<()>,
     open: Sender<()>,

@@ -17,7 +17,7 @@ fn stream(body: impl Read + Send + 'static) -> Response {
     Response { data: ResponseBody::from_reader(body), ..Response::text("") }
 }
 
-/// All that comes until the end of the connection.
+/// Returns everything up to the end of the connection.
 fn rest(client: &mut Client) -> String {
     let mut bytes = std::mem::take(&mut client.received);
     client.stream.read_to_end(&mut bytes).unwrap();

@@ -21,7 +21,7 @@ const TX: u32 = 200_000;
 const HOST: &str = "192.0.2.1";
 const GUEST: &str = "192.0.2.2";
 
-/// An agent with the small Linux as an image, and a guest that runs from a clone of it.
+/// An agent with the small Linux as an image, and a guest that runs from its clone.
 struct LinuxBed {
     bed: Bed,
     directory: Directory,

@@ -140,7 +140,7 @@ impl Drop for Service {
     }
 }
 
-/// The package goes, and all that it has made.
+/// Purges the package, which removes everything that it has created.
 fn purge() {
     run("dpkg", &["--purge", PACKAGE]);
 }
@@ -178,7 +178,7 @@ fn text(path: &Path) -> &str {
 #[derive(Debug, Default)]
 struct Calls {
     answered: u32,
-    /// No connection was to be had, which ended its calls.
+    /// A connection failed, which ended the calls.
     is_refused: bool,
     /// Sent on a connection, and not answered whole.
     cut: u32,

@@ -1,5 +1,5 @@
-//! Guests start and stop with their host, in the order that they have. A boot of the host is what the file in the
-//! agent's state directory says of it.
+//! Guests start and stop with their host, in their start order. The file in the agent's state directory names the boot
+//! of the host.
 
 use std::fs;
 use std::path::Path;

@@ -74,7 +74,7 @@ fn hung_guest_keeps_young_values_and_loses_old_ones() {
     let began = Instant::now();
     let answer = agent.disk(stuck);
     let seen = age(&agent.scrape()).expect("its values are kept");
-    // As a rule; a machine that took this long is told the other half.
+    // The usual case; a machine that took this long gets the other result.
     if began.elapsed() + Duration::from_secs(3) < stand_in {
         let answer = answer.expect("the sample is young");
         assert!(answer.disk["vda"].write_ops > 0, "{answer:?}");

@@ -34,7 +34,7 @@ impl Counted {
             command,
             &["--libvirt-uri", uri, "--workers", "read=1", "--deadline-read", "60"],
         );
-        // Its connection is none of those that are counted below.
+        // The calls of its connection are not among the counted ones below.
         agent.receives_events();
         Self { agent, log, _directory: directory }
     }

@@ -80,7 +80,7 @@ fn a_bare_host_gets_one_network_with_reservations() {
     agent.ok("CreateGuest", &guest("nat-two", 2, ""));
     assert_eq!(reservations(&stack).len(), 1);
 
-    // An address that is taken undoes all of the guest, and one outside makes nothing of it.
+    // A reserved address undoes the whole guest, and an invalid one creates nothing.
     for (address, why) in [
         ("192.168.77.9/24", "address 192.168.77.9 is reserved for NIC 02:00:00:00:7d:01; detach"),
         ("192.168.77.1", "nics[0].address"),

@@ -1,4 +1,4 @@
-//! Packet filters of real guests: what a filter is told, and that it works on the host's device.
+//! Packet filters of real guests: the parameters of a filter, and its effect on the host's device.
 
 use std::sync::OnceLock;
 

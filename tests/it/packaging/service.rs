@@ -35,7 +35,7 @@ impl Manager {
         Agent::run(command, flags)
     }
 
-    /// The next that it is told within this time, if anything.
+    /// Returns the next message within this time, if any.
     fn receive(&self, limit: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(limit)).expect("a time above zero");
         let mut text = [0; 4096];

@@ -106,7 +106,7 @@ impl Browser {
             body.len()
         );
         stream.write_all(head.as_bytes()).expect("the driver reads");
-        // It keeps the connection, whatever it is told.
+        // The client keeps the connection open, regardless of the answer.
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n") {

@@ -100,8 +100,8 @@ impl Bed {
     }
 }
 
-/// Waits until the agent has looked at libvirt: before, the page is told 503, of which the browser
-/// complains.
+/// Waits until the agent has queried libvirt: before, the page gets status 503, and the browser
+/// reports an error.
 fn is_healthy(agent: &Agent) {
     wait_until("it is healthy", SOON, || agent.health().0 == 200);
 }
@@ -125,7 +125,7 @@ fn shows(id: &str, state: &str) -> String {
 const SHOWS_TEST: &str =
     "document.querySelector('[data-id=test] .state')?.textContent.startsWith('running') ?? false";
 
-/// The values of a guest's line, by how they are drawn: those that are not on the ground.
+/// Returns a script that selects the drawn values of a guest's line that are above zero.
 fn line(id: &str, name: &str) -> String {
     format!(
         "(document.querySelector('[data-id={id:?}] .{name} polyline')?.getAttribute('points') ?? '')
@@ -168,7 +168,7 @@ fn guest_changes_are_shown_as_they_happen() {
     signal(bed.stack.qemu_pid("web-1").expect("it runs"), "KILL");
     browser.until(&shows("web-1", "shutoff, crashed"));
 
-    // Whoever makes it, and whatever it is called.
+    // The page shows a domain of any tool and with any name.
     let name = "<i title=x>virsh's <b>own</b>".replace('/', "|");
     let xml = name.replace('&', "&amp;").replace('<', "&lt;");
     let xml = format!(
@@ -191,7 +191,7 @@ fn guest_changes_are_shown_as_they_happen() {
 
     assert_eq!(browser.complaints(), [""; 0]);
 
-    // What is wrong with libvirt is told, and when it is over.
+    // The page shows an error of libvirt, and its end.
     bed.stack.signal_libvirtd("STOP");
     agent.call("Status", &json!({ "id": name }));
     browser.until("document.querySelector('#status').innerText === 'libvirt does not answer'");
@@ -264,7 +264,7 @@ fn a_guest_is_looked_at_by_keyboard_alone() {
     browser.press(ESCAPE);
     browser.until("document.querySelector('#detail').hidden");
     assert_eq!(browser.find(focused), "tells");
-    // What cannot be is told where it was asked for.
+    // The page shows an error at the place of the request.
     browser.press("/web-2");
     browser.press(ENTER);
     browser.until("document.querySelector('#console').textContent === ''");

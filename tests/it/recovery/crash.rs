@@ -35,7 +35,7 @@ pub(crate) trait Host: Sync {
     fn storage(&self) -> [String; 2];
     /// What a virsh command says.
     fn virsh(&self, words: &[&str]) -> String;
-    /// All that is in the store.
+    /// Returns all objects in the store.
     fn stored(&self) -> Vec<String>;
 }
 
@@ -114,7 +114,7 @@ impl<'a> Bed<'a> {
         guest
     }
 
-    /// All domains with their devices and networks of this test, and all that is stored.
+    /// Returns all domains with their devices and networks of this test, and all stored objects.
     fn everything(&self) -> Vec<String> {
         let mut found = self.host.stored();
         let seeds = self.state.path().join("seeds");

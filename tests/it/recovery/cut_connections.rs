@@ -34,7 +34,7 @@ fn call(agent: &Agent, random: &Random, method: &str, guest: &Value) -> Option<V
     stream.write_all(text.as_bytes()).ok()?;
     if is_cut {
         if random.below(2) == 0 {
-            // A caller that reads a little of it.
+            // A caller that reads only a part of the answer.
             let _ = stream.read(&mut [0; 10]);
         }
         let _ = stream.shutdown(Shutdown::Both);

@@ -137,7 +137,7 @@ fn on_a_full_disk(directory: &Path) {
     let mut entry = begin(&journal).expect("there is space");
     entry.note(network(0)).expect("there is space");
     fill();
-    // More than is left in the file's last page: a part of it is written.
+    // More than the free space in the file's last page: a part is written.
     no_space(entry.note(long("x")).err());
     entry.note(network(1)).expect("this fits into the last page");
     no_space(entry.note(long("y")).err());

@@ -21,7 +21,7 @@ use crate::harness::support::{Scratch, files_below, wait_until, without_domain};
 const SOON: Duration = Duration::from_secs(60);
 /// More calls of libvirt than a verb makes.
 const CALLS_MAX: u32 = 100;
-/// A way to fail, and what libvirt says of it then.
+/// A way to fail, and libvirt's message for it.
 const WAYS: [[&str; 2]; 3] = [
     ["refused", "Invalid secret: virSecretFree"],
     ["lost", "invalid connection pointer in virConnectClose"],
@@ -115,9 +115,9 @@ impl Bed {
         fs::rename(&new, &self.fault).expect("in one folder");
     }
 
-    /// Calls a verb of which each call of libvirt fails in turn, in each way, and calls it again
-    /// where it said so; `holds` after that, and `then` is told what was before and what is now where
-    /// it has failed. How many calls have failed.
+    /// Calls a verb while each of its libvirt calls fails in turn, in each way, and calls the verb again after an
+    /// error; `holds` after that, and `then` receives the objects before and after a failure. Returns the number of
+    /// failed calls.
     fn each_call_fails(
         &self,
         method: &str,
@@ -159,8 +159,7 @@ impl Bed {
         failed
     }
 
-    /// The same for a verb that changes the guest that `prepare` leaves: it is as it was, or as
-    /// it is to be.
+    /// Does the same for a verb that changes the guest of `prepare`: the guest must be unchanged or completely changed.
     fn changes(&self, method: &str, params: &Value, prepare: impl Fn()) -> u32 {
         prepare();
         let before = self.everything();

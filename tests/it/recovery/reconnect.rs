@@ -18,8 +18,8 @@ use crate::harness::support::{AtEnd, wait_for, wait_until};
 const SOON: Duration = Duration::from_secs(90);
 /// What the words for a silent libvirt begin with.
 const SILENT: &str = "libvirt does not answer since ";
-/// From libvirt's answer to the agent's. The promise is 2 s where a processor is to be had, and it is
-/// printed; a loaded machine needs longer, and an agent that waits for something else, [`CALL_S`].
+/// The time from libvirt's answer to the agent's. The target is 2 s with a free processor, and the time is printed; a
+/// loaded machine needs longer, and an agent that waits for something else, [`CALL_S`].
 const BACK: Duration = Duration::from_secs(30);
 /// What each call may take, in seconds.
 const CALL_S: &str = "300";
@@ -37,12 +37,12 @@ fn error(agent: &Agent, method: &str, guest: &Value) -> Option<String> {
     agent.call(method, guest)["error"].as_str().map(str::to_owned)
 }
 
-/// Whether a call is told that libvirt is silent.
+/// Returns whether a call fails because libvirt is silent.
 fn is_silent(agent: &Agent, method: &str, guest: &Value) -> bool {
     error(agent, method, guest).is_some_and(|error| error.starts_with(SILENT))
 }
 
-/// A call and what came of it.
+/// A call and its result.
 #[derive(Debug)]
 struct Called {
     began: Instant,
@@ -108,7 +108,7 @@ fn stopped_libvirtd_fails_calls_and_recovers_in_2_s() {
             for verb in verbs.iter().cycle().take(10 * verbs.len()) {
                 assert!(is_silent(&agent, verb, &steady), "{verb}");
             }
-            // Had one of them waited for libvirt, it had waited for all that it may.
+            // If a call had waited for libvirt, it would have waited until its limit.
             assert!(known.elapsed() < Duration::from_secs(60), "{:?}", known.elapsed());
             // The wait is the fault itself, not its end.
             thread::sleep(stopped.saturating_sub(began.elapsed()));
@@ -196,7 +196,7 @@ fn live(agent: &Agent, guest: &Value, steps: &AtomicUsize, over: &AtomicBool) ->
     Fate::Deleted(lives)
 }
 
-/// libvirt's codes for no such domain, for a name that is taken, and for a lock not to be had.
+/// libvirt's codes for a missing domain, a taken name, and an unavailable lock.
 const ABSENT: &str = "[Code-42]";
 const TAKEN: &str = "[Code-9] ";
 const LOCKED: &str = "[Code-68]";

@@ -160,7 +160,7 @@ struct Nobody(PathBuf);
 /// `nobody` on every Linux.
 const NOBODY: u32 = 65534;
 
-/// Runs the words that follow as that user.
+/// Returns a command that runs its further arguments as that user.
 fn as_nobody() -> Command {
     let mut command = Command::new("setpriv");
     let user = NOBODY.to_string();

@@ -1,5 +1,5 @@
-//! The agent killed at any write to its journal in the verbs of storage, on a directory store: nothing of the
-//! call is left, or all of it is done, and the same call then succeeds.
+//! The agent is killed at each write to its journal in the storage verbs, on a directory store: the call is either
+//! completely undone or completely done, and the same call then succeeds.
 
 use std::fs;
 use std::process::Command;

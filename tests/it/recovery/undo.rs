@@ -30,7 +30,8 @@ impl<'a> Bed<'a> {
         Self { stack, agent: Agent::start(&flags), store }
     }
 
-    /// Domains, networks and their autostart of this test, and all that the store has.
+    /// Returns the domains, networks and their autostart of this test, and all objects in the
+    /// store.
     fn everything(&self) -> Vec<String> {
         let mut found = Vec::new();
         let ours = |line: &str| line == ID || MACS.iter().any(|mac| line.contains(mac));

@@ -254,7 +254,7 @@ fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     let before = in_libvirt(&stack);
     let agent = Agent::start(&flags);
     let pipe = Pipe::at(stack.path("/etc/libvirt/qemu/stopped.xml.new"));
-    // Time enough for a loaded machine to get as far as the pipe.
+    // Enough time for a loaded machine to reach the pipe.
     let late = late_error(&agent, "CreateGuest", &guest, "10");
     assert!(late.starts_with("deadline: CreateGuest stopped not done in "), "{late}");
 

@@ -1,4 +1,4 @@
-//! Calls that find all places taken wait, each up to its deadline, and none is told `busy` for that.
+//! Calls wait for a free place up to their deadline, and none gets `busy` for that reason.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

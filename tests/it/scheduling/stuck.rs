@@ -1,5 +1,5 @@
-//! Guests whose emulator hangs: their own calls end at their deadline, everybody else's go on, and
-//! with too many of them calls are told `busy`.
+//! Guests with a hung emulator: their own calls end at their deadline, all other calls continue, and with too many of
+//! them calls get `busy`.
 
 use std::env;
 use std::process::Command;
@@ -23,7 +23,7 @@ use crate::harness::support::{AtEnd, signal, test_path, wait_for, wait_until};
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(60);
-/// How long a call may take that is to be late.
+/// The deadline of a call that must be late.
 const SHORT: Duration = Duration::from_secs(2);
 /// How long all other calls may take: for ever, beside what they need.
 const READ: Duration = Duration::from_secs(300);

@@ -15,7 +15,7 @@ use crate::harness::stack::Stack;
 use crate::harness::support::{AtEnd, Scratch};
 
 const NOBODY: u32 = 65534;
-/// The first loop device's numbers: a node of it can be made whether it is in use or not.
+/// The first loop device's numbers: its node can be created whether it is in use or not.
 const NODE: [&str; 3] = ["b", "7", "0"];
 
 /// A directory `in` that sources may lie in, and one beside it with a secret.

@@ -65,7 +65,7 @@ impl Bed {
         }
     }
 
-    /// What is there for a guest, by name.
+    /// Returns the volumes and snapshots of a guest, by name.
     fn volumes(&self, id: &str) -> Vec<String> {
         let guest = format!("guests/{id}");
         let Some(directory) = &self.directory else {

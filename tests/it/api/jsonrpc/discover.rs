@@ -90,9 +90,9 @@ const STORY: [&str; 65] = [
     "Libvirt.Delete",
 ];
 
-/// What of it fails here, and how: the test driver has no guest agents, keeps no consoles and attaches no devices, so that
-/// there are none to be detached, a job is done at once, and images are not fetched. `devices` plays what
-/// is about devices with qemu.
+/// The methods that fail here, and their errors: the test driver has no guest agents, keeps no consoles and attaches no
+/// devices, so that none can be detached, a job ends at once, and images are not fetched. `devices` tests devices with
+/// qemu.
 const REFUSED: [(&str, i64); 14] = [
     ("Libvirt.Console", -32602),
     ("Libvirt.SetPassword", -32011),

@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0 at `/rpc`, and what `rpc.discover` says of it.
+//! JSON-RPC 2.0 at `/rpc`, and its description in `rpc.discover`.
 
 mod batches;
 mod calls;

@@ -84,7 +84,7 @@ fn meaning(name: &str, schema: &Value) -> String {
     words
 }
 
-/// A table of members, with a column for those that are always present where that is known.
+/// Returns a table of members, with a column for members that are always present, if that is known.
 fn members<'v>(all: impl Iterator<Item = (&'v str, &'v Value, Option<bool>)>) -> String {
     let mut titles = vec!["member", "type", "meaning"];
     let mut rows = Vec::new();

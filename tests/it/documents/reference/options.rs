@@ -54,7 +54,8 @@ fn entries(title: &str) -> Vec<Entry> {
     entries
 }
 
-/// The options that are also variables and lines of the file, and those that are flags alone.
+/// Returns the options that are also variables and lines of the file, and those that exist only as
+/// flags.
 fn options() -> (Vec<Entry>, Vec<Entry>) {
     let mut all = entries("Options");
     let at = all.iter().position(|it| it.name_and_value().0 == FLAGS_BEGIN).expect("an option");

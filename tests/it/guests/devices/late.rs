@@ -13,7 +13,7 @@ fn hung_guest_gets_its_disk_at_the_next_start() {
     let bed = Bed::on(&stack, "late", 0x41, &[]);
     bed.agent.ok("Run", &bed.made(&json!([{ "size": 1 }])));
     signal(stack.qemu_pid(bed.id).expect("it runs"), "STOP");
-    // Longer than a loaded machine needs for all that comes before the emulator.
+    // Longer than a loaded machine needs for the steps before the emulator.
     let asked = json!({
         "guest": { "id": bed.id }, "disk": { "size": 2 }, "args": { "mistify.timeout": "10" },
     });

@@ -122,7 +122,7 @@ impl<'a> Bed<'a> {
         listed.lines().filter_map(mac).collect()
     }
 
-    /// All that there is of the guest: domain, networks, files.
+    /// Returns all objects of the guest: domain, networks, files.
     fn everything(&self) -> Vec<String> {
         let macs = format!("02:00:00:91:{:02x}:", self.net);
         // Tests share the libvirtd: the id of another test's guest may contain this one.
@@ -133,7 +133,7 @@ impl<'a> Bed<'a> {
         found
     }
 
-    /// Deletes the guest by its id alone, after which nothing of it is left.
+    /// Deletes the guest by its id, and checks that none of its objects remain.
     fn end(self) {
         self.agent.ok("Delete", &json!({ "id": self.id }));
         let left = self.everything();

@@ -1,4 +1,4 @@
-//! What an operator is told by `mistify-libvirt check` who has installed the package.
+//! The output of `mistify-libvirt check` for an operator who has installed the package.
 
 use std::process::Command;
 

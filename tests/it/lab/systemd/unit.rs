@@ -294,7 +294,7 @@ fn user(service: &Service) -> String {
     run("ps", &["-o", "user:32=", "-p", &service.pid().to_string()]).trim().to_owned()
 }
 
-/// A guest's life in every verb, and what is read of it without asking its emulator.
+/// Every verb in a guest's life, and the data that is read without querying its emulator.
 fn every_verb_and_the_fast_tier(service: &Service) {
     let directory = service.pool.directory();
     let id = &directory.guest;

@@ -90,7 +90,7 @@ trait Then: FnOnce() + Send + Clone + 'static {}
 
 impl<F: FnOnce() + Send + Clone + 'static> Then for F {}
 
-/// Runs a job until its caller is told `Late`; it is then still running, and goes on with `then`.
+/// Runs a job until its caller gets `Late`; it is then still running, and continues with `then`.
 fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> Block {
     let lock = pool.lock_guest(key, far()).unwrap();
     let attempt = |wait_ms: u64| {

@@ -300,7 +300,7 @@ fn many_short_deadlines_are_each_answered_once() {
     assert_eq!(ends.iter().sum::<usize>() + answered.iter().count(), posted);
     until("all is counted", || {
         let totals = lane(&pool, Lane::Read).totals;
-        // Those that are due stay in the queue until a worker comes to them, and so it may be full.
+        // Due jobs stay in the queue until a worker takes them, and so it may be full.
         totals.finished + totals.unrun + totals.refused == posted as u64
     });
     assert_eq!(pool.snapshot().callers.callers, 0);

@@ -33,7 +33,7 @@ fn no_early_closing_caller_is_mistaken_for_root() {
     let sent = client(setpriv(NOBODY), &["storm", &place, "10000", &create("stolen")]);
     assert_eq!(sent, "10000");
     assert!(!is_made(&agent, "stolen"));
-    // With all that is left to be done for them.
+    // The log includes the remaining work for these callers.
     let log = agent.end();
     assert!(!log.contains("CreateGuest"), "{log}");
     one_in_ten_seconds(&log, " refused: ", began);

@@ -72,7 +72,7 @@ impl Neighbour {
         }
     }
 
-    /// What it is told when it says this.
+    /// Returns the answer to this text.
     fn say(&self, place: &str, text: &str) -> String {
         let mut runner = Command::new("nsenter");
         runner.args(["-n", "-t", &self.0.id().to_string()]);

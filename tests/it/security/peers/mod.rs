@@ -1,4 +1,4 @@
-//! Who may call: callers that are different users, on every kind of socket.
+//! Permitted callers: clients of different users, on every kind of socket.
 
 mod activation;
 mod attacks;
@@ -79,7 +79,7 @@ impl Drop for World {
     }
 }
 
-/// Runs the words that follow as this user, in the group of `nobody`.
+/// Returns a command that runs its further arguments as this user, in the group of `nobody`.
 fn setpriv(uid: u32) -> Command {
     let mut command = Command::new("setpriv");
     let (user, group) = (uid.to_string(), NOBODY.to_string());
@@ -95,7 +95,7 @@ fn client(mut runner: Command, words: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// What this user is told when it asks there.
+/// Returns the answer to a request of this user.
 fn ask(uid: u32, place: &str) -> String {
     client(setpriv(uid), &["ask", place])
 }

@@ -66,7 +66,8 @@ fn only_guest_changes_wait_for_the_guest_lock() {
     std::thread::scope(|scope| {
         // Dropped with this scope, also when the test fails: then those that wait for it go on.
         let lock = lock;
-        // The calls that may name a deadline are told at it what they waited for.
+        // Calls that can name a deadline get an error at the deadline that names the cause of the
+        // wait.
         let impatient = json!({ "guest": guest["guest"], "args": { "mistify.timeout": "1" } });
         let named = changes.iter().filter(|(_, params)| *params == guest);
         let late = named.map(|(method, _)| {

@@ -23,15 +23,15 @@ use crate::harness::support::wait_until;
 use crate::harness::zpool::Pool;
 use crate::storage::store::begins_with;
 
-/// An image service that answers as it is told; requests wait for that side by side.
+/// An image service with configurable answers; requests wait for these concurrently.
 pub(crate) struct ImageService {
     pub(crate) address: SocketAddr,
-    /// What was asked for, in order.
+    /// The requests, in order.
     targets: Receiver<String>,
     answers: Arc<Answers>,
 }
 
-/// What is to be answered, to the next request or to the next one of that target.
+/// The answers for the next request, or for the next one of that target.
 #[derive(Default)]
 struct Answers {
     given: Mutex<Given>,

@@ -95,7 +95,7 @@ impl Bench {
         self.store.import_image(id, source, &mut |_| {}).expect("the image is imported")
     }
 
-    /// Full names of all that is there of this guest.
+    /// Returns the full names of all volumes and snapshots of this guest.
     pub(crate) fn all_of(&self, guest: &Id) -> Vec<String> {
         let guest = format!("{}/", self.store.pool().guest(guest).unwrap());
         let volumes = self.store.volumes(None, soon()).unwrap();

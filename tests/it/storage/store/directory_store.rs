@@ -1,4 +1,4 @@
-//! What others put into the directory of a directory store, or take out of it, between two calls.
+//! Changes of others in the directory of a directory store between two calls.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ impl Drop for Mounted {
     }
 }
 
-/// All that is in the store.
+/// Returns all objects in the store.
 fn everything(bench: &Bench) -> Vec<String> {
     let mut found = Vec::new();
     files_below(&bench.scratch.path().join("store"), &mut found);

@@ -17,7 +17,7 @@ use crate::harness::support::{Scratch, wait_until};
 /// Longer than a loaded machine needs for any of these calls, deadline and grace together; what hangs
 /// here hangs for 1,000 s.
 const LONG: Duration = Duration::from_secs(120);
-/// How long a command may take that is to be late.
+/// The time limit of a command that must be late.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// A store whose `zfs` is a script. The script knows its directory as `$HERE`.

@@ -36,7 +36,7 @@ impl Trap {
         self.bench.scratch.path().join("store").join(relative)
     }
 
-    /// Puts a link into the store, in place of what is there.
+    /// Replaces an entry of the store by a link.
     fn link(&self, relative: &str, target: &Path) {
         let path = self.store(relative);
         if path.is_dir() {
