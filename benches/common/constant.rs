@@ -7,7 +7,7 @@ use std::thread;
 
 /// The guest that is asked for: the one that libvirt's test driver has.
 pub(crate) const GUEST: &str = "test";
-/// What every contender answers to a Status of it.
+/// The answer of every contender to a Status.
 pub(crate) const ANSWER: &str =
     "{\"result\":{\"guest\":{\"id\":\"test\",\"state\":\"running\"}},\"error\":null,\"id\":1}\n";
 const LOCALHOST: (&str, u16) = ("127.0.0.1", 0);

@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 /// How often a connection asks for what it has to ask for.
 #[derive(Clone, Copy)]
 pub(crate) enum Repeat {
-    /// All of it once: a guest is made once.
+    /// All requests once: a guest is created once.
     Once,
     /// One after the other and from the beginning again, for so long.
     For(Duration),

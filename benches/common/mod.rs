@@ -1,5 +1,5 @@
-//! What the benchmarks share: the machine, the servers and the guests that are measured, who calls
-//! them, samples, the C program, and the report.
+//! Code that the benchmarks share: the machine, the measured servers and guests, the clients,
+//! samples, the C program, and the report.
 
 pub(crate) mod bed;
 pub(crate) mod calls;

@@ -79,7 +79,7 @@ impl Report {
         self.claims.iter().all(|claim| claim.aim.is_met(claim.value) != Some(false))
     }
 
-    /// Writes all of it to `target/bench/<name>.json`; the file's path.
+    /// Writes the report to `target/bench/<name>.json`, and returns the file's path.
     pub(crate) fn write_json(&self, name: &str, host: &str) -> PathBuf {
         write(name, &self.json(name, host))
     }

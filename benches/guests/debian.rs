@@ -116,7 +116,7 @@ pub(crate) fn virt_install(
     run(&mut command)
 }
 
-/// Writes a whole file, so that no block of it is a hole.
+/// Writes a whole file, so that it has no holes.
 fn fill(path: &Path) {
     let mut file = File::create(path).expect("scratch is writable");
     let block = vec![0xA5; MIB];

@@ -13,7 +13,7 @@ use crate::world::{World, run, small_guest};
 
 /// Values of `max_cpu`; the first is what the others are compared with. 255 is the largest default.
 const MAX_CPU: [u32; 4] = [1, 16, 64, 255];
-/// The memory of each guest, in MiB: with less, its kernel would have all of it in use at 255.
+/// The memory of each guest, in MiB: with less, its kernel would use all memory at 255.
 const MEMORY_MIB: u64 = 512;
 
 /// The memory of an emulator, in KiB.

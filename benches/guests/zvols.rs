@@ -185,7 +185,7 @@ fn define_other(device: &str) -> String {
     "other".to_owned()
 }
 
-/// Writes a whole volume, so that no block of it is a hole.
+/// Writes a whole volume, so that it has no holes.
 fn fill(volume: &str) {
     let script = format!(
         "tr '\\0' '\\245' </dev/zero | dd of={volume} bs=1M count={DATA_MIB} iflag=fullblock conv=fsync"

@@ -13,7 +13,7 @@ use crate::{guest, is_right, request};
 /// A life: each method finds its guest as the one before has left it.
 pub(crate) const LIFE: [&str; 8] =
     ["CreateGuest", "Run", "Reboot", "Restart", "Poweroff", "Delete", "Create", "Shutdown"];
-/// What is left of it then goes unmeasured.
+/// Methods that remove the rest of the guest without being measured.
 pub(crate) const END: [&str; 2] = ["Poweroff", "Delete"];
 
 /// One phase of all lives.

@@ -1,4 +1,4 @@
-//! The figures of every method: what a call takes and costs, by guests and by connections.
+//! The figures of every method: the time and cost of a call, by guests and by connections.
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench methods                   about six minutes; needs root
@@ -11,20 +11,18 @@
 //! floor) and one of rouille, and Debian's exporter has its turns with `/metrics`, at one
 //! connection: it has no more in practice.
 //!
-//! **Changes** (CreateGuest, Run, Reboot, Restart, Poweroff, Delete, Create, Shutdown) need a guest
-//! that is in the state for it. So guests are led through a life in phases, all of them through one
-//! before the next; each is called once in a phase, at 1, 8 and 64 connections. On qemu these are few
-//! calls, for an emulator takes most of a second of a processor to start without KVM: there is a
-//! median and a longest of them, and no p99; Run and Create of many at once measure the host. The
-//! guests of a life have a blank disk, a volume of the agent's, and never boot: Reboot and Shutdown
-//! return when their guest is asked. No C program stands beside them: libvirt's part of a change is
-//! the same, and most of it.
+//! **Changes** (CreateGuest, Run, Reboot, Restart, Poweroff, Delete, Create, Shutdown) need a guest in the right state.
+//! So guests pass through a life in phases, all of them through one before the next; each is called once in a phase, at
+//! 1, 8 and 64 connections. On qemu these are few calls, because without KVM an emulator needs most of a second of
+//! processor time to start: they have a median and a maximum, and no p99; Run and Create of many guests at once measure
+//! the host. The guests of a life have a blank disk, which is a volume of the agent, and never boot: Reboot and
+//! Shutdown return after the request to their guest. No C program is compared with them: libvirt's part of a change is
+//! the same, and the largest part.
 //!
-//! The other guests are booted, halted and run; they are qemu's without KVM. Every round trip to
-//! libvirt is counted by what stands between an agent and libvirtd, while nothing is timed. With 64
-//! connections there are more callers than `pool.waiting_read` and `waiting_change` let wait: those
-//! beyond are told `busy` at once, ask again after 1 ms, 2, 4 and so on up to 64, and have their
-//! latency counted from the first try.
+//! The other guests are booted, halted and running, on qemu without KVM. A proxy between an agent and libvirtd counts
+//! every round trip, while no time is measured. With 64 connections there are more callers than `pool.waiting_read` and
+//! `waiting_change` allow to wait: the others get `busy` at once and retry after 1 ms, 2, 4 and so on up to 64; their
+//! latency counts from the first attempt.
 
 mod changes;
 #[expect(dead_code, reason = "other benchmarks use more of it")]
@@ -71,8 +69,7 @@ use crate::skip::Skip;
 const CONNECTIONS: [usize; 3] = [1, 8, MANY];
 /// So many that it takes a while to open them.
 const MANY: usize = 64;
-/// What agents are told here. A machine that is short of time is to be measured all the same, so
-/// deadlines are far.
+/// Options of the agents here. Deadlines are long, so that a busy machine can be measured too.
 const FLAGS: [&str; 6] =
     ["--bridge-type", "linux", "--deadline-read", "60", "--deadline-change", "240"];
 const TEST_DRIVER: [&str; 2] = ["--libvirt-uri", "test:///default"];

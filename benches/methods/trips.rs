@@ -15,8 +15,8 @@ use crate::{FLAGS, METRICS, as_run, guest, request};
 /// Calls of each read, asked for one after the other.
 const CALLS: usize = 40;
 
-/// Counts those of an agent that takes a new sample for each scrape, so that it is the sample's
-/// that are told.
+/// Counts the round trips of an agent that takes a new sample for each scrape, so that the count
+/// includes the sample's.
 pub(crate) fn count(bed: &Bed, report: &mut Report) {
     let counting = Counting::start(&bed.stack);
     let uri = counting.uri();

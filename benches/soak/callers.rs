@@ -65,7 +65,7 @@ const DOUBT: usize = 5;
 /// A listener's patience with one read.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// A caller's guest, and whether it is there as far as the caller can tell.
+/// A caller's guest, and whether it exists according to the caller.
 struct Owned {
     /// As it was asked for first.
     asked: Value,
@@ -175,7 +175,7 @@ fn params(method: &str, owned: &Owned, random: &Random) -> Value {
     json!({ "guest": guest })
 }
 
-/// One call, by either path, cut now and then: what came of it, and the guest that it answered.
+/// Makes one call, by either path, sometimes cut off; returns the outcome and the answered guest.
 fn call_once(
     world: &World,
     method: &str,
@@ -257,7 +257,7 @@ fn exchange(agent: &Agent, path: &str, body: &str, cut: Option<&Random>) -> Exch
         let length = if whole { text.len() } else { length };
         stream.write_all(&text.as_bytes()[..length]).ok()?;
         if whole && random.below(2) == 0 {
-            // A caller that reads a little of it.
+            // A caller that reads only a part of the answer.
             let _ = stream.read(&mut [0; 10]);
         }
         let _ = stream.shutdown(Shutdown::Both);

@@ -1,7 +1,7 @@
-//! Everything at once and for long, and what is left of it.
+//! All operations at once for a long time, and a check of what remains.
 //!
 //!     make soak MINUTES=60                as root; the seed is printed
-//!     make soak MINUTES=60 SEED=12345     the same calls and faults again, as far as time allows
+//!     make soak MINUTES=60 SEED=12345     the same calls and faults again, if time allows
 //!
 //! On a libvirtd and qemu of its own, with volumes in a directory: four orchestrators call every
 //! method at random for two guests each (guests boot, have two volumes, a NIC and a screen), by
@@ -10,11 +10,11 @@
 //! started again.
 //!
 //! For the first quarter of the time the agent itself is killed (SIGKILL) and started again, too.
-//! Then comes one long life: its figures are looked at after a third of it and at its end, each
-//! time at rest, which takes a minute or two beside the given ones. They must not have grown,
-//! nothing may be left over, and nothing may have happened that cannot be: a panic, an agent that
-//! ends by itself, an answer that makes no sense, a guest that is lost or there after its Delete.
-//! The exit status is 1 otherwise.
+//! Then it runs without interruption: its figures are read after a third of that time and at the
+//! end, each time at rest, which takes a minute or two beyond the given time. They must not have
+//! grown, no object may remain, and no impossible event may have occurred: a panic, an agent that
+//! ends by itself, an invalid answer, a guest that is lost or that exists after its Delete. The
+//! exit status is 1 otherwise.
 
 mod callers;
 #[expect(dead_code, reason = "the benchmarks use more of it")]
@@ -138,7 +138,7 @@ fn soak(plan: &Plan) -> Result<Report, Skip> {
     Ok(report)
 }
 
-/// All that goes on.
+/// The state of a run.
 struct Run<'a> {
     world: &'a World,
     report: &'a mut Report,

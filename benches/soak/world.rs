@@ -41,7 +41,7 @@ const BURST: usize = 16;
 /// killed while it starts one.
 const LOCKED: &str = "[Code-68]";
 
-/// All of it.
+/// The environment of a run.
 pub(crate) struct World {
     pub(crate) stack: Stack,
     pub(crate) stats: Totals,
@@ -250,8 +250,8 @@ impl World {
         Some(error.to_owned())
     }
 
-    /// The remedy that docs/recovery.md names for a lock that libvirt keeps for ever, and all that libvirt
-    /// itself knows of the emulator.
+    /// Applies the remedy in docs/recovery.md for a lock that libvirt keeps forever, and removes libvirt's own files
+    /// about the emulator.
     fn free(&self, id: &str) {
         self.stats.fault("a guest whose lock libvirt kept was freed");
         self.stack.signal_libvirtd("TERM");
@@ -282,8 +282,8 @@ impl World {
         numbers.filter(has_word).collect()
     }
 
-    /// What is there and was not before the first call: domains, networks, files of the store and
-    /// notes of the journal.
+    /// Returns the objects that did not exist before the first call: domains, networks, files of the store and journal
+    /// entries.
     pub(crate) fn left_over(&self) -> Vec<String> {
         self.everything().into_iter().filter(|it| !self.before.contains(it)).collect()
     }

@@ -3,10 +3,10 @@
 //!     cargo bench --bench status                   about two minutes; needs a C compiler
 //!     BENCH_QUICK=1 cargo bench --bench status     the same in seconds, for trying it out
 //!
-//! Every contender is a process of its own under the same load, and those that are compared take
-//! turns, so that the ratios hold on a machine that has other work, where absolute figures do not.
-//! With `BENCH_ORIGINAL=PROGRAM` the original agent is one of them on the test driver.
-//! The part on qemu needs what the tests' stack needs, and is left out where that is missing.
+//! Every contender is a separate process under the same load, and compared contenders take turns, so that the ratios
+//! are valid on a busy machine, where absolute figures are not. With `BENCH_ORIGINAL=PROGRAM` the original agent is one
+//! of them on the test driver. The part on qemu has the requirements of the tests' stack, and is skipped if they are
+//! not met.
 
 #[expect(dead_code, reason = "other benchmarks use more of it")]
 #[path = "../common/mod.rs"]
