@@ -13,12 +13,9 @@ use crate::rpc::table::{Method, SteppedVerb, Verb};
 use crate::rpc::target::Targeted;
 
 /// The parameter type of a method.
-pub(super) trait Params:
-    Clone + DeserializeOwned + for<'de> Members<'de> + Targeted + Send
-{
-}
+pub(super) trait Params: DeserializeOwned + for<'de> Members<'de> + Targeted + Send {}
 
-impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + Targeted + Send> Params for P {}
+impl<P: DeserializeOwned + for<'de> Members<'de> + Targeted + Send> Params for P {}
 
 /// Writes a result as JSON.
 pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()> + Send>;

@@ -47,6 +47,7 @@ pub(crate) use v2::fuzz_calls;
 /// A larger request frees so much memory that it is worth returning to the system: a guest of common size takes 2
 /// KiB.
 const LARGE_BYTES: usize = 8 * 1024;
+
 /// The outcome of one request.
 #[derive(Debug)]
 pub struct Answered {

@@ -133,6 +133,21 @@ fn send(responder: Responder, processed: Option<Processed>, method: Option<&str>
     });
 }
 
+/// Sends the answer to a call of this method and size of its body. A handler's thread then returns the memory of a large
+/// request to the system.
+fn send_answer(
+    responder: Responder,
+    processed: Option<Processed>,
+    (method, body_bytes): (Option<String>, usize),
+    response: Response,
+) {
+    let may_block = responder.may_block();
+    send(responder, processed, method.as_deref(), response);
+    if may_block {
+        rpc::give_back_after(body_bytes);
+    }
+}
+
 /// Dispatches the calls of a request.
 struct Calls {
     agent: Arc<Libvirt>,
@@ -151,11 +166,7 @@ impl Calls {
         let body_bytes = body.len();
         rpc::answer(&agent, &audit, service, &body, responder, move |responder, answered| {
             let response = respond(answered.answer);
-            let may_block = responder.may_block();
-            send(responder, processed, answered.method.as_deref(), response);
-            if may_block {
-                rpc::give_back_after(body_bytes);
-            }
+            send_answer(responder, processed, (answered.method, body_bytes), response);
         });
     }
 
@@ -172,11 +183,7 @@ impl Calls {
                 Answer::Nothing => Response::empty_204(),
                 answer => respond(answer),
             };
-            let may_block = responder.may_block();
-            send(responder, processed, answered.method.as_deref(), response);
-            if may_block {
-                rpc::give_back_after(body_bytes);
-            }
+            send_answer(responder, processed, (answered.method, body_bytes), response);
         });
     }
 

@@ -114,7 +114,7 @@ fn in_a_sticky_directory_only_own_entries_count() {
     directory.make_mode("in", 0o1777);
     assert_eq!(directory.leads_to("in/disk"), directory.at("in/disk"));
     let absent = (PathBuf::from("in/absent"), "all users".to_owned());
-    assert_eq!(directory.exposed("in/absent"), absent, "whoever comes first makes it");
+    assert_eq!(directory.exposed("in/absent"), absent, "the first program makes it");
     if process::user() == 0 {
         std::os::unix::fs::lchown(directory.at("in/disk"), Some(65534), None).unwrap();
         let exposed = (PathBuf::from("in/disk"), "user 65534".to_owned());
