@@ -144,7 +144,7 @@ pub(crate) fn measure_in_lab(arguments: &[String]) {
     let [turns, device] = arguments else { panic!("{IN_LAB} TURNS DEVICE") };
     let turns: usize = turns.parse().expect("a number of turns");
     let import =
-        ["--config", "/dev/null", "--zpool", POOL, "image", "import", "small", "/mnt/host/small"];
+        ["--config", "/dev/null", "--zpool", POOL, "image", "import", "/mnt/host/small", "small"];
     run(Command::new(AGENT).args(import));
     let agent = Server::agent(&[
         "--zpool",
