@@ -70,7 +70,7 @@ impl<E: Into<Error>> From<E> for Stop {
 
 impl Transaction {
     /// Starts a change without steps. Call this on the thread of the request, which knows the job of the change.
-    pub(super) fn begin(agent: &Libvirt, verb: Verb, request: &Guest) -> Self {
+    pub(super) fn begin(journal: &Arc<Journal>, verb: Verb, request: &Guest) -> Self {
         let intent = Intent {
             verb,
             guest: request.id.clone(),
@@ -78,22 +78,21 @@ impl Transaction {
             request: request.clone(),
             steps: Vec::new(),
         };
-        let mut transaction = Self::with(agent, intent, None);
+        let mut transaction = Self::with(journal, intent, None);
         transaction.track = tracker();
         transaction
     }
 
     /// Continues a transaction that the journal has kept.
-    pub(super) fn resume(agent: &Libvirt, entry: JournalEntry) -> Self {
+    pub(super) fn resume(journal: &Arc<Journal>, entry: JournalEntry) -> Self {
         let intent = entry.intent().clone();
-        let mut transaction = Self::with(agent, intent, Some(entry));
+        let mut transaction = Self::with(journal, intent, Some(entry));
         transaction.is_resumed = true;
         transaction
     }
 
-    fn with(agent: &Libvirt, intent: Intent, entry: Option<JournalEntry>) -> Self {
-        let journal = Arc::clone(&agent.journal);
-        Self { journal, intent, entry, track: None, is_resumed: false }
+    fn with(journal: &Arc<Journal>, intent: Intent, entry: Option<JournalEntry>) -> Self {
+        Self { journal: Arc::clone(journal), intent, entry, track: None, is_resumed: false }
     }
 
     /// Returns its method, its guest and its steps.
@@ -419,7 +418,7 @@ mod tests {
     /// Returns a transaction with a step.
     fn started(agent: &Libvirt) -> Transaction {
         let guest = Guest { id: GUEST.to_owned(), ..Guest::default() };
-        let mut transaction = Transaction::begin(agent, Verb::CreateVolume, &guest);
+        let mut transaction = Transaction::begin(&agent.journal, Verb::CreateVolume, &guest);
         let name = "mistify/guests/web-1/disk-0".to_owned();
         transaction.record(Step::Volume { name, made_parent: false, maker: None }).unwrap();
         transaction

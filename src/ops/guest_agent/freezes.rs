@@ -16,12 +16,16 @@ use crate::config::fixed::{
     AGENT_COMMAND, FREEZE_TIME, FROZEN_GUESTS, THAW_PAUSE, THAW_PAUSE_MAX, THAW_REFUSALS, THAW_STOP,
 };
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::journal::{Journal, JournalEntry, Step, Verb};
+use crate::journal::{Journal, Step, Verb};
 use crate::libvirt::{Code, Connection, Domain, Topic};
 use crate::ops::guest_agent::turns::{self, AgentGuard, FROZEN, GuestAgents};
 use crate::ops::requests::{named_guest, respond};
+use crate::ops::transaction::{Abort, Transaction};
 use crate::ops::{AgentUnavailable, Error, Libvirt, Opener, Question};
 use crate::pool::{self, JobName};
+
+/// The transaction of a freeze of a former run of the agent, until its thread takes it.
+type Resumed = Arc<Mutex<Option<Transaction>>>;
 
 /// The guests that are frozen, or may be frozen.
 pub(in crate::ops) struct Freezes {
@@ -144,21 +148,26 @@ impl Freezes {
         for entry in self.journal.open_of_verb(Verb::Freeze) {
             let guest = entry.intent().guest.clone();
             warn!("thawing a guest that an earlier run of the agent has frozen; guest={guest:?}");
+            let resumed = Resumed::new(Mutex::new(Some(Transaction::resume(&self.journal, entry))));
             let agent_guard = self.agents.agent_guard(&guest, FROZEN);
-            let started =
-                agent_guard.map(|agent_guard| self.start(&guest, agent_guard, Some(entry)));
-            if let Ok(Err(why)) = started {
+            let started = agent_guard
+                .map_err(Error::AgentLeftAlone)
+                .and_then(|agent_guard| self.start(&guest, agent_guard, Arc::clone(&resumed)));
+            if let Err(why) = started {
                 error!("cannot thaw: {why}; guest={guest:?}");
+                if let Some(transaction) = resumed.lock().take() {
+                    transaction.abort(Abort::recover(&why));
+                }
             }
         }
     }
 
-    /// Starts the thread of a freeze. With an entry the freeze has started already, else it starts now.
+    /// Starts the thread of a freeze. A resumed freeze has started already, another starts now.
     fn start(
         self: &Arc<Self>,
         guest: &str,
         agent_guard: AgentGuard,
-        entry: Option<JournalEntry>,
+        resumed: Resumed,
     ) -> Result<Arc<Freeze>, Error> {
         let freeze = Arc::new(Freeze {
             guest: guest.to_owned(),
@@ -169,14 +178,17 @@ impl Freezes {
         if all.is_stopping {
             return Err(Error::Pool(pool::Error::Stopping));
         }
-        if entry.is_none() && all.freezes.len() >= FROZEN_GUESTS {
+        if resumed.lock().is_none() && all.freezes.len() >= FROZEN_GUESTS {
             return Err(Error::AgentLeftAlone(AgentUnavailable::Full));
         }
         all.freezes.push(Arc::clone(&freeze));
         drop(all);
         let guard = Guard { freezes: Arc::clone(self), freeze: Arc::clone(&freeze) };
         let thread = Thread { guard, agent_guard, connection: None, is_refused: false };
-        let start = move || thread.run(entry);
+        let start = move || {
+            let resumed = resumed.lock().take();
+            thread.run(resumed);
+        };
         let started = thread::Builder::new().name("guest-freeze".to_owned()).spawn(start);
         match started {
             Ok(_) => Ok(freeze),
@@ -248,18 +260,18 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self, entry: Option<JournalEntry>) {
+    fn run(mut self, resumed: Option<Transaction>) {
         let freeze = Arc::clone(&self.guard.freeze);
-        let entry = match entry {
-            Some(entry) => entry,
+        let transaction = match resumed {
+            Some(transaction) => transaction,
             None => match self.freeze() {
-                Ok(entry) => entry,
+                Ok(transaction) => transaction,
                 // The waiting caller gets the error at the end of this thread.
                 Err(why) => return freeze.state.lock().frozen = Some(Err(why)),
             },
         };
-        self.thaw(entry.intent().steps.first());
-        if let Err(error) = entry.complete() {
+        self.thaw(transaction.intent().steps.first());
+        if let Err(error) = transaction.commit() {
             warn!("cannot remove Freeze from the journal; guest={:?}: {error}", freeze.guest);
         }
     }
@@ -268,7 +280,7 @@ impl Thread {
     ///
     /// # Errors
     /// If the guest agent did not get the command to freeze.
-    fn freeze(&mut self) -> Result<JournalEntry, Error> {
+    fn freeze(&mut self) -> Result<Transaction, Error> {
         let freeze = Arc::clone(&self.guard.freeze);
         let domain = self.domain(&freeze.guest)?;
         if domain.id().is_none() {
@@ -285,9 +297,11 @@ impl Thread {
             probed => probed?,
         }
         let request = Guest { id: freeze.guest.clone(), ..Guest::default() };
-        let mut entry = self.guard.freezes.journal.begin(Verb::Freeze, &freeze.guest, &request)?;
-        if let Err(error) = entry.note(Step::Frozen(domain.uuid()?)) {
-            entry.complete()?;
+        let uuid = domain.uuid()?;
+        let mut transaction =
+            Transaction::begin(&self.guard.freezes.journal, Verb::Freeze, &request);
+        if let Err(error) = transaction.record(Step::Frozen(uuid)) {
+            transaction.abort(Abort::Forget);
             return Err(error.into());
         }
         let began = Instant::now();
@@ -302,7 +316,7 @@ impl Thread {
         if is_frozen {
             freeze.wait(began + FREEZE_TIME);
         }
-        Ok(entry)
+        Ok(transaction)
     }
 
     /// Thaws a guest, with retries until the guest agent succeeds, or its domain is off or gone.
@@ -395,7 +409,7 @@ impl Libvirt {
         let agent_guard =
             self.agents.agent_guard(&guest.id, FROZEN).map_err(Error::AgentLeftAlone)?;
         drop(permit);
-        self.freezes.start(&guest.id, agent_guard, None)?.wait_frozen(deadline)?;
+        self.freezes.start(&guest.id, agent_guard, Resumed::default())?.wait_frozen(deadline)?;
         Ok(respond(guest))
     }
 

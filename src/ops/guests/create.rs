@@ -92,7 +92,7 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         self.resolve_cdrom_images("CreateGuest", guest, Some(lock), deadline)?;
-        let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
+        let mut transaction = Transaction::begin(&self.journal, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
         self.check_sources("CreateGuest", &guest.id, handed_in.clone(), lock, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());

@@ -86,7 +86,7 @@ impl Libvirt {
             transaction.record_if_possible(steps);
             Ok(missing)
         };
-        let transaction = Transaction::begin(self, Verb::Delete, guest);
+        let transaction = Transaction::begin(&self.journal, Verb::Delete, guest);
         let (missing, transaction) =
             self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
         // The leftovers of earlier calls for this guest, without those of this call.

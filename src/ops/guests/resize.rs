@@ -55,7 +55,7 @@ impl Libvirt {
 
         let wanted = guest.disks.clone();
         let volumes = Arc::clone(&self.volumes);
-        let transaction = Transaction::begin(self, Verb::ResizeDisk, &guest);
+        let transaction = Transaction::begin(&self.journal, Verb::ResizeDisk, &guest);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             let found = find_all(&*volumes, &wanted, &domain, &others, deadline)?;
             let grown = grow(&*volumes, found, transaction, deadline);

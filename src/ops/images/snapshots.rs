@@ -49,7 +49,7 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let lock = self.lock_and_recover(lock_of(&dataset), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
-        let transaction = Transaction::begin(self, Verb::CreateSnapshot, &subject);
+        let transaction = Transaction::begin(&self.journal, Verb::CreateSnapshot, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let maker = Maker::call();
             // The journal gets no step that the store refuses at once.

@@ -67,7 +67,7 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let lock = self.lock_and_recover(&guest.id, deadline)?;
         let wanted = self.wanted_or_unmarked("CreateGuestDisks", &guest, deadline)?;
-        let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
+        let transaction = Transaction::begin(&self.journal, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &lock, deadline)
             .and_then(|(transaction, _)| self.commit(transaction, &lock, deadline))
             .map_err(|cause| self.undone(&guest, cause, &lock))?;
@@ -410,7 +410,7 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let lock = self.lock_and_recover(lock_of(&wanted.volume), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
-        let transaction = Transaction::begin(self, verb, &subject);
+        let transaction = Transaction::begin(&self.journal, verb, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let planned = volumes.plan(&[wanted], deadline)?;
             if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {

@@ -19,4 +19,4 @@ mod table;
 pub use self::leftovers::Leftover;
 pub(super) use self::reconciler::StatusCache;
 pub use self::reconciler::{Reconciler, StorageStatus};
-pub(super) use self::recover::Recovered;
+pub(super) use self::table::Recovered;

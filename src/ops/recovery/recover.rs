@@ -19,23 +19,7 @@ use crate::pool::{self, GuestLock, Job};
 use crate::storage::{InUse, Volumes};
 
 use super::leftovers::{Leftover, error_of};
-use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
-
-/// The result of a recovery.
-#[derive(Debug, Default)]
-pub(in crate::ops) struct Recovered {
-    /// Whether an object was removed.
-    pub(in crate::ops) removed: bool,
-    /// The objects that stay because other domains use them, or other tools made them.
-    pub(in crate::ops) used: Vec<Leftover>,
-    /// The objects that could not be undone or finished.
-    left: Vec<Leftover>,
-    /// The steps of a Delete that finish its leftovers.
-    remaining: Vec<Step>,
-    /// Why the domain of a Delete stays.
-    refused: Option<Error>,
-    rest: Rest,
-}
+use super::table::{Kept, Recovered, Rest, in_libvirt, in_storage, row};
 
 impl Libvirt {
     /// Acquires the guest lock, and recovers everything that is open.
@@ -86,7 +70,7 @@ impl Libvirt {
     ) -> Result<(), Error> {
         while let Some(entry) = self.journal.open_of(lock.guest()) {
             let verb = entry.intent().verb;
-            self.recover(Transaction::resume(self, entry), lock, deadline)
+            self.recover(Transaction::resume(&self.journal, entry), lock, deadline)
                 .map_err(|cause| Error::Open { verb, cause: Box::new(cause) })?;
         }
         Ok(())
@@ -108,7 +92,7 @@ impl Libvirt {
     ) -> Result<bool, Error> {
         let (mut removed, mut left) = (false, Vec::new());
         for entry in leftovers {
-            match self.recover(Transaction::resume(self, entry), lock, deadline) {
+            match self.recover(Transaction::resume(&self.journal, entry), lock, deadline) {
                 Ok(recovered) => removed |= recovered.removed,
                 Err(error) => left.extend(error.left()),
             }
@@ -199,26 +183,21 @@ impl Libvirt {
             self.apply_sizes(label, intent, lock, deadline)?;
             return Ok(Recovered::default());
         }
-        let mut recovered = Recovered::default();
-        let (mut in_use, mut whose) = (InUse::default(), None);
-        if intent.steps.iter().any(needs_libvirt) {
+        let (mut recovered, mut in_use) = (Recovered::default(), InUse::default());
+        if intent.steps.iter().any(|step| row(step).needs_libvirt) {
             let asked = intent.clone();
             let work = move |session: &mut Session| in_libvirt(session, &asked, is_resumed);
-            let pass = self.run_locked(label, deadline, lock, work, |_, _| {})?;
-            (in_use, whose) = (pass.in_use, pass.whose);
-            let InLibvirt { rest, removed, left, remaining, refused, .. } = pass;
-            let used = Vec::new();
-            recovered = Recovered { removed, left, remaining, refused, rest, used };
+            (recovered, in_use) = self.run_locked(label, deadline, lock, work, |_, _| {})?;
         }
         let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
         if goes_on {
             self.remove_seed_files(intent, &mut recovered, lock, deadline)
                 .map_err(|error| incomplete(error, is_resumed, &recovered))?;
         }
-        if goes_on && has_volumes(intent) {
-            let asked = intent.clone();
+        if goes_on && intent.steps.iter().any(|step| row(step).needs_storage) {
+            let (asked, rest) = (intent.clone(), recovered.rest);
             let work =
-                move |volumes: &dyn Volumes| in_storage(volumes, &asked, (in_use, whose), deadline);
+                move |volumes: &dyn Volumes| in_storage(volumes, &asked, (in_use, rest), deadline);
             match self.on_storage(label, lock.guest(), Some(lock), deadline, work) {
                 Ok(stored) => {
                     recovered.removed |= stored.removed;
@@ -329,23 +308,13 @@ struct RecoveryHistory {
     is_leftover: bool,
 }
 
-/// Returns the steps that a leftover keeps: those that can be undone or finished later, whatever the guest is by then.
-/// Steps of a device or a domain are not safe: a device may have been attached again, and a domain defined again.
+/// Returns the steps that a leftover keeps.
 fn safe_steps(intent: &Intent) -> Vec<Step> {
     let is_delete = intent.verb == Verb::Delete;
-    let is_safe = |step: &&Step| match step {
-        Step::Volume { .. }
-        | Step::NetworkDefined(_)
-        | Step::SeedFiles(_)
-        | Step::Snapshot { .. } => true,
-        // The uuid distinguishes the volumes of the deleted domain from others.
-        Step::Leaving { .. } | Step::Domain { .. } | Step::Gone { .. } => is_delete,
-        Step::NetworkStarted(_)
-        | Step::Disk { .. }
-        | Step::Nic { .. }
-        | Step::Size { .. }
-        | Step::Frozen(_)
-        | Step::Released => false,
+    let is_safe = |step: &&Step| match row(step).kept {
+        Kept::Always => true,
+        Kept::ByDelete => is_delete,
+        Kept::Never => false,
     };
     let released = is_delete.then_some(Step::Released);
     released.into_iter().chain(intent.steps.iter().filter(is_safe).map(without_domain)).collect()

@@ -15,7 +15,8 @@
 //! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
 //!
 //! Recovery processes steps in reverse order, first all steps of libvirt, then all steps of storage. A refused step
-//! does not stop the others, except that a domain that stays keeps everything that belongs to it.
+//! does not stop the others, except that a domain that stays keeps everything that belongs to it. A new kind of step
+//! needs a line in [`row`] and in `Recovered::step_in_libvirt`; the compiler names both.
 
 use std::path::Path;
 use std::time::Instant;
@@ -39,21 +40,19 @@ use crate::storage::{
 
 use super::leftovers::Leftover;
 
-/// The result of recovery in libvirt.
+/// What a recovery has done so far, first in libvirt, then in storage.
 #[derive(Debug, Default)]
-pub(super) struct InLibvirt {
+pub(in crate::ops) struct Recovered {
     /// The remaining part of the recovery.
     pub(super) rest: Rest,
     /// Whether an object was removed.
-    pub(super) removed: bool,
-    /// The objects that libvirt did not remove.
+    pub(in crate::ops) removed: bool,
+    /// The objects that stay because other domains use them, or other tools made them.
+    pub(in crate::ops) used: Vec<Leftover>,
+    /// The objects that could not be undone or finished.
     pub(super) left: Vec<Leftover>,
     /// The steps of a Delete that finish its leftovers.
     pub(super) remaining: Vec<Step>,
-    /// The volumes that domains use.
-    pub(super) in_use: InUse,
-    /// The volumes that a Delete removes.
-    pub(super) whose: Option<VolumeSelection>,
     /// Why the domain of a Delete stays.
     pub(super) refused: Option<Error>,
 }
@@ -74,7 +73,51 @@ pub(super) enum Rest {
     Followed,
 }
 
-/// Undoes or finishes the domains and networks that an intent recorded.
+/// What recovery needs for a kind of step.
+pub(super) struct Row {
+    /// Whether it asks libvirt, if only for the users of a volume.
+    pub(super) needs_libvirt: bool,
+    /// Whether domains may use its volumes, which then stay.
+    may_be_used: bool,
+    /// Whether it asks storage.
+    pub(super) needs_storage: bool,
+    /// Whether a leftover keeps it.
+    pub(super) kept: Kept,
+}
+
+/// Whether a leftover keeps a step. It does if the step can be undone or finished later, whatever the guest is by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// By every leftover.
+    Always,
+    /// By a leftover of Delete: the uuid distinguishes the objects of the deleted domain from others.
+    ByDelete,
+    /// A device may have been attached again by then, and a domain defined again.
+    Never,
+}
+
+/// Returns the row of a step.
+pub(super) fn row(step: &Step) -> Row {
+    use Kept::{Always, ByDelete, Never};
+    let (needs_libvirt, may_be_used, needs_storage, kept) = match step {
+        Step::Volume { .. } => (true, true, true, Always),
+        Step::Snapshot { .. } => (false, false, true, Always),
+        Step::NetworkDefined(_) => (true, false, false, Always),
+        Step::NetworkStarted(_) => (true, false, false, Never),
+        Step::SeedFiles(_) => (false, false, false, Always),
+        Step::Domain { .. } => (true, false, false, ByDelete),
+        Step::Disk { .. } | Step::Nic { .. } | Step::Frozen(_) => (true, false, false, Never),
+        // The only step of its method, which `ops::resize` finishes.
+        Step::Size { .. } => (true, false, false, Never),
+        Step::Leaving { .. } => (true, true, true, ByDelete),
+        Step::Gone { .. } => (false, false, false, ByDelete),
+        // `safe_steps` adds it to each leftover of Delete.
+        Step::Released => (false, false, false, Never),
+    };
+    Row { needs_libvirt, may_be_used, needs_storage, kept }
+}
+
+/// Undoes or finishes the domains and networks that an intent recorded. Also returns the volumes that domains use.
 ///
 /// # Errors
 /// If libvirt does not answer.
@@ -85,40 +128,40 @@ pub(super) fn in_libvirt(
     session: &mut Session,
     intent: &Intent,
     is_resumed: bool,
-) -> Result<InLibvirt, Error> {
-    let mut pass = InLibvirt { rest: aim(session, intent)?, ..InLibvirt::default() };
-    if pass.rest == Rest::Void {
-        return Ok(pass);
+) -> Result<(Recovered, InUse), Error> {
+    let mut recovered = Recovered { rest: aim(session, intent)?, ..Recovered::default() };
+    let mut in_use = InUse::default();
+    if recovered.rest == Rest::Void {
+        return Ok((recovered, in_use));
     }
-    pass.whose = whose(intent, pass.rest);
     // Read once, if a step needs it, after the domain is gone.
     let mut users = None;
     for step in intent.steps.iter().rev() {
-        match pass.recover(session, intent, step, &mut users, is_resumed) {
+        match recovered.step_in_libvirt(session, intent, step, &mut users, is_resumed) {
             Ok(()) => {}
             Err(error) if error.is_unreachable() => return Err(error),
             // The objects of a domain stay as long as the domain does.
             Err(error) if matches!(step, Step::Domain { .. }) => {
-                pass.refused = Some(error);
-                pass.rest = Rest::Refused;
+                recovered.refused = Some(error);
+                recovered.rest = Rest::Refused;
             }
-            Err(error) => pass.left.push(Leftover::of(step, &intent.guest, &error)),
+            Err(error) => recovered.left.push(Leftover::of(step, &intent.guest, &error)),
         }
-        if matches!(pass.rest, Rest::Retained | Rest::Refused) {
-            return Ok(pass);
+        if matches!(recovered.rest, Rest::Retained | Rest::Refused) {
+            return Ok((recovered, in_use));
         }
     }
-    if intent.steps.iter().any(may_be_used) {
+    if intent.steps.iter().any(|step| row(step).may_be_used) {
         for user in users_of(session, &mut users)? {
-            if user.name == intent.guest && pass.rest != Rest::Followed {
+            if user.name == intent.guest && recovered.rest != Rest::Followed {
                 // The guest's own domain is the maker of the volume of an attach that is undone.
-                user.add_paths_to(&mut pass.in_use);
+                user.add_paths_to(&mut in_use);
             } else {
-                user.add_to(&mut pass.in_use);
+                user.add_to(&mut in_use);
             }
         }
     }
-    Ok(pass)
+    Ok((recovered, in_use))
 }
 
 /// Returns which part of an intent remains.
@@ -160,8 +203,9 @@ fn whose(intent: &Intent, rest: Rest) -> Option<VolumeSelection> {
     }
 }
 
-impl InLibvirt {
-    fn recover(
+impl Recovered {
+    /// Undoes or finishes the part of a step that is in libvirt.
+    fn step_in_libvirt(
         &mut self,
         session: &mut Session,
         intent: &Intent,
@@ -225,16 +269,24 @@ impl InLibvirt {
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
             (Step::Frozen(uuid), Direction::Back) => thaw_if_running(session, id, uuid)?,
-            // Steps of storage, or of the other direction.
+            // Another domain has the id of the deleted one by now.
+            (Step::Domain { .. }, Direction::Forward) => {}
+            // No method with this step is finished, or undone.
+            (
+                Step::NetworkDefined(_) | Step::NetworkStarted(_) | Step::Frozen(_),
+                Direction::Forward,
+            )
+            | (Step::Leaving { .. }, Direction::Back) => {}
+            // In storage or in the state directory, or no object.
             (
                 Step::Volume { .. }
                 | Step::Snapshot { .. }
                 | Step::Size { .. }
-                | Step::SeedFiles(_),
+                | Step::SeedFiles(_)
+                | Step::Gone { .. }
+                | Step::Released,
                 _,
-            )
-            | (_, Direction::Forward)
-            | (Step::Leaving { .. } | Step::Gone { .. } | Step::Released, _) => {}
+            ) => {}
         }
         Ok(())
     }
@@ -256,16 +308,6 @@ impl InLibvirt {
             }
         }
     }
-}
-
-/// Returns whether a step needs libvirt, if only to find the users of a volume.
-pub(in crate::ops) fn needs_libvirt(step: &Step) -> bool {
-    !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::SeedFiles(_) | Step::Released)
-}
-
-/// Returns whether domains may use the volumes of a step.
-fn may_be_used(step: &Step) -> bool {
-    matches!(step, Step::Volume { .. } | Step::Leaving { .. })
 }
 
 /// Returns the resources of every domain; reads them once.
@@ -310,20 +352,6 @@ fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Er
     Ok(thawed.and(reset)?)
 }
 
-/// The result of recovery in storage.
-#[derive(Debug, Default)]
-pub(super) struct InStorage {
-    /// Whether an object was removed.
-    pub(super) removed: bool,
-    /// The objects that storage did not remove.
-    pub(super) left: Vec<Leftover>,
-    /// The steps of a Delete that finish its leftovers.
-    pub(super) remaining: Vec<Step>,
-    /// The objects that other domains use and therefore own now, and those that other tools made from the guest's
-    /// disks.
-    pub(super) used: Vec<Leftover>,
-}
-
 /// Undoes or finishes the volumes that an intent recorded.
 ///
 /// # Errors
@@ -334,9 +362,9 @@ pub(super) struct InStorage {
 pub(super) fn in_storage(
     volumes: &dyn Volumes,
     intent: &Intent,
-    (in_use, whose): (InUse, Option<VolumeSelection>),
+    (in_use, rest): (InUse, Rest),
     deadline: Instant,
-) -> Result<InStorage, storage::Error> {
+) -> Result<Recovered, storage::Error> {
     let (mut removal, mut remaining) = (Removal::default(), Vec::new());
     match (intent.verb.direction(), Id::parse(&intent.guest)) {
         (Direction::Back, Ok(_)) if intent.verb.is_for_guest() => {
@@ -353,7 +381,7 @@ pub(super) fn in_storage(
             if !made.is_empty() {
                 removal = volumes.take_back(&made, &in_use, deadline)?;
             }
-            if let Some(whose) = whose {
+            if let Some(whose) = whose(intent, rest) {
                 removal.merge(destroy(volumes, intent, (&owner, whose), in_use, deadline)?);
             }
             remaining = steps_of(volumes, intent, &owner, &removal.left, deadline)?;
@@ -362,11 +390,13 @@ pub(super) fn in_storage(
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
     }
     let (used, left): (Vec<_>, Vec<_>) = removal.left.iter().partition(|left| left.is_others());
-    Ok(InStorage {
+    Ok(Recovered {
+        rest,
         removed: !removal.destroyed.is_empty(),
         left: left.into_iter().map(Leftover::volume).collect(),
         remaining,
         used: used.into_iter().map(Leftover::volume).collect(),
+        refused: None,
     })
 }
 
@@ -435,14 +465,6 @@ fn steps_of(
     }
     steps.extend(again);
     Ok(steps)
-}
-
-/// Returns whether an intent has steps of storage.
-pub(super) fn has_volumes(intent: &Intent) -> bool {
-    let is_stored = |step: &Step| {
-        matches!(step, Step::Volume { .. } | Step::Leaving { .. } | Step::Snapshot { .. })
-    };
-    intent.steps.iter().any(is_stored)
 }
 
 /// Destroys the snapshots that an intent recorded.

@@ -102,7 +102,7 @@ impl Libvirt {
         let mut disk = asked.clone();
         self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(lock), deadline)?;
         let here = self.look_around(&disk, lock, deadline)?;
-        let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
+        let mut transaction = Transaction::begin(&self.journal, Verb::AttachDisk, guest);
         if disk.bus.is_empty() {
             disk.buses()[0].clone_into(&mut disk.bus);
         }
@@ -262,7 +262,7 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Changed, Error> {
-        let transaction = Transaction::begin(self, Verb::AttachNic, guest);
+        let transaction = Transaction::begin(&self.journal, Verb::AttachNic, guest);
         let (guest, host) = (guest.clone(), self.host.clone());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let definition = described(&persistent(session, &guest.id)?, XmlKind::Inactive)?;

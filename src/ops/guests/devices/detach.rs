@@ -106,7 +106,7 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<SettingResponse, Error> {
-        let transaction = Transaction::begin(self, verb, &guest);
+        let transaction = Transaction::begin(&self.journal, verb, &guest);
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let domain = session.domain(&guest.id)?;
             not_saved(&domain)?;
