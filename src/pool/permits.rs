@@ -271,13 +271,6 @@ pub struct Permit {
     share: Option<CallShare>,
 }
 
-impl Permit {
-    /// Returns whether the permit is for such a call.
-    pub fn is_for(&self, share: &CallShare) -> bool {
-        self.share.as_ref() == Some(share)
-    }
-}
-
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").field("share", &self.share).finish_non_exhaustive()
@@ -369,7 +362,7 @@ mod tests {
         assert_eq!(permits.snapshot().waiting, 2);
         drop(first);
         let second = waiting[0].recv_timeout(SOON).unwrap().unwrap();
-        assert!(second.is_for(&share("b")) && waiting[1].is_empty());
+        assert!(second.share == Some(share("b")) && waiting[1].is_empty());
         drop(second);
         assert!(waiting[1].recv_timeout(SOON).unwrap().is_ok());
         assert_eq!(permits.snapshot().waiting, 0);

@@ -40,7 +40,6 @@ use crate::storage;
 pub use audit::{Audit, CallContext, Inbound};
 pub use jobs::Workers;
 pub use table::Service;
-pub use v2::answer as answer_v2;
 #[cfg(any(test, fuzzing))]
 pub(crate) use v2::fuzz_calls;
 
@@ -68,28 +67,58 @@ pub enum Answer {
     Refused(String),
 }
 
-/// Runs the request in `body`, for a method of `service`, and passes its answer to `then`, at once or later. A call
-/// that changes something is audited, even if it is refused.
+/// The version of the JSON-RPC of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// JSON-RPC 1.0, as the original agent speaks it (contract section 1).
+    V1,
+    /// JSON-RPC 2.0.
+    V2,
+}
+
+/// The content of a body.
+enum Message {
+    Call(Box<Call>),
+    /// No call to run.
+    Answered(Answered),
+    /// A request for the document of the methods on the port of this service.
+    Document(Service, Encoder),
+    Batch(Vec<Box<RawValue>>),
+}
+
+/// Runs the request or the batch in `body`, for methods of `service`, and passes the answer to `then`, at once or
+/// later. A call that changes something is audited, even if it is refused.
 ///
 /// # Blocking
-/// Where the thread of the request may block: up to the deadline of the method that it calls.
+/// Where the thread of the request may block: up to the deadline of the method that it calls; for a batch up to twice
+/// that, as none of its calls starts after the deadline for changes.
 pub fn answer<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     audit: &Arc<Audit>,
-    service: Service,
+    (version, service): (Version, Service),
     body: &[u8],
     inbound: I,
     then: impl FnOnce(I, Answered) + Send + 'static,
 ) {
     let by = CallContext { caller: inbound.caller(), audit, inbound: Some(&inbound) };
-    match read(Dispatcher { agent, by }, service, body) {
-        Err(answered) => then(inbound, answered),
-        Ok(call) => {
+    let dispatcher = Dispatcher { agent, by };
+    let message = match version {
+        Version::V1 => match read(dispatcher, service, body) {
+            Ok(call) => Message::Call(Box::new(call)),
+            Err(answered) => Message::Answered(answered),
+        },
+        Version::V2 => v2::read(dispatcher, service, body),
+    };
+    match message {
+        Message::Answered(answered) => then(inbound, answered),
+        Message::Call(call) => {
             let method = Some(call.callee.full_name());
-            dispatch(agent, audit, call, inbound, move |inbound, answer| {
+            dispatch(agent, audit, *call, inbound, move |inbound, answer| {
                 then(inbound, Answered { method, answer: answer.into() });
             });
         }
+        Message::Document(port, encoder) => v2::answer_document(port, encoder, inbound, then),
+        Message::Batch(members) => v2::answer_batch(agent, audit, service, members, inbound, then),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::http::api::{events, health, page, scrape};
 use crate::http::{Handler, IsShort, ListenerStats, Responder};
 use crate::ops::Libvirt;
 use crate::os::peer::Caller;
-use crate::rpc::{self, Answer, Audit, Download, Inbound, Service};
+use crate::rpc::{self, Answer, Audit, Download, Inbound, Service, Version};
 
 /// The path of the orchestrator's calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
@@ -35,8 +35,8 @@ pub fn handler(
     Arc::new(move |request, responder| {
         let calls = || Calls { agent: Arc::clone(&agent), audit: Arc::clone(&audit), service };
         match request.url().as_str() {
-            RPC_PATH => calls().answer(request, responder),
-            RPC_V2_PATH => calls().answer_v2(request, responder),
+            RPC_PATH => calls().answer(Version::V1, request, responder),
+            RPC_V2_PATH => calls().answer(Version::V2, request, responder),
             DOWNLOAD_PATH if service == Service::ImageStore => {
                 calls().download(request, responder);
             }
@@ -156,33 +156,20 @@ struct Calls {
 }
 
 impl Calls {
-    fn answer(self, request: &Request, responder: Responder) {
+    fn answer(self, version: Version, request: &Request, responder: Responder) {
         let processed = Processed::of(request, &responder);
-        let body = match call_body(request) {
+        let body = match version {
+            Version::V1 => call_body(request),
+            Version::V2 => call_v2_body(request),
+        };
+        let body = match body {
             Ok(body) => body,
             Err(refusal) => return send(responder, processed, None, refusal),
         };
         let Self { agent, audit, service } = self;
-        let body_bytes = body.len();
-        rpc::answer(&agent, &audit, service, &body, responder, move |responder, answered| {
-            let response = respond(answered.answer);
-            send_answer(responder, processed, (answered.method, body_bytes), response);
-        });
-    }
-
-    fn answer_v2(self, request: &Request, responder: Responder) {
-        let processed = Processed::of(request, &responder);
-        let body = match call_v2_body(request) {
-            Ok(body) => body,
-            Err(refusal) => return send(responder, processed, None, refusal),
-        };
-        let Self { agent, audit, service } = self;
-        let body_bytes = body.len();
-        rpc::answer_v2(&agent, &audit, service, &body, responder, move |responder, answered| {
-            let response = match answered.answer {
-                Answer::Nothing => Response::empty_204(),
-                answer => respond(answer),
-            };
+        let (body_bytes, of) = (body.len(), (version, service));
+        rpc::answer(&agent, &audit, of, &body, responder, move |responder, answered| {
+            let response = respond(version, answered.answer);
             send_answer(responder, processed, (answered.method, body_bytes), response);
         });
     }
@@ -235,16 +222,22 @@ fn call_body(request: &Request) -> Result<Vec<u8>, Response> {
     Ok(body)
 }
 
-fn respond(answer: Answer) -> Response {
-    match answer {
-        Answer::Result(answer) => json(answer),
-        Answer::Nothing => Response {
+fn respond(version: Version, answer: Answer) -> Response {
+    match (answer, version) {
+        (Answer::Result(answer), Version::V1) => json(answer),
+        (Answer::Result(mut answer), Version::V2) => {
+            // An answer of its own, not within a batch, is a line.
+            answer.push(b'\n');
+            json(answer)
+        }
+        (Answer::Nothing, Version::V2) => Response::empty_204(),
+        (Answer::Nothing, Version::V1) => Response {
             status_code: 200,
             headers: vec![(NOSNIFF.0.into(), NOSNIFF.1.into())],
             data: ResponseBody::empty(),
             upgrade: None,
         },
-        Answer::Refused(why) => text(400, &why),
+        (Answer::Refused(why), _) => text(400, &why),
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to its own
 //! timeout.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -16,11 +17,34 @@ use serde_json::value::RawValue;
 use super::call::MethodCall;
 use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
-use crate::ops::Error;
-use crate::pool::Permit;
-use crate::rpc::dispatch::Dispatcher;
+use crate::ops::{Error, Libvirt};
+use crate::pool::{CallClass, Permit};
+use crate::rpc::Answered;
+use crate::rpc::audit::{Audit, CallContext, Inbound};
+use crate::rpc::call::share;
+use crate::rpc::dispatch::{Dispatcher, with_permit};
 use crate::rpc::table::Service;
 use crate::sorted::OrderBy;
+
+/// Runs a batch on a thread that may block, after its permit is acquired, and passes its answer to `then`.
+pub(in crate::rpc) fn answer_batch<I: Inbound + 'static>(
+    agent: &Arc<Libvirt>,
+    audit: &Arc<Audit>,
+    port: Service,
+    members: Vec<Box<RawValue>>,
+    inbound: I,
+    then: impl FnOnce(I, Answered) + Send + 'static,
+) {
+    let user = inbound.caller().share();
+    let share = share(CallClass::Batch, user, &format!("{user:?}"));
+    let (batch_agent, audit) = (Arc::clone(agent), Arc::clone(audit));
+    with_permit(agent, Some(share), (None, "a batch"), inbound, move |inbound, permit| {
+        let by = CallContext { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
+        let (dispatcher, began) = (Dispatcher { agent: &batch_agent, by }, by.arrived());
+        let answer = carry_out(dispatcher, port, &members, permit, began);
+        then(inbound, Answered { method: None, answer: answer.into() });
+    });
+}
 
 /// Runs the calls of a batch with this permit, counted from `began`; returns the answers in their order, if there
 /// are any.

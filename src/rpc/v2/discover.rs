@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use super::errors::TABLE;
 use crate::os::memory;
 use crate::rpc::as_job::ASYNC;
+use crate::rpc::audit::Inbound;
+use crate::rpc::encoder::Encoder;
 use crate::rpc::json;
 use crate::rpc::table::Effect;
-use crate::rpc::{Callee, Service};
+use crate::rpc::{Answered, Callee, Service};
 
 /// The method that returns this document, on both ports.
 pub(super) const METHOD: &str = "rpc.discover";
@@ -23,6 +25,20 @@ const OPENRPC: &str = "1.3.2";
 
 const METHODS: &str = include_str!("methods.json");
 const SCHEMAS: &str = include_str!("schemas.json");
+
+/// Passes the document to `then`. It is long, and its first request makes it, so a handler answers.
+pub(in crate::rpc) fn answer_document<I: Inbound + 'static>(
+    port: Service,
+    encoder: Encoder,
+    inbound: I,
+    then: impl FnOnce(I, Answered) + Send + 'static,
+) {
+    inbound.on_handler(move |inbound| {
+        let answer = encoder.success_of(document(port));
+        let answer = encoder.fit(answer, &inbound, false);
+        then(inbound, Answered { method: Some(METHOD.to_owned()), answer: answer.into() });
+    });
+}
 
 /// Returns the document of the services on the port of this service, as JSON.
 ///

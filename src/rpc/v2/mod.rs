@@ -16,84 +16,22 @@ mod discover;
 pub(super) mod errors;
 mod job;
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use serde_json::value::RawValue;
 
 use crate::config::BATCH_CALLS_MAX;
-use crate::ops::Libvirt;
-use crate::pool::CallClass;
-use crate::rpc::audit::{Audit, CallContext, Inbound};
-use crate::rpc::call::{Call, EncodedRequest, share};
-use crate::rpc::dispatch::{Dispatcher, dispatch, with_permit};
-use crate::rpc::encoder::Encoder;
+use crate::rpc::call::EncodedRequest;
+use crate::rpc::dispatch::Dispatcher;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::table::Service;
-use crate::rpc::{Answer, Answered};
+use crate::rpc::{Answer, Answered, Message};
+pub(super) use batch::answer_batch;
 #[cfg(any(test, fuzzing))]
 pub(crate) use call::fuzz::calls as fuzz_calls;
+pub(super) use discover::answer_document;
 pub(super) use job::{carry_out_job, failed};
 
 use call::MethodCall;
 use errors::{Failure, Kind};
-
-/// Runs the request or the batch in `body`, for methods of `service`, and passes the answer to `then`, at once or
-/// later. A body with only notifications has no answer. Calls that change something are audited, even if they are
-/// refused.
-///
-/// # Blocking
-/// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its calls starts after
-/// the deadline for changes.
-pub fn answer<I: Inbound + 'static>(
-    agent: &Arc<Libvirt>,
-    audit: &Arc<Audit>,
-    service: Service,
-    body: &[u8],
-    inbound: I,
-    then: impl FnOnce(I, Answered) + Send + 'static,
-) {
-    let then = move |inbound, mut answered: Answered| {
-        if let Answer::Result(line) = &mut answered.answer {
-            line.push(b'\n');
-        }
-        then(inbound, answered);
-    };
-    let by = CallContext { caller: inbound.caller(), audit, inbound: Some(&inbound) };
-    let began = by.arrived();
-    let read = message(body, |message| read(Dispatcher { agent, by }, service, message, began));
-    match read.unwrap_or_else(|failure| Read::Answered(failure.into())) {
-        Read::Answered(answered) => then(inbound, answered),
-        Read::Call(call) => {
-            let method = Some(call.callee.full_name());
-            dispatch(agent, audit, *call, inbound, move |inbound, answer| {
-                then(inbound, Answered { method, answer: answer.into() });
-            });
-        }
-        // The document is long, and its first request makes it.
-        Read::Document(port, encoder) => inbound.on_handler(move |inbound| {
-            let answer = encoder.success_of(discover::document(port));
-            let answer = encoder.fit(answer, &inbound, false);
-            let method = Some(discover::METHOD.to_owned());
-            then(inbound, Answered { method, answer: answer.into() });
-        }),
-        Read::Batch(members) => {
-            let user = inbound.caller().share();
-            let share = share(CallClass::Batch, user, &format!("{user:?}"));
-            let (batch_agent, audit) = (Arc::clone(agent), Arc::clone(audit));
-            with_permit(agent, Some(share), (None, "a batch"), inbound, move |inbound, permit| {
-                let by = CallContext {
-                    caller: inbound.caller(),
-                    audit: &audit,
-                    inbound: Some(&inbound),
-                };
-                let dispatcher = Dispatcher { agent: &batch_agent, by };
-                let answer = batch::carry_out(dispatcher, service, &members, permit, began);
-                then(inbound, Answered { method: None, answer: answer.into() });
-            });
-        }
-    }
-}
 
 impl From<Failure> for Answered {
     fn from(failure: Failure) -> Self {
@@ -111,41 +49,42 @@ fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failu
     Ok(then(message))
 }
 
-/// The content of a body.
-enum Read {
-    /// No call to run.
-    Answered(Answered),
-    Call(Box<Call>),
-    /// A request for the document of the methods on the port of this service.
-    Document(Service, Encoder),
-    Batch(Vec<Box<RawValue>>),
+/// Reads the request or the batch in `body`.
+pub(super) fn read(dispatcher: Dispatcher<'_>, port: Service, body: &[u8]) -> Message {
+    message(body, |message| read_message(dispatcher, port, message))
+        .unwrap_or_else(|failure| Message::Answered(failure.into()))
 }
 
-fn read(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue, began: Instant) -> Read {
+fn read_message(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue) -> Message {
+    let began = dispatcher.by.arrived();
     if !message.get().starts_with('[') {
         let request = match MethodCall::read(dispatcher, port, message, began) {
             Ok(request) => request,
-            Err(answer) => return Read::Answered(Answered { method: None, answer: answer.into() }),
+            Err(answer) => {
+                return Message::Answered(Answered { method: None, answer: answer.into() });
+            }
         };
         if let Some(port) = request.discovers() {
-            return Read::Document(port, request.encoder());
+            return Message::Document(port, request.encoder());
         }
         return match request.call(dispatcher, began) {
-            Ok(call) => Read::Call(Box::new(call)),
+            Ok(call) => Message::Call(Box::new(call)),
             Err(answer) => {
                 let method = Some(request.name());
-                Read::Answered(Answered { method, answer: answer.into() })
+                Message::Answered(Answered { method, answer: answer.into() })
             }
         };
     }
     let members: Vec<Box<RawValue>> = match serde_json::from_str(message.get()) {
         Ok(members) => members,
-        Err(error) => return Read::Answered(Failure::new(Kind::Parse, error.to_string()).into()),
+        Err(error) => {
+            return Message::Answered(Failure::new(Kind::Parse, error.to_string()).into());
+        }
     };
-    let refuse = |why: String| Read::Answered(Failure::new(Kind::Request, why).into());
+    let refuse = |why: String| Message::Answered(Failure::new(Kind::Request, why).into());
     match members.len() {
         0 => refuse("the batch is empty".to_owned()),
-        1..=BATCH_CALLS_MAX => Read::Batch(members),
+        1..=BATCH_CALLS_MAX => Message::Batch(members),
         many => refuse(format!("the batch has {many} calls; the limit is {BATCH_CALLS_MAX}")),
     }
 }

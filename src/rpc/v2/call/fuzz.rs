@@ -12,7 +12,7 @@ use crate::os::peer::{Caller, Origin};
 use crate::rpc::json::{self, Writer};
 use crate::rpc::target::Target;
 use crate::rpc::v2::{self, errors::TABLE};
-use crate::rpc::{Answer, Answered, Audit, CallContext};
+use crate::rpc::{Answer, Answered, Audit, CallContext, Message};
 
 /// The members of a `GuestRequest`.
 const KNOWN: &[&str] = &["guest", "args"];
@@ -52,16 +52,14 @@ pub(crate) fn calls(data: &[u8]) {
 
 /// Returns the answer to a body that calls no method.
 fn answers(dispatcher: Dispatcher<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
-    let began = Instant::now();
-    let read = v2::message(data, |message| v2::read(dispatcher, port, message, began));
-    match read.unwrap_or_else(|failure| v2::Read::Answered(failure.into())) {
-        v2::Read::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
-        v2::Read::Answered(_) => None,
-        v2::Read::Document(port, encoder) => encoder.success_of(discover::document(port)),
-        v2::Read::Batch(members) => {
-            v2::batch::carry_out(dispatcher, port, &members, Ok(None), began)
+    match v2::read(dispatcher, port, data) {
+        Message::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
+        Message::Answered(_) => None,
+        Message::Document(port, encoder) => encoder.success_of(discover::document(port)),
+        Message::Batch(members) => {
+            v2::batch::carry_out(dispatcher, port, &members, Ok(None), Instant::now())
         }
-        v2::Read::Call(call) => panic!("no method is called: {}", call.callee.full_name()),
+        Message::Call(call) => panic!("no method is called: {}", call.callee.full_name()),
     }
 }
 
