@@ -36,14 +36,19 @@ const LIMIT_S: &str = "3600";
 const DATA_MIB: u32 = 64;
 const POOL: &str = "tank";
 
-/// The name, and a command that moves 16 MiB or less past the guest's page cache.
-const PATTERNS: [(&str, &str); 3] = [
-    ("read, 4 KiB", "dd if=/dev/vdb of=/dev/null bs=4k count=2048 iflag=direct"),
+/// The name, the KiB that are moved, and a command that moves them past the guest's page cache.
+const PATTERNS: [(&str, f64, &str); 3] = [
+    ("read, 4 KiB", 8192.0, "dd if=/dev/vdb of=/dev/null bs=4k count=2048 iflag=direct"),
     (
         "write, 4 KiB",
+        4096.0,
         "dd if=/tmp/data of=/dev/vdb bs=4k count=1024 oflag=direct conv=fsync,notrunc",
     ),
-    ("write, 1 MiB", "dd if=/tmp/data of=/dev/vdb bs=1M count=16 oflag=direct conv=fsync,notrunc"),
+    (
+        "write, 1 MiB",
+        16384.0,
+        "dd if=/tmp/data of=/dev/vdb bs=1M count=16 oflag=direct conv=fsync,notrunc",
+    ),
 ];
 
 /// Has the contenders measured in the lab.
@@ -83,7 +88,8 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
     if numbers.len() != PATTERNS.len() * plan.disks * CONTENDERS.len() {
         return Err(Skip(format!("the lab measured {} numbers: {output}", numbers.len())));
     }
-    for ((name, _), numbers) in PATTERNS.iter().zip(numbers.chunks(plan.disks * CONTENDERS.len())) {
+    for ((name, ..), numbers) in PATTERNS.iter().zip(numbers.chunks(plan.disks * CONTENDERS.len()))
+    {
         add_rates(report, &format!("small Linux, disk on a ZFS volume, {name}"), "KiB/s", numbers);
     }
     Ok(())
@@ -122,20 +128,16 @@ impl Guest {
         guest
     }
 
-    /// Has this guest alone run `dd`; what it moved, in KiB/s.
-    fn take_turn(&mut self, command: &str) -> f64 {
+    /// Has this guest alone run a command that moves so many KiB; how many in a second of the guest's clock.
+    fn take_turn(&mut self, kib: f64, command: &str) -> f64 {
         run(Command::new("zpool").args(["sync", POOL]));
         virsh(&["resume", &self.id]);
-        let output = self.console.run(&format!("{command} 2>&1"));
+        let clock = "cut -d' ' -f1 /proc/uptime";
+        let output = self.console.run(&format!("{clock}; {command} 2>/dev/null; {clock}"));
         virsh(&["suspend", &self.id]);
-        // 8388608 bytes (8.0MB) copied, 2.5 seconds, 3.2MB/s
-        let number = |text: &str| text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
-        let line = output.lines().find(|line| line.contains(" copied, ")).unwrap_or_default();
-        let (bytes, seconds) = line.split_once(" copied, ").unwrap_or_default();
-        match (number(bytes), number(seconds)) {
-            (Some(bytes), Some(seconds)) => bytes / seconds / 1024.0,
-            _ => panic!("dd: {output}"),
-        }
+        let times: Vec<f64> = output.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        let [begin, end] = times[..] else { panic!("two times: {output}") };
+        kib / (end - begin)
     }
 }
 
@@ -157,10 +159,10 @@ pub(crate) fn measure_in_lab(arguments: &[String]) {
         "240",
     ]);
     let mut guests = CONTENDERS.map(|contender| Guest::boot(&agent, contender, device));
-    for (_, command) in PATTERNS {
+    for (_, kib, command) in PATTERNS {
         for _ in 0..turns {
             for guest in &mut guests {
-                println!("{NUMBER}{}", guest.take_turn(command));
+                println!("{NUMBER}{}", guest.take_turn(kib, command));
             }
         }
     }

@@ -249,10 +249,10 @@ impl Pipe {
 fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let directory = Scratch::new();
-    let (mut flags, guest) = (flags(&stack, &directory), guest("stopped", "02:00:00:00:74:02"));
-    flags.extend(["--deadline-change", "2"].map(str::to_owned));
+    let (flags, guest) = (flags(&stack, &directory), guest("stopped", "02:00:00:00:74:02"));
     let before = in_libvirt(&stack);
-    let agent = Agent::start(&flags);
+    let short = ["--deadline-change", "2"].map(str::to_owned);
+    let agent = Agent::start(&[&flags[..], &short].concat());
     let pipe = Pipe::at(stack.path("/etc/libvirt/qemu/stopped.xml.new"));
     // Enough time for a loaded machine to reach the pipe.
     let late = late_error(&agent, "CreateGuest", &guest, "10");
