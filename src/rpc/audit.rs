@@ -31,6 +31,7 @@ use serde::Serialize;
 use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
+use crate::rpc::inbound::Inbound;
 use crate::rpc::target::{Target, cut};
 use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
@@ -70,40 +71,6 @@ impl CallContext<'_> {
     pub(super) fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.inbound.is_none_or(|inbound| inbound.reserve_answer(answer_bytes))
     }
-}
-
-/// The HTTP request of some calls, which waits for their answer.
-pub trait Inbound: fmt::Debug + Send + Sync {
-    /// Returns the caller.
-    fn caller(&self) -> &Caller;
-
-    /// Returns whether its caller has disconnected.
-    ///
-    /// # Blocking
-    /// Never: the kernel answers at once.
-    fn is_abandoned(&self) -> bool;
-
-    /// Returns whether its caller may have disconnected: also if it has closed its sending half of the connection,
-    /// unless a process of this host owns the other half.
-    ///
-    /// # Blocking
-    /// Never: the kernel answers at once.
-    fn may_be_abandoned(&self) -> bool;
-
-    /// Reserves memory for an answer of this total size in bytes; returns `false` if the budget is exhausted.
-    fn reserve_answer(&self, answer_bytes: usize) -> bool;
-
-    /// Returns when it arrived.
-    fn arrived(&self) -> Instant;
-
-    /// Waits from here on without this thread. A request that has started continues even if its caller disconnects.
-    fn park(&mut self, has_started: bool);
-
-    /// Continues on a thread that may block: this one if it may, otherwise later a handler's. There a request that has
-    /// not started is dropped if its caller has disconnected.
-    fn on_handler(self, then: impl FnOnce(Self) + Send + 'static)
-    where
-        Self: Sized;
 }
 
 /// Records changing calls. The default audit records nothing.

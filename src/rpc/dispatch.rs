@@ -14,11 +14,12 @@ use crate::os::peer::Share;
 use crate::pool::{CallClass, CallShare, JobName, NoPermit, Permit, current};
 use crate::rpc::as_job::Mode;
 use crate::rpc::audit::{
-    Audit, AuditedCall as Record, CallContext, Inbound, Outcome, log_call, milliseconds,
+    Audit, AuditedCall as Record, CallContext, Outcome, log_call, milliseconds,
 };
 use crate::rpc::bound_method::{BoundMethod, BoxedWriter, writer};
 use crate::rpc::call::Call;
 use crate::rpc::encoder::Encoder;
+use crate::rpc::inbound::Inbound;
 use crate::rpc::json::Writer;
 use crate::rpc::table::{Callee, Service};
 use crate::rpc::target::Target;

@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::envelope::{self, Id, Lookup, Request};
+use super::envelope::{Id, Lookup};
 use super::json;
+use super::v1::{self, Request, answers};
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::metrics::GuestMetricsRequest;
@@ -15,7 +16,7 @@ use crate::guest::wire::metrics::GuestMetricsRequest;
 /// Decodes the bytes as a request, as a bare parameter, and as parts of a request.
 pub(crate) fn decode(data: &[u8]) {
     let mut asked = Vec::new();
-    let outcome = envelope::decode(data, |service, method| {
+    let outcome = v1::decode(data, |service, method| {
         asked.push((service.to_owned(), method.to_owned()));
         Lookup::Found(())
     });
@@ -30,7 +31,7 @@ pub(crate) fn decode(data: &[u8]) {
             assert!(!refusal.text.contains(['\n', '\r']), "one line: {}", refusal.text);
         }
     }
-    if let Ok(request) = envelope::decode_bare::<SnapshotRequest>(data) {
+    if let Ok(request) = v1::decode_bare::<SnapshotRequest>(data) {
         round_trip(&request);
     }
     if let Ok(text) = str::from_utf8(data) {
@@ -57,7 +58,7 @@ where
 {
     match serde_json::from_str::<T>(params.get()) {
         Ok(params) => round_trip(&params),
-        Err(error) => assert!(envelope::unfit(&error).text.starts_with("rpc: ")),
+        Err(error) => assert!(v1::unfit(&error).text.starts_with("rpc: ")),
     }
 }
 
@@ -85,8 +86,8 @@ fn answers(id: &Id, text: &str) {
         #[serde(borrow)]
         id: &'a RawValue,
     }
-    let success = envelope::encode_success(&|out| json::write(out, &text), id);
-    let failure = envelope::encode_error(text, id);
+    let success = answers::encode_success(&|out| json::write(out, &text), id);
+    let failure = answers::encode_error(text, id);
     for (answer, is_success) in [(success, true), (failure, false)] {
         let (end, line) = answer.split_last().expect("it is not empty");
         assert!(*end == b'\n' && !line.contains(&b'\n'));
@@ -111,7 +112,7 @@ fn within(text: &str) {
         return;
     };
     let envelope = format!(r#"{{"method":"Libvirt.Status","params":[{text}],"id":{text}}}"#);
-    let Ok(request) = envelope::decode(envelope.as_bytes(), |_, _| Lookup::Found(())) else {
+    let Ok(request) = v1::decode(envelope.as_bytes(), |_, _| Lookup::Found(())) else {
         panic!("refused: {envelope}");
     };
     let params = request.params().map_or("null", RawValue::get);

@@ -8,36 +8,36 @@ mod call;
 mod dispatch;
 mod dry_run;
 mod encoder;
-pub mod envelope;
+mod envelope;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod inbound;
 mod jobs;
 pub mod json;
 mod strange;
 mod table;
 mod target;
 mod texts;
+mod v1;
 mod v2;
 
 use std::io::Read;
 use std::sync::Arc;
 
-use log::warn;
 use serde_json::value::RawValue;
 
 use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
 use crate::pool::{self, CallClass, current};
-use crate::rpc::as_job::Execution;
-use crate::rpc::call::{Call, EncodedRequest};
+use crate::rpc::call::Call;
 use crate::rpc::dispatch::{Dispatcher, dispatch, log_read, with_permit};
-use crate::rpc::encoder::Encoder;
-use crate::rpc::envelope::{Lookup, Refusal, Request};
-use crate::rpc::table::{Callee, Method};
+use crate::rpc::envelope::{Id, Refusal};
+use crate::rpc::table::Callee;
 use crate::rpc::target::Targeted;
 use crate::storage;
-pub use audit::{Audit, CallContext, Inbound};
+pub use audit::{Audit, CallContext};
+pub use inbound::Inbound;
 pub use jobs::Workers;
 pub use table::Service;
 #[cfg(any(test, fuzzing))]
@@ -82,7 +82,7 @@ enum Message {
     /// No call to run.
     Answered(Answered),
     /// A request for the document of the methods on the port of this service.
-    Document(Service, Encoder),
+    Document(Service, Option<Id>),
     Batch(Vec<Box<RawValue>>),
 }
 
@@ -103,7 +103,7 @@ pub fn answer<I: Inbound + 'static>(
     let by = CallContext { caller: inbound.caller(), audit, inbound: Some(&inbound) };
     let dispatcher = Dispatcher { agent, by };
     let message = match version {
-        Version::V1 => match read(dispatcher, service, body) {
+        Version::V1 => match v1::read(dispatcher, service, body) {
             Ok(call) => Message::Call(Box::new(call)),
             Err(answered) => Message::Answered(answered),
         },
@@ -117,7 +117,7 @@ pub fn answer<I: Inbound + 'static>(
                 then(inbound, Answered { method, answer: answer.into() });
             });
         }
-        Message::Document(port, encoder) => v2::answer_document(port, encoder, inbound, then),
+        Message::Document(port, id) => v2::answer_document(port, id, inbound, then),
         Message::Batch(members) => v2::answer_batch(agent, audit, service, members, inbound, then),
     }
 }
@@ -128,34 +128,10 @@ pub fn answer<I: Inbound + 'static>(
 /// Up to the deadline of the method.
 pub fn answer_here(agent: &Libvirt, service: Service, body: &[u8], by: CallContext<'_>) -> Answer {
     let dispatcher = Dispatcher { agent, by };
-    match read(dispatcher, service, body) {
+    match v1::read(dispatcher, service, body) {
         Err(answered) => answered.answer,
         Ok(call) => dispatcher.wait_and_carry_out(call).into(),
     }
-}
-
-/// Reads a request.
-///
-/// # Errors
-/// The answer to an invalid request.
-fn read(dispatcher: Dispatcher<'_>, service: Service, body: &[u8]) -> Result<Call, Answered> {
-    let began = dispatcher.by.arrived();
-    let mut named = None;
-    let request = envelope::decode(body, |name, method| {
-        let found = Callee::find(service, name, method);
-        if let Lookup::Found(callee) = found {
-            named = Some(callee);
-        }
-        found
-    });
-    let call = request.and_then(|request| Call::read(&request, request.method, began));
-    call.map_err(|refusal| {
-        if let Some(callee) = named {
-            dispatcher.refused(callee, &refusal.text, began);
-        }
-        let method = named.map(Callee::full_name);
-        Answered { method, answer: Answer::Refused(refusal.text) }
-    })
 }
 
 impl From<Option<Vec<u8>>> for Answer {
@@ -190,7 +166,7 @@ pub fn download<I: Inbound + 'static>(
     inbound: I,
     then: impl FnOnce(I, Download) + Send + 'static,
 ) {
-    let request: SnapshotRequest = match envelope::decode_bare(body) {
+    let request: SnapshotRequest = match v1::decode_bare(body) {
         Ok(request) => request,
         Err(refusal) => return then(inbound, Download::Refused(Refusal::STATUS, refusal.text)),
     };
@@ -215,39 +191,4 @@ fn refused(error: &Error) -> Download {
         _ => 500,
     };
     Download::Refused(status, texts::on_old_path(error))
-}
-
-impl EncodedRequest for Request<Callee> {
-    fn params(&self, _: &[&str]) -> Result<Option<&RawValue>, Refusal> {
-        Ok(Request::params(self))
-    }
-
-    /// Unknown members are ignored, as by the original (contract section 9).
-    fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal> {
-        // A poll would log the same every few seconds.
-        if matches!(callee.entry.2, Method::Status(_) | Method::Metrics(_)) {
-            return Ok(());
-        }
-        for member in members {
-            let method = callee.entry.0;
-            warn!(method; "ignoring a member of the request: {member}");
-        }
-        Ok(())
-    }
-
-    fn is_strict(&self) -> bool {
-        false
-    }
-
-    fn unfit(&self, error: &serde_json::Error) -> Refusal {
-        envelope::unfit(error)
-    }
-
-    fn execution(&self) -> Result<Execution<'_>, Refusal> {
-        Ok(Execution::Now)
-    }
-
-    fn encoder(&self) -> Encoder {
-        Encoder::V1(self.id.clone())
-    }
 }

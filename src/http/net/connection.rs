@@ -189,7 +189,7 @@ impl Connection {
     pub(super) fn on_ready(&mut self, round: &mut Round<'_>) -> StepOutcome {
         match self.phase {
             Phase::Reading => self.read(round),
-            Phase::InFlight(_) => match self.on_handler(AwaitedEnd::Handler, round) {
+            Phase::InFlight(_) => match self.take_answer(AwaitedEnd::Handler, round) {
                 // The answer was ready; so this event is the next request.
                 StepOutcome::Open if matches!(self.phase, Phase::Reading) => self.read(round),
                 outcome => outcome,
@@ -203,7 +203,7 @@ impl Connection {
     pub(super) fn on_deadline(&mut self, round: &mut Round<'_>) -> StepOutcome {
         match self.phase {
             Phase::Reading if self.started.is_some() => self.refuse(LATE, round),
-            Phase::InFlight(_) => self.on_handler(AwaitedEnd::Handler, round),
+            Phase::InFlight(_) => self.take_answer(AwaitedEnd::Handler, round),
             // A request that arrives at the last moment is not lost.
             Phase::Reading => match self.read(round) {
                 StepOutcome::Open if self.is_idle() => StepOutcome::Closed,
@@ -214,7 +214,7 @@ impl Connection {
     }
 
     /// Takes a handler's answer if there is one. `until` says what to wait for otherwise.
-    pub(super) fn on_handler(&mut self, until: AwaitedEnd, round: &mut Round<'_>) -> StepOutcome {
+    pub(super) fn take_answer(&mut self, until: AwaitedEnd, round: &mut Round<'_>) -> StepOutcome {
         let Phase::InFlight(awaited) = &mut self.phase else { return StepOutcome::Open };
         match self.exchange.take(until) {
             Some(Answer { at, unsent, then, reservation }) => {

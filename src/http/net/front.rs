@@ -370,7 +370,7 @@ impl Service {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             let mut outcome = match (set.is_ready(first + index), is_woken) {
                 (true, _) => connection.on_ready(round),
-                (false, true) => connection.on_handler(until, round),
+                (false, true) => connection.take_answer(until, round),
                 (false, false) => StepOutcome::Open,
             };
             let deadline = connection.deadline(round.shared);

@@ -20,9 +20,10 @@ use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
 use crate::ops::{Error, Libvirt};
 use crate::pool::{CallClass, Permit};
 use crate::rpc::Answered;
-use crate::rpc::audit::{Audit, CallContext, Inbound};
+use crate::rpc::audit::{Audit, CallContext};
 use crate::rpc::call::share;
 use crate::rpc::dispatch::{Dispatcher, with_permit};
+use crate::rpc::inbound::Inbound;
 use crate::rpc::table::Service;
 use crate::sorted::OrderBy;
 

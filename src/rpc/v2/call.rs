@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
+use super::answers;
 use super::discover;
 use super::errors::{Failure, Kind};
 use crate::rpc::as_job::{ASYNC, Execution};
 use crate::rpc::call::{Call, EncodedRequest};
 use crate::rpc::dispatch::Dispatcher;
-use crate::rpc::encoder::{self, Encoder};
+use crate::rpc::encoder::Encoder;
 use crate::rpc::envelope::{Id, Lookup, Refusal, members, without_place};
 use crate::rpc::table::{Callee, Service};
 
@@ -110,11 +111,16 @@ impl<'a> MethodCall<'a> {
             Called::Method(callee) => Call::read(self, callee, began).map(Ok),
             Called::Discover(port) => object(self.params)
                 .and_then(|params| self.check_names(params, &[]))
-                .map(|()| Err(self.encoder().success_of(discover::document(port)))),
+                .map(|()| Err(discover::answer(port, self.id.as_ref()))),
         };
         outcome.unwrap_or_else(|refusal| {
             Err(self.refuse(dispatcher, Kind::Params, refusal.text, began))
         })
+    }
+
+    /// Returns its id; `None` for a notification.
+    pub(super) fn into_id(self) -> Option<Id> {
+        self.id
     }
 
     /// Returns the service on whose port `rpc.discover` was called; `None` for other methods, and for parameters that it
@@ -170,13 +176,13 @@ impl<'a> MethodCall<'a> {
 
     /// Returns the answer with this failure.
     pub(super) fn fail(&self, failure: &Failure) -> Option<Vec<u8>> {
-        encoder::fail(self.id.as_ref(), failure)
+        answers::fail(self.id.as_ref(), failure)
     }
 
     /// Returns the answer in place of one that exceeds the memory budget.
     pub(super) fn without_room(&self) -> Option<Vec<u8>> {
         let changes = matches!(self.called, Called::Method(callee) if callee.changes());
-        encoder::without_room(self.id.as_ref(), changes)
+        answers::without_room(self.id.as_ref(), changes)
     }
 
     /// Returns the full name of its method.

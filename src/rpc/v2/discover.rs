@@ -9,11 +9,13 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 
+use super::answers::success;
 use super::errors::TABLE;
 use crate::os::memory;
 use crate::rpc::as_job::ASYNC;
-use crate::rpc::audit::Inbound;
 use crate::rpc::encoder::Encoder;
+use crate::rpc::envelope::Id;
+use crate::rpc::inbound::Inbound;
 use crate::rpc::json;
 use crate::rpc::table::Effect;
 use crate::rpc::{Answered, Callee, Service};
@@ -29,22 +31,32 @@ const SCHEMAS: &str = include_str!("schemas.json");
 /// Passes the document to `then`. It is long, and its first request makes it, so a handler answers.
 pub(in crate::rpc) fn answer_document<I: Inbound + 'static>(
     port: Service,
-    encoder: Encoder,
+    id: Option<Id>,
     inbound: I,
     then: impl FnOnce(I, Answered) + Send + 'static,
 ) {
     inbound.on_handler(move |inbound| {
-        let answer = encoder.success_of(document(port));
-        let answer = encoder.fit(answer, &inbound, false);
+        let answer = answer(port, id.as_ref());
+        let answer = Encoder::V2(id).fit(answer, &inbound, false);
         then(inbound, Answered { method: Some(METHOD.to_owned()), answer: answer.into() });
     });
+}
+
+/// Returns the answer with the document to the request of this id.
+pub(super) fn answer(port: Service, id: Option<&Id>) -> Option<Vec<u8>> {
+    let document = document(port);
+    let write = |out: &mut Vec<u8>| {
+        out.extend_from_slice(document);
+        Ok(())
+    };
+    success(id, document.len() + 256, &write)
 }
 
 /// Returns the document of the services on the port of this service, as JSON.
 ///
 /// The first call makes the document, which takes some 10 ms of CPU time; all others copy its bytes,
 /// because one batch can request it 64 times.
-pub(super) fn document(port: Service) -> &'static [u8] {
+fn document(port: Service) -> &'static [u8] {
     static GUESTS: OnceLock<Vec<u8>> = OnceLock::new();
     static IMAGES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = match port {

@@ -10,6 +10,7 @@
 //!   one.
 //! - The calls of a batch run concurrently, and so in no order; answers are in the order of calls.
 
+pub(super) mod answers;
 mod batch;
 mod call;
 mod discover;
@@ -19,7 +20,6 @@ mod job;
 use serde_json::value::RawValue;
 
 use crate::config::BATCH_CALLS_MAX;
-use crate::rpc::call::EncodedRequest;
 use crate::rpc::dispatch::Dispatcher;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::table::Service;
@@ -65,7 +65,7 @@ fn read_message(dispatcher: Dispatcher<'_>, port: Service, message: &RawValue) -
             }
         };
         if let Some(port) = request.discovers() {
-            return Message::Document(port, request.encoder());
+            return Message::Document(port, request.into_id());
         }
         return match request.call(dispatcher, began) {
             Ok(call) => Message::Call(Box::new(call)),

@@ -55,7 +55,7 @@ fn answers(dispatcher: Dispatcher<'_>, port: Service, data: &[u8]) -> Option<Vec
     match v2::read(dispatcher, port, data) {
         Message::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
         Message::Answered(_) => None,
-        Message::Document(port, encoder) => encoder.success_of(discover::document(port)),
+        Message::Document(port, id) => discover::answer(port, id.as_ref()),
         Message::Batch(members) => {
             v2::batch::carry_out(dispatcher, port, &members, Ok(None), Instant::now())
         }

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
+use super::answers::{encode_error, encode_success};
 use super::*;
+use crate::config::JSON_DEPTH_MAX;
 use crate::guest::wire::{GuestRequest, GuestResponse};
+use crate::rpc::json;
 
 fn lookup(service: &str, method: &str) -> Lookup<String> {
     match (service, method) {
@@ -248,7 +251,8 @@ fn a_broken_escape_is_refused() {
 #[test]
 fn an_answer_without_a_json_form_is_an_error() {
     let map = std::collections::BTreeMap::from([(vec![1], 1)]);
-    let answer = encode_success(&|out| json::write(out, &map), &Id("7".to_owned()));
+    let answer =
+        encode_success(&|out| json::write(out, &map), &Id::new(serde_json::from_str("7").unwrap()));
     assert_eq!(
         String::from_utf8(answer).unwrap(),
         concat!(
