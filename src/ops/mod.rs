@@ -15,7 +15,8 @@
 //! | `hypervisor` | connections to libvirt, their health, and calls that hang |
 //! | `transaction` | one change to a guest, each step written to the journal before it begins |
 //! | `plan`, `jobs`, `waiting_calls` | a dry run, calls that run later, calls that wait for events without a thread |
-//! | `start_stop`, `status`, `worker_jobs`, `event_subscription` | the agent as a whole |
+//! | `locks`, `worker_jobs` | acquire guest locks, run work on workers of the pool |
+//! | `start_stop`, `status`, `event_subscription` | the agent as a whole |
 //! | `args`, `base64`, `error`, `metadata`, `question`, `requests` | what the methods share |
 //!
 //! [`Libvirt`] has the methods; each of these modules adds its own.
@@ -30,6 +31,7 @@ mod guests;
 mod hypervisor;
 mod images;
 mod jobs;
+mod locks;
 mod metadata;
 mod networks;
 mod plan;

@@ -8,14 +8,10 @@
 mod create;
 mod delete;
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::{Plan, PlanStep};
 use crate::ops::{Error, Libvirt};
-use crate::pool::{Job, JobName, Lane};
-use crate::storage::{self, Action, Volumes};
+use crate::storage::Action;
 
 /// The changes and the answer that a method would make.
 #[derive(Debug)]
@@ -47,29 +43,6 @@ impl Libvirt {
             open.map(|open| format!("the agent recovers an earlier {} first", open.verb));
         let plan = Plan { warnings: warnings.collect(), ..Plan::default() };
         OperationPlan { guest, plan, problems: Vec::new() }
-    }
-
-    /// Runs a job on the storage lane that changes nothing.
-    fn ask_storage<T: Send + 'static>(
-        &self,
-        name: JobName,
-        deadline: Instant,
-        work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let volumes = Arc::clone(&self.volumes);
-        Ok(self.aside(Lane::Storage, name, deadline, move || work(&*volumes))??)
-    }
-
-    /// Runs a job that changes nothing and needs no libvirt; refuses it while the same job is late.
-    pub(super) fn aside<T: Send + 'static>(
-        &self,
-        lane: Lane,
-        name: JobName,
-        deadline: Instant,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        self.pool.not_overdue(lane, &name)?;
-        Ok(self.pool.run(lane, Job { name, deadline }, None, move |_| work())?)
     }
 }
 

@@ -1,12 +1,14 @@
 //! Runs the work of a method as a job on a worker of the pool, and determines its deadline.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::jobs::reached;
 use crate::libvirt::Connection;
 use crate::ops::{Error, Libvirt, Session, args, started};
-use crate::pool::{GuestLock, Job, JobName, Lane};
+use crate::pool::{GuestLock, Job, JobName, Lane, current};
+use crate::storage::{self, Volumes};
 
 impl Libvirt {
     /// Runs a job that changes nothing. It may therefore run again if its connection breaks.
@@ -89,6 +91,49 @@ impl Libvirt {
         reached(&job.name);
         self.pool.not_overdue(lane, &job.name)?;
         Ok(job)
+    }
+
+    /// Returns the deadline of a storage call that arrives now. Reads get as long as changes, because they share two
+    /// workers with them.
+    pub(super) fn storage_deadline(&self) -> Instant {
+        current::arrived() + self.deadlines.change
+    }
+
+    /// Runs a job on the storage lane.
+    pub(super) fn on_storage<T: Send + 'static>(
+        &self,
+        verb: &str,
+        name: &str,
+        lock: Option<&GuestLock>,
+        deadline: Instant,
+        work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let volumes = Arc::clone(&self.volumes);
+        let job = Job { name: JobName::new(verb, name), deadline };
+        Ok(self.pool.run(Lane::Storage, job, lock, move |_| work(&*volumes))??)
+    }
+
+    /// Runs a job on the storage lane that changes nothing.
+    pub(super) fn ask_storage<T: Send + 'static>(
+        &self,
+        name: JobName,
+        deadline: Instant,
+        work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let volumes = Arc::clone(&self.volumes);
+        Ok(self.aside(Lane::Storage, name, deadline, move || work(&*volumes))??)
+    }
+
+    /// Runs a job that changes nothing and needs no libvirt; refuses it while the same job is late.
+    pub(super) fn aside<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        name: JobName,
+        deadline: Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.pool.not_overdue(lane, &name)?;
+        Ok(self.pool.run(lane, Job { name, deadline }, None, move |_| work())?)
     }
 
     pub(super) fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {

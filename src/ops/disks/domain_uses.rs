@@ -14,14 +14,12 @@ use log::{debug, warn};
 use crate::guest::domain::{Device, Disk, VirDomain};
 use crate::guest::network::NetworkMark;
 use crate::guest::wire::{self, Guest};
-use crate::jobs::reached;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::disks::backing_chain::Chain;
-use crate::ops::disks::volume_owners::{Expected, OtherDomains, lock_of};
+use crate::ops::disks::volume_owners::{Expected, OtherDomains};
 use crate::ops::{self, Libvirt};
 use crate::os::paths::resolved;
 use crate::pool::{GuestLock, JobName, Lane};
-use crate::sorted::IntoSorted;
 use crate::storage::{self, InUse, Maker, Volumes};
 
 /// The resources of one domain, by its definition and, while it runs, by its live definition.
@@ -354,52 +352,6 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 }
 
 impl Libvirt {
-    /// Acquires the guest lock, as [`Libvirt::lock_guest`], and the locks of the guests whose volumes the caller names as
-    /// sources. Therefore other methods on such a volume end before it is checked, and none starts before this one has
-    /// ended.
-    ///
-    /// # Errors
-    /// As [`Libvirt::lock_guest`]; if the paths cannot be read.
-    ///
-    /// # Blocking
-    /// Up to `deadline`.
-    pub(in crate::ops) fn lock_with_sources(
-        &self,
-        verb: &str,
-        id: &str,
-        sources: &[(String, String)],
-        deadline: Instant,
-    ) -> Result<GuestLock, ops::Error> {
-        if sources.is_empty() {
-            return self.lock_guest(id, deadline);
-        }
-        self.opener.health().may_answer()?;
-        let (own, sources) = (id.to_owned(), sources.to_vec());
-        let volumes = Arc::clone(&self.volumes);
-        // Locks are acquired in this order: two calls that name each other's volumes do not deadlock.
-        let find = move || {
-            let names = sources.iter().filter_map(|(_, it)| volumes.name_of(Path::new(it)));
-            let mut keys: BTreeSet<String> = names.map(|name| lock_of(&name).to_owned()).into_set();
-            keys.insert(own);
-            keys
-        };
-        let keys = self.aside(Lane::Read, JobName::new(verb, id), deadline, find)?;
-        reached("wait for other calls to the guest");
-        let (mut lock, mut more) = (None, Vec::new());
-        for key in keys {
-            let run_locked = self.pool.lock_guest(&key, deadline)?;
-            if key == id {
-                lock = Some(run_locked);
-            } else {
-                more.push(run_locked);
-            }
-        }
-        let mut lock = lock.ok_or(ops::Error::NoGuest)?;
-        more.into_iter().for_each(|run_locked| lock.keep(run_locked));
-        self.recover_open(&lock, deadline)?;
-        Ok(lock)
-    }
-
     /// Returns why the sources that a caller names for the guest `id` cannot be its disks, each with its member of the
     /// request: a source may be a volume of the store with another guest's mark, or in use by another domain.
     ///

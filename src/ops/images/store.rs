@@ -22,7 +22,7 @@ use crate::ops::images::fetches::Stage;
 use crate::ops::requests::{named_guest, respond};
 use crate::ops::transaction::{Stop, Transaction};
 use crate::ops::{Error, Libvirt, Session};
-use crate::pool::{GuestLock, Job, JobName, Lane, current};
+use crate::pool::{GuestLock, Lane};
 use crate::storage::{
     self, AdoptionRule, Dataset, Id, Maker, Recursion, VolumeSelection, VolumeSpec, Volumes,
 };
@@ -332,26 +332,6 @@ impl Libvirt {
             Some((user, why)) => Err(Error::InUse { dataset: volume.name.to_string(), user, why }),
             None => Ok(()),
         }
-    }
-
-    /// Returns the deadline of a storage call that arrives now. Reads get as long as changes, because they share two
-    /// workers with them.
-    pub(super) fn storage_deadline(&self) -> Instant {
-        current::arrived() + self.deadlines.change
-    }
-
-    /// Runs a job on the storage lane.
-    pub(in crate::ops) fn on_storage<T: Send + 'static>(
-        &self,
-        verb: &str,
-        name: &str,
-        lock: Option<&GuestLock>,
-        deadline: Instant,
-        work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let volumes = Arc::clone(&self.volumes);
-        let job = Job { name: JobName::new(verb, name), deadline };
-        Ok(self.pool.run(Lane::Storage, job, lock, move |_| work(&*volumes))??)
     }
 
     /// Runs a job on the storage lane that changes a dataset, under the lock of its guest.

@@ -11,7 +11,6 @@ use log::{error, info, warn};
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, RECOVERY_TRIES, TAKE_BACK};
 use crate::events::EventKind;
 use crate::guest::wire::Guest;
-use crate::jobs::reached;
 use crate::journal::{Direction, Intent, IntentState, JournalEntry, Retained, Step, Verb};
 use crate::ops::transaction::{Abort, STATE_LANE, Transaction, state_write};
 use crate::ops::{Error, Libvirt, Session};
@@ -22,40 +21,6 @@ use super::leftovers::{Leftover, error_of};
 use super::table::{Kept, Recovered, Rest, in_libvirt, in_storage, row};
 
 impl Libvirt {
-    /// Acquires the guest lock, and recovers everything that is open.
-    ///
-    /// # Errors
-    /// If the lock is not free by `deadline`; [`Error::Open`] if a change cannot be recovered.
-    ///
-    /// # Blocking
-    /// Up to `deadline`.
-    pub(in crate::ops) fn lock_and_recover(
-        &self,
-        id: &str,
-        deadline: Instant,
-    ) -> Result<GuestLock, Error> {
-        let lock = self.pool.lock_guest(id, deadline)?;
-        self.recover_open(&lock, deadline)?;
-        Ok(lock)
-    }
-
-    /// Acquires the guest lock for a method that needs libvirt.
-    ///
-    /// # Errors
-    /// As [`Libvirt::lock_and_recover`]; at once if libvirt is known not to answer.
-    ///
-    /// # Blocking
-    /// Up to `deadline`.
-    pub(in crate::ops) fn lock_guest(
-        &self,
-        id: &str,
-        deadline: Instant,
-    ) -> Result<GuestLock, Error> {
-        self.opener.health().may_answer()?;
-        reached("wait for other calls to the guest");
-        self.lock_and_recover(id, deadline)
-    }
-
     /// Recovers the open changes of a guest. The caller holds the guest lock.
     ///
     /// # Errors
