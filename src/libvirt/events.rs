@@ -101,7 +101,7 @@ fn start_once() -> Result<u64, StartError> {
         );
     }
     let work = || run_events(events);
-    thread::Builder::new().name("libvirt-events".to_owned()).spawn(work).map_err(refused)?;
+    thread::Builder::new().name("libvirt-loop".to_owned()).spawn(work).map_err(refused)?;
     Ok(version)
 }
 

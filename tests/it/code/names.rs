@@ -1,7 +1,7 @@
 //! Guards names: two public types of one layer have different names, and no identifier has a word that the
 //! field has another term for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -47,6 +47,9 @@ const INVENTED: [(&str, &str); 32] = [
     ("tellers", "reporters"),
     ("told", "reported, sent"),
 ];
+
+/// Names in the contributors' pages that are not the code's: a comment, a variable of the environment, a status.
+const NOT_OURS: [&str; 3] = ["SAFETY", "GLIBC_TUNABLES", "TEST"];
 
 /// An identifier of so many words is a sentence.
 const CLAIM_WORDS: usize = 5;
@@ -153,4 +156,31 @@ fn an_invented_word_is_found_in_every_kind_of_name() {
     let text =
         "pub struct A; pub(super) enum B {} pub(in crate::a) type C = D; struct E; pub fn f() {}";
     assert_eq!(public_types(&tokens(text)), ["A", "B", "C"]);
+}
+
+/// Whether a word in a document is the name of a type, a constant or a function.
+fn names_code(word: &str) -> bool {
+    let letters = |is: fn(&char) -> bool| word.chars().filter(is).count();
+    let (capitals, small) = (letters(|c| c.is_uppercase()), letters(|c| c.is_lowercase()));
+    let is_name = word.len() > 3 && word.starts_with(char::is_alphabetic);
+    let is_type = capitals > 1 && small > 0 && word.starts_with(char::is_uppercase);
+    is_name && (is_type && !word.contains('_') || word.contains('_') || small == 0)
+}
+
+#[test]
+fn design_names_what_is_in_the_code() {
+    let sources = ["src", "tests"].into_iter().flat_map(sources).collect::<Vec<_>>();
+    let tokens: BTreeSet<&str> = sources.iter().flat_map(|(_, text)| tokens(text)).collect();
+    let mut count = 0;
+    for page in ["docs/design.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(page).expect("a page");
+        let code = text.split('`').skip(1).step_by(2).filter(|code| !code.contains([' ', '/', '.', '=']));
+        let words = code.flat_map(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        for name in words.filter(|word| names_code(word)) {
+            let is_known = tokens.contains(name) || NOT_OURS.contains(&name);
+            assert!(is_known, "{page}: nothing has the name {name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 15, "{count}");
 }

@@ -41,7 +41,7 @@ fn wait_until_still(pid: u32) -> u64 {
     let split = || {
         sleeps(pid)
             .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(thread, _)| thread.starts_with("libvirt-events "))
+            .partition::<BTreeMap<_, _>, _>(|(thread, _)| thread.starts_with("libvirt-loop "))
     };
     loop {
         let (events, before) = split();
