@@ -4,10 +4,9 @@
 //! [`super::guest_lock`] wraps it in a mutex and wakes the waiting callers.
 //!
 //! ```text
-//!             acquire                    the holder releases
-//!  (nothing) ────────► holder   waiting ─────────────────────► holder
-//!      │  lock is held                ▲ │ give_up, or stop
-//!      └─────────────────────────────┘ └────────────────────► gone
+//! (no ticket) ── acquire a free lock ──► Holder ── release ──────────────► Gone
+//! (no ticket) ── acquire a held lock ──► Waiting ── the holder releases ─► Holder
+//!                                        Waiting ── give_up, or stop ────► Gone
 //! ```
 
 use crate::sorted::Table;
@@ -64,7 +63,7 @@ impl AdmissionState {
         Ok(())
     }
 
-    /// Returns the locks of the held locks.
+    /// Returns the guests whose lock is held.
     pub(super) fn held(&self) -> Vec<String> {
         self.locks.keys().cloned().collect()
     }
@@ -74,7 +73,7 @@ impl AdmissionState {
         self.callers -= 1;
     }
 
-    /// Requests the lock of a lock; [`Self::ticket_state`] returns the state of its ticket.
+    /// Requests a guest's lock; [`Self::ticket_state`] returns the state of the ticket.
     ///
     /// # Errors
     /// After [`Self::stop`].
@@ -86,8 +85,8 @@ impl AdmissionState {
         match self.locks.get_mut(guest) {
             Some(held) => held.waiters.push_back(ticket),
             None => {
-                let free = LockQueue { holder: ticket, waiters: VecDeque::new() };
-                self.locks.insert(guest.to_owned(), free);
+                let held = LockQueue { holder: ticket, waiters: VecDeque::new() };
+                self.locks.insert(guest.to_owned(), held);
             }
         }
         self.tickets += 1;

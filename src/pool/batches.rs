@@ -1,5 +1,5 @@
-//! Limits the threads on which the batches of one caller run: without a limit they could be as many
-//! callers as the pool accepts, and all others would wait for them.
+//! Limits the threads on which the batches of one caller run, so that other callers do not wait for
+//! them all.
 
 use std::collections::HashMap;
 
@@ -43,7 +43,7 @@ impl Batches {
 pub(crate) struct HelperThreads<'a> {
     batches: &'a Batches,
     share: Share,
-    /// The number of threads that it may have beside its own.
+    /// The number of threads that the batch may have beside its handler.
     pub(crate) helpers: usize,
 }
 

@@ -19,8 +19,8 @@ pub struct CallShare {
     pub class: CallClass,
     /// The caller.
     pub user: Share,
-    /// The guest's id, or another lock by which calls are serialized. Empty for a call that waits for no
-    /// other: no guest's bound counts it.
+    /// The guest's id, or the name of another object with its own bound, such as an image. Empty for a call that
+    /// only the bound of its class counts.
     pub guest: Arc<str>,
 }
 
@@ -172,8 +172,8 @@ mod tests {
         let mut calls = calls();
         let of = |guest| share(CallClass::Change, 1, guest);
         assert!(calls.begin(&of("a")) && calls.begin(&of("a")) && !calls.begin(&of("a")));
-        assert!(calls.begin(&of("b")) && !calls.begin(&of("c")), "the ration is used up");
-        // Calls that free a guest, and calls that only read, have rations of their own.
+        assert!(calls.begin(&of("b")) && !calls.begin(&of("c")), "the permits are used up");
+        // Calls that free a guest, and calls that only read, have permits of their own.
         assert!(
             calls.begin(&share(CallClass::Urgent, 1, "a"))
                 && !calls.begin(&share(CallClass::Urgent, 2, "a"))

@@ -1,8 +1,9 @@
-//! The pool's clock: a thread that ends jobs without a waiting caller at their deadlines.
+//! The pool's clock: a thread that runs timers and ends jobs and calls without a waiting thread at their
+//! deadlines.
 //!
-//! Nearly all of these jobs end before. So a new alarm wakes the thread only if the thread would
+//! Nearly all jobs end before their deadline. So a new alarm wakes the thread only if the thread would
 //! sleep past it, and a cancelled alarm never does. A continuous series of jobs wakes the thread
-//! once in the time of a deadline; without jobs it sleeps.
+//! once in the time of a deadline; without alarms it sleeps.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,21 +25,21 @@ pub(super) trait Alarm: Send + Sync {
 /// Identifies an alarm, to cancel it.
 pub(super) type Ticket = (Instant, u64);
 
-/// A call at a time. Dropping the timer before cancels the call.
+/// A callback at a set time. Dropping the timer before that time cancels the callback.
 pub struct Timer {
     clock: Arc<Clock>,
     ticket: Option<Ticket>,
 }
 
 impl Timer {
-    /// Calls `then` at that time, on the clock's thread. It must not block.
+    /// Calls `then` at the time `at`, on the clock's thread. `then` must not block.
     pub(super) fn set(clock: &Arc<Clock>, at: Instant, then: Box<dyn FnOnce() + Send>) -> Self {
         let ticket = clock.ticket(at);
         clock.set(ticket, Arc::new(Once(Mutex::new(Some(then)))));
         Self { clock: Arc::clone(clock), ticket: Some(ticket) }
     }
 
-    /// Keeps the call scheduled without the timer.
+    /// Keeps the callback scheduled without the timer.
     pub fn forget(mut self) {
         self.ticket = None;
     }
@@ -73,10 +74,10 @@ pub(super) struct Clock {
 #[derive(Default)]
 struct ClockState {
     alarms: Table<Ticket, Arc<dyn Alarm>>,
-    /// The number of the next ticket, as several alarms may have the same time.
-    next: u64,
+    /// The number of the latest ticket: several alarms may have the same time.
+    tickets: u64,
     /// When the thread wakes next by itself.
-    looks_at: Option<Instant>,
+    wakes_at: Option<Instant>,
     is_stopped: bool,
 }
 
@@ -95,16 +96,16 @@ impl Clock {
     /// Returns a ticket for that time.
     pub(super) fn ticket(&self, at: Instant) -> Ticket {
         let mut state = self.state.lock();
-        state.next += 1;
-        (at, state.next)
+        state.tickets += 1;
+        (at, state.tickets)
     }
 
     /// Sets an alarm for the ticket's time.
     pub(super) fn set(&self, ticket: Ticket, alarm: Arc<dyn Alarm>) {
         let mut state = self.state.lock();
         state.alarms.insert(ticket, alarm);
-        if state.looks_at.is_none_or(|at| ticket.0 < at) {
-            state.looks_at = Some(ticket.0);
+        if state.wakes_at.is_none_or(|at| ticket.0 < at) {
+            state.wakes_at = Some(ticket.0);
             self.changed.notify_one();
         }
     }
@@ -140,11 +141,11 @@ impl Clock {
                     state = self.state.lock();
                 }
                 Some((at, _)) => {
-                    state.looks_at = Some(at);
+                    state.wakes_at = Some(at);
                     self.changed.wait_until(&mut state, at);
                 }
                 None => {
-                    state.looks_at = None;
+                    state.wakes_at = None;
                     self.changed.wait(&mut state);
                 }
             }

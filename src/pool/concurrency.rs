@@ -38,7 +38,7 @@ impl ConcurrencyLimit {
 
     /// Returns whether this job may run; if so, it counts from now.
     pub(super) fn begin(&self, name: &JobName) -> bool {
-        if self.is_free(name) {
+        if self.is_exempt(name) {
             return true;
         }
         let mut running = self.running.lock();
@@ -52,9 +52,9 @@ impl ConcurrencyLimit {
         true
     }
 
-    /// Ends this job; returns whether one that was held back may run now.
+    /// Ends this job; returns whether a job that was held back may run now.
     pub(super) fn end(&self, name: &JobName) -> bool {
-        if self.is_free(name) {
+        if self.is_exempt(name) {
             return false;
         }
         let mut running = self.running.lock();
@@ -71,7 +71,7 @@ impl ConcurrencyLimit {
 
     /// Returns whether this job has to wait for others.
     pub(super) fn holds_back(&self, name: &JobName) -> bool {
-        !self.is_free(name) && self.is_full(&self.running.lock(), name)
+        !self.is_exempt(name) && self.is_full(&self.running.lock(), name)
     }
 
     fn is_full(&self, running: &Running, name: &JobName) -> bool {
@@ -81,7 +81,7 @@ impl ConcurrencyLimit {
     }
 
     /// Returns whether no limit applies to such a job.
-    fn is_free(&self, name: &JobName) -> bool {
+    fn is_exempt(&self, name: &JobName) -> bool {
         self.per_guest_most == usize::MAX || (name.guest.is_empty() && !name.asks_emulator)
     }
 }

@@ -9,7 +9,7 @@ use crate::config::PoolLimits;
 /// The kinds of calls. Each kind has a limit of its own, so that none takes the permits of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallClass {
-    /// Urgent work: a guest's power off.
+    /// Urgent work: a Poweroff or a Thaw.
     Urgent,
     /// A Delete: it frees calls that hang in the guest's emulator, and so must not wait for them.
     Delete,
@@ -93,7 +93,7 @@ impl CallClass {
         }
     }
 
-    /// Returns the maximum number of concurrent calls of this kind for one guest or one other lock.
+    /// Returns the maximum number of concurrent calls of this kind for one guest or other object.
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
             // libvirt sends a guest's agent one command at a time.
@@ -150,16 +150,16 @@ pub enum Error {
         full: Full,
         /// The limit of that resource.
         limit: usize,
-        /// The job that blocks it: the oldest running job of the lane, or the one with the lock's lock.
+        /// The oldest running job of the lane.
         running: Option<RunningJob>,
     },
-    /// The lock of the lock was unavailable until the deadline; nothing was queued.
+    /// The guest lock was unavailable until the deadline; nothing was queued.
     GuestLocked {
         /// The guest's id.
         guest: String,
-        /// How long this caller waited for it.
+        /// How long this caller waited for the lock.
         waited: Duration,
-        /// The running job with this lock; `None` while the lock's holder is between two jobs.
+        /// The running job that holds the lock; `None` while the lock's holder is between two jobs.
         running: Option<RunningJob>,
     },
     /// The deadline passed while the job was queued: the job did not start and never will.

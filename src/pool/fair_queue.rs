@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// The waiting items of each guest, in the order of turns.
 type Guests<T> = VecDeque<(Arc<str>, VecDeque<T>)>;
 
-/// Items that wait for a user `U` and a guest.
+/// The waiting items of each user `U` and guest.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct FairQueue<U, T> {
@@ -95,13 +95,13 @@ impl<U: Copy + PartialEq, T: PartialEq> FairQueue<U, T> {
 mod tests {
     use super::*;
 
-    fn order(rotation: &mut FairQueue<u32, u32>, may: impl Fn(&str) -> bool + Copy) -> Vec<u32> {
-        std::iter::from_fn(|| rotation.next(may)).map(|(_, _, item)| item).collect()
+    fn order(queue: &mut FairQueue<u32, u32>, may: impl Fn(&str) -> bool + Copy) -> Vec<u32> {
+        std::iter::from_fn(|| queue.next(may)).map(|(_, _, item)| item).collect()
     }
 
     #[test]
     fn users_and_their_guests_have_turns() {
-        let mut rotation = FairQueue::default();
+        let mut queue = FairQueue::default();
         for (user, guest, item) in [
             (1, "a", 1),
             (1, "a", 2),
@@ -111,24 +111,24 @@ mod tests {
             (2, "c", 6),
             (1, "b", 7),
         ] {
-            rotation.push(user, &guest.into(), item);
+            queue.push(user, &guest.into(), item);
         }
-        assert_eq!(rotation.len(), 7);
-        assert_eq!(order(&mut rotation, |_| true), [1, 5, 3, 6, 2, 7, 4]);
-        assert_eq!(rotation.len(), 0);
+        assert_eq!(queue.len(), 7);
+        assert_eq!(order(&mut queue, |_| true), [1, 5, 3, 6, 2, 7, 4]);
+        assert_eq!(queue.len(), 0);
     }
 
     #[test]
-    fn a_guest_that_may_not_keeps_no_other() {
-        let mut rotation = FairQueue::default();
+    fn full_guest_does_not_block_others() {
+        let mut queue = FairQueue::default();
         for (user, guest, item) in [(1, "full", 1), (1, "a", 2), (2, "full", 3), (2, "", 4)] {
-            rotation.push(user, &guest.into(), item);
+            queue.push(user, &guest.into(), item);
         }
-        assert_eq!(order(&mut rotation, |guest| guest != "full"), [2, 4]);
-        assert!(rotation.remove(2, "full", &3) && !rotation.remove(2, "full", &3));
-        assert_eq!(order(&mut rotation, |_| true), [1]);
-        assert!(!rotation.any(|_| true));
-        rotation.push(1, &"a".into(), 5);
-        assert!(rotation.any(|guest| guest == "a") && !rotation.any(|guest| guest == "b"));
+        assert_eq!(order(&mut queue, |guest| guest != "full"), [2, 4]);
+        assert!(queue.remove(2, "full", &3) && !queue.remove(2, "full", &3));
+        assert_eq!(order(&mut queue, |_| true), [1]);
+        assert!(!queue.any(|_| true));
+        queue.push(1, &"a".into(), 5);
+        assert!(queue.any(|guest| guest == "a") && !queue.any(|guest| guest == "b"));
     }
 }

@@ -1,4 +1,4 @@
-//! The admission in its mutex: callers wait here for a guest lock, and leave by dropping what they got.
+//! The admission in its mutex: callers wait here for a guest lock, and leave by dropping their [`CallerGuard`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,19 +27,19 @@ pub struct CallerSnapshot {
     pub waits_late: u64,
 }
 
-/// A callback that receives a lock.
+/// A callback that receives the guest's id.
 type ReleaseCallback = Box<dyn Fn(&str) + Send + Sync>;
 
 /// [`AdmissionState`] in its mutex, and the condition variable of its waiters.
 #[derive(Default)]
 pub(super) struct Admission {
     state: Mutex<AdmissionState>,
-    /// Signals that a lock changed its holder, that the gate stops, or that a caller left during a stop. All
+    /// Signals that a lock changed its holder, that the pool stops, or that a caller left during a stop. All
     /// waiters share it: they are few, as permits limit the callers, and each checks its own ticket.
     changed: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
-    /// The callback for a lock before its lock is free again.
+    /// Called before a guest's lock is free again.
     on_release: OnceLock<ReleaseCallback>,
 }
 
@@ -50,14 +50,13 @@ impl From<Stopping> for NoPermit {
 }
 
 impl Admission {
-    /// Sets the callback for each lock whose lock is released from now on. A second call of this method changes
-    /// nothing.
+    /// Sets the callback for each release of a guest lock. A second call of this method changes nothing.
     pub(super) fn on_release(&self, callback: ReleaseCallback) {
         // An earlier callback stays.
         let _ = self.on_release.set(callback);
     }
 
-    /// Adds a caller, which leaves when the seat is dropped.
+    /// Adds a caller, which leaves when the guard is dropped.
     ///
     /// # Errors
     /// When the pool stops.
@@ -66,7 +65,7 @@ impl Admission {
         Ok(CallerGuard { admission: Arc::clone(self) })
     }
 
-    /// Adds a caller and waits for its lock.
+    /// Adds a caller and waits for the guest's lock.
     ///
     /// # Errors
     /// When the caller is refused, or does not get the lock.
@@ -78,18 +77,18 @@ impl Admission {
         guest: &str,
         deadline: Instant,
     ) -> Result<GuestLock, NoPermit> {
-        let held = self.enter().map_err(NoPermit::from).and_then(|caller| {
+        let lock = self.enter().map_err(NoPermit::from).and_then(|caller| {
             self.wait_for_lock(guest, deadline)?;
-            let held = HeldLock { admission: Arc::clone(self), name: Arc::from(guest) };
+            let held = HeldLock { admission: Arc::clone(self), guest: Arc::from(guest) };
             Ok(GuestLock { held: Arc::new(held), more: Vec::new(), caller: Some(caller) })
         });
-        let counted = match held {
-            Ok(_) => return held,
+        let counter = match lock {
+            Ok(_) => return lock,
             Err(NoPermit::Late) => &self.late,
             Err(NoPermit::Full | NoPermit::Stopping) => &self.refused,
         };
-        counted.fetch_add(1, Ordering::Relaxed);
-        held
+        counter.fetch_add(1, Ordering::Relaxed);
+        lock
     }
 
     /// # Errors
@@ -130,7 +129,7 @@ impl Admission {
         admission.callers() == 0
     }
 
-    /// Returns the locks of the held locks.
+    /// Returns the guests whose lock is held.
     pub(super) fn held(&self) -> Vec<String> {
         self.state.lock().held()
     }
@@ -166,7 +165,7 @@ impl Drop for CallerGuard {
 
 /// A guest lock, which is released when the last clone is dropped.
 ///
-/// The hold of [`super::Pool::lock_guest`] also carries its caller's registration, so that an accepted verb does not
+/// The lock of [`super::Pool::lock_guest`] also carries its caller's registration, so that an accepted verb does not
 /// get `busy` between its jobs. A clone carries the lock alone: it can stay with a job whose caller has its
 /// answer.
 pub struct GuestLock {
@@ -177,21 +176,21 @@ pub struct GuestLock {
 }
 
 impl GuestLock {
-    /// Returns the lock.
+    /// Returns the guest's id.
     pub fn guest(&self) -> &str {
-        &self.held.name
+        &self.held.guest
     }
 
-    /// Holds the lock of `other` as long as this one; the lock of this hold stays its name. Callers must take
-    /// several locks in the order of their locks, so that no two of them wait for each other.
+    /// Holds `other` as long as this lock, whose guest stays the same. Callers must take several locks in the order
+    /// of the ids, so that no two callers wait for each other.
     pub fn keep(&mut self, other: Self) {
         self.more.push(other.held);
         self.more.extend(other.more);
     }
 
-    /// Returns the shared lock.
-    pub(super) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.held.name)
+    /// Returns the guest's id without a copy.
+    pub(super) fn shared_guest(&self) -> Arc<str> {
+        Arc::clone(&self.held.guest)
     }
 
     /// Returns whether this carries the caller's registration.
@@ -214,15 +213,15 @@ impl fmt::Debug for GuestLock {
 
 struct HeldLock {
     admission: Arc<Admission>,
-    name: Arc<str>,
+    guest: Arc<str>,
 }
 
 impl Drop for HeldLock {
     fn drop(&mut self) {
         if let Some(callback) = self.admission.on_release.get() {
-            callback(&self.name);
+            callback(&self.guest);
         }
-        if self.admission.state.lock().release(&self.name).is_some() {
+        if self.admission.state.lock().release(&self.guest).is_some() {
             self.admission.changed.notify_all();
         }
     }

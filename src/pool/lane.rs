@@ -228,7 +228,7 @@ impl<S: 'static> Queue<S> {
         self.state.lock().oldest()
     }
 
-    /// Returns the running job with this lock.
+    /// Returns the running job that holds this guest's lock.
     pub(super) fn running_on(&self, guest: &str) -> Option<RunningJob> {
         self.state.lock().on_guest(guest)
     }

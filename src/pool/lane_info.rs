@@ -73,8 +73,8 @@ pub struct Totals {
     pub unrun: u64,
     /// Callers that got their answer while their job ran on.
     pub late: u64,
-    /// Jobs that were not queued, because the queue was full, there were too many callers, or the pool was
-    /// stopping.
+    /// Jobs that were not queued, because the queue was full, too many calls waited, all workers hung, or the pool
+    /// was stopping.
     pub refused: u64,
 }
 
@@ -91,11 +91,11 @@ pub struct Overdue {
     pub since: Instant,
 }
 
-/// The name of a job, its lock, and its caller's deadline.
+/// The name of a job, its guest lock, and its caller's deadline.
 pub(super) struct Label {
     /// The job's name for logs and errors.
     pub(super) name: JobName,
-    /// The lock of the guest lock under which it runs.
+    /// The guest whose lock it holds, if any.
     pub(super) guest: Option<Arc<str>>,
     /// After this the job does not start, and its caller does not wait.
     pub(super) deadline: Instant,

@@ -96,7 +96,7 @@ impl LaneState {
         self.running.values().min_by_key(|entry| entry.since).map(Entry::running)
     }
 
-    /// Returns the running job that holds the lock of this lock.
+    /// Returns the running job that holds this guest's lock.
     pub(super) fn on_guest(&self, guest: &str) -> Option<RunningJob> {
         let entry = self.all().find(|entry| entry.guest.as_deref() == Some(guest));
         entry.map(Entry::running)

@@ -1,7 +1,7 @@
 //! Runs blocking work: bounded lanes of workers, deadlines, and a lock per guest.
 //!
 //! ```text
-//! call   ─ permit ─► [calls: under way, waiting]         what waits costs no thread
+//! call   ─ permit ─► [calls: under way, waiting]         a waiting call costs no thread
 //! caller ── lock ──► [admission: locks]
 //!        ── run ───► [queue of the lane] ──► worker      bounded; a private state per worker
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
@@ -17,8 +17,8 @@
 //!   emulators leave one worker free, so that guests that hang do not block others (`concurrency`).
 //! - A job whose deadline passes before a worker is free never runs. A running job is never interrupted and holds
 //!   its lock until it returns. Its result goes to the caller or to the late handler, never to both (`handover`).
-//! - A worker whose job does not return can be abandoned: another worker takes its place, and its thread ends when
-//!   the job returns. Other modules decide which workers to abandon (`lane_state`).
+//! - A worker whose job does not return can be abandoned: another worker takes its place, and the old thread ends
+//!   when the job returns. Other modules decide which workers to abandon (`lane_state`).
 //! - A panic ends the job and drops the worker's state; the worker continues (`lane`).
 //! - The pool does not depend on what the jobs do.
 
@@ -194,9 +194,9 @@ impl<S: 'static> Pool<S> {
         Ok(pool)
     }
 
-    /// Sets the callback for each lock whose lock is released from now on; it runs before another caller can take
-    /// the lock. It must not block: the thread that drops the last [`GuestLock`] calls it. A second call of this method
-    /// changes nothing.
+    /// Sets the callback that gets the guest's id when a guest lock is released, before another caller can take the
+    /// lock. It must not block: the thread that drops the last clone of the [`GuestLock`] calls it. A second call of
+    /// this method changes nothing.
     pub fn on_release(&self, callback: impl Fn(&str) + Send + Sync + 'static) {
         self.admission.on_release(Box::new(callback));
     }
@@ -234,7 +234,7 @@ impl<S: 'static> Pool<S> {
     /// Waits on this thread for the permit of a call.
     ///
     /// # Errors
-    /// When too many calls wait, the pool stops, or `deadline` passes.
+    /// When the pool stops, or `deadline` passes.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -289,8 +289,8 @@ impl<S: 'static> Pool<S> {
 
     /// Runs `work` on a worker of `lane` and returns its result. A late result is dropped.
     ///
-    /// `guest_lock` is held until the work has returned, even when its caller has its answer before. Must not be called
-    /// from a job: the job would wait for its own lane.
+    /// `lock` is held until the work has returned, even if the caller gets its answer earlier. Must not be called from
+    /// a job: the job would wait for its own lane.
     ///
     /// # Errors
     /// `Busy` when the lane's queue is full, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three the
@@ -309,8 +309,8 @@ impl<S: 'static> Pool<S> {
     }
 
     /// Runs `work` as [`Self::run`] does, but passes a result that arrives after its caller got `Late` to `late`,
-    /// on the same worker and still under the hold. There a verb is undone or completed. Exactly one of both gets
-    /// the result; neither does when the work panicked.
+    /// on the same worker and while `lock` is still held. `late` undoes or completes the verb. Either the caller or
+    /// `late` gets the result; neither does when the work panicked.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -348,7 +348,8 @@ impl<S: 'static> Pool<S> {
     ) -> Result<AnyResult, Error> {
         let accounting = self.accounting(lane);
         let _caller = self.caller(lock)?;
-        let label = Label { name: name.clone(), guest: lock.map(GuestLock::name), deadline };
+        let label =
+            Label { name: name.clone(), guest: lock.map(GuestLock::shared_guest), deadline };
         let call = Arc::new(Call::new(label, work, late));
         drop(accounting.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?);
         accounting.result(&name, call.wait())
@@ -376,7 +377,7 @@ impl<S: 'static> Pool<S> {
         Posted::submit(label, self.accounting(lane), &self.clock, work, (caller, then));
     }
 
-    /// Calls `then` at that time on the clock's thread, unless the timer is dropped before. It must not block.
+    /// Calls `then` at `time` on the clock's thread, unless the timer is dropped before. `then` must not block.
     pub fn at(&self, time: Instant, then: Box<dyn FnOnce() + Send>) -> Timer {
         Timer::set(&self.clock, time, then)
     }
@@ -443,7 +444,7 @@ impl<S: 'static> Pool<S> {
         })
     }
 
-    /// Returns the locks of the held locks, in no order; from memory.
+    /// Returns the ids of the guests whose lock is held, in no order; from memory.
     pub fn locked_guests(&self) -> Vec<String> {
         self.admission.held()
     }
@@ -480,7 +481,7 @@ impl<S: 'static> Pool<S> {
         calls_ended && callers_left && !ended.contains(&false)
     }
 
-    /// Registers a caller, unless its hold carries its registration.
+    /// Registers a caller, unless its lock carries its registration.
     ///
     /// # Errors
     /// `Stopping`.

@@ -82,7 +82,7 @@ pub enum NoPermit {
     Full,
     /// The pool accepts no more callers.
     Stopping,
-    /// Others held it until the deadline.
+    /// The deadline passed first.
     Late,
 }
 

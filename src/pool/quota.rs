@@ -1,4 +1,4 @@
-//! Places that callers hold for long, such as streams of events. Each user has a share of them, or each
+//! Slots that callers hold for long, such as streams of events. Each user has a share of them, or each
 //! address if the user is unknown, and the last slots are reserved for root and the agent's own user.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::os::peer::Share;
 
-/// The limits of the places.
+/// The limits of [`Slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quota {
     /// All slots.
@@ -19,12 +19,12 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Makes a quota of `all` places: half for one caller, and an eighth reserved, but at least one.
+    /// Makes a quota of `all` slots: half for one caller, and an eighth reserved, but at least one.
     pub(crate) fn of(all: usize) -> Self {
         Self { all, per_caller: (all / 2).max(1), reserved: (all / 8).max(1) }
     }
 
-    /// Checks whether this caller may take one more place beside the `held` ones.
+    /// Checks whether this caller may take one more slot beside the `held` ones.
     ///
     /// # Errors
     /// The limit that forbids it.
@@ -54,10 +54,10 @@ impl Quota {
     }
 }
 
-/// The limit that forbids one more place.
+/// The limit that forbids one more slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaExceeded {
-    /// The number of places that are held already.
+    /// The maximum number of slots.
     pub limit: usize,
     /// Whether the limit is the caller's own; otherwise it is the limit of all callers.
     pub is_own: bool,
@@ -70,7 +70,7 @@ impl fmt::Display for QuotaExceeded {
     }
 }
 
-/// Places and their holders.
+/// Slots and their holders.
 #[derive(Debug)]
 pub(crate) struct Slots {
     quota: Quota,
@@ -78,12 +78,12 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Makes `all` places, all of them free.
+    /// Makes `all` slots, all of them free.
     pub(crate) fn new(all: usize) -> Self {
         Self { quota: Quota::of(all), held: Mutex::default() }
     }
 
-    /// Takes a place; the caller must give it back.
+    /// Takes a slot; the caller must give it back.
     ///
     /// # Errors
     /// As [`Quota::admit`].
@@ -110,7 +110,7 @@ mod tests {
     const ROOT: Share = Share::User(0);
 
     #[test]
-    fn one_user_leaves_places_to_others() {
+    fn one_user_leaves_slots_to_others() {
         let slots = Slots::new(16);
         let (one, other) = (Share::User(1_000_001), Share::User(1_000_002));
         assert!((0..8).all(|_| slots.take(one).is_ok()));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn root_and_the_agents_user_may_hold_all_places() {
+    fn root_and_the_agents_user_may_hold_all_slots() {
         let own = Share::User(crate::os::process::user());
         for caller in [ROOT, own] {
             let slots = Slots::new(4);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_of_one_address_share_its_places() {
+    fn callers_of_one_address_share_its_slots() {
         let slots = Slots::new(8);
         let [one, other] = [1, 2].map(|last| Share::Host(Some([192, 0, 2, last].into())));
         assert!((0..4).all(|_| slots.take(one).is_ok()) && slots.take(one).is_err());

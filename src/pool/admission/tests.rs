@@ -22,7 +22,7 @@ fn guest_lock_passes_on_in_order_of_arrival() {
 }
 
 #[test]
-fn one_key_does_not_block_another() {
+fn one_guest_lock_does_not_block_another() {
     let mut admission = AdmissionState::default();
     for _ in 0..3 {
         admission.acquire("a").unwrap();
@@ -56,7 +56,7 @@ fn stop_refuses_waiting_callers_but_not_the_holder() {
     assert_eq!(admission.release("a"), None);
 }
 
-/// An event; its numbers select, modulo, one of the callers or locks of that moment.
+/// An event, with the index of its guest; the second number selects, modulo, one of the waiters of that moment.
 #[derive(Clone, Debug)]
 enum Event {
     Enter,
@@ -80,13 +80,13 @@ fn event() -> impl Strategy<Value = Event> {
 
 const GUESTS: [&str; 3] = ["a", "b", "c"];
 
-/// The expected state, computed in a slow and plain way: the callers, and each lock's holder and
-/// waiters.
+/// The expected state, computed in a slow and plain way: the callers, each lock's holder and waiters,
+/// and the tickets that are gone.
 #[derive(Default)]
 struct Model {
-    inside: usize,
-    lines: [VecDeque<LockTicket>; 3],
-    left: Vec<(usize, LockTicket)>,
+    callers: usize,
+    queues: [VecDeque<LockTicket>; 3],
+    gone: Vec<(usize, LockTicket)>,
     stopping: bool,
 }
 
@@ -95,34 +95,34 @@ impl Model {
         match event {
             Event::Enter => {
                 assert_eq!(admission.enter().is_ok(), !self.stopping);
-                self.inside += usize::from(!self.stopping);
+                self.callers += usize::from(!self.stopping);
             }
-            Event::Leave if self.inside > 0 => {
+            Event::Leave if self.callers > 0 => {
                 admission.leave();
-                self.inside -= 1;
+                self.callers -= 1;
             }
             Event::Acquire(guest) => {
                 let ticket = admission.acquire(GUESTS[guest]);
                 assert_eq!(ticket.is_ok(), !self.stopping);
-                self.lines[guest].extend(ticket.ok());
+                self.queues[guest].extend(ticket.ok());
             }
-            Event::GiveUp(guest, n) if self.lines[guest].len() > 1 => {
-                let waiters = self.lines[guest].len() - 1;
-                let ticket = self.lines[guest].remove(1 + n % waiters).unwrap();
+            Event::GiveUp(guest, n) if self.queues[guest].len() > 1 => {
+                let waiters = self.queues[guest].len() - 1;
+                let ticket = self.queues[guest].remove(1 + n % waiters).unwrap();
                 admission.give_up(GUESTS[guest], ticket);
-                self.left.push((guest, ticket));
+                self.gone.push((guest, ticket));
             }
             Event::Release(guest) => {
-                let holder = self.lines[guest].pop_front();
-                self.left.extend(holder.map(|ticket| (guest, ticket)));
-                assert_eq!(admission.release(GUESTS[guest]), self.lines[guest].front().copied());
+                let holder = self.queues[guest].pop_front();
+                self.gone.extend(holder.map(|ticket| (guest, ticket)));
+                assert_eq!(admission.release(GUESTS[guest]), self.queues[guest].front().copied());
             }
             Event::Stop => {
                 admission.stop();
                 self.stopping = true;
-                for (guest, line) in self.lines.iter_mut().enumerate() {
-                    let turned_away = line.split_off(line.len().min(1));
-                    self.left.extend(turned_away.into_iter().map(|ticket| (guest, ticket)));
+                for (guest, queue) in self.queues.iter_mut().enumerate() {
+                    let refused = queue.split_off(queue.len().min(1));
+                    self.gone.extend(refused.into_iter().map(|ticket| (guest, ticket)));
                 }
             }
             Event::Leave | Event::GiveUp(..) => {}
@@ -130,27 +130,27 @@ impl Model {
     }
 
     fn check(&self, admission: &AdmissionState) {
-        assert_eq!(admission.callers(), self.inside);
-        for (guest, line) in GUESTS.iter().zip(&self.lines) {
-            for (position, &ticket) in line.iter().enumerate() {
+        assert_eq!(admission.callers(), self.callers);
+        for (guest, queue) in GUESTS.iter().zip(&self.queues) {
+            for (position, &ticket) in queue.iter().enumerate() {
                 let ticket_state =
                     if position == 0 { TicketState::Holder } else { TicketState::Waiting };
                 assert_eq!(admission.ticket_state(guest, ticket), ticket_state);
             }
         }
-        for &(guest, ticket) in &self.left {
+        for &(guest, ticket) in &self.gone {
             assert_eq!(admission.ticket_state(GUESTS[guest], ticket), TicketState::Gone);
         }
-        let held = self.lines.iter().filter(|line| !line.is_empty()).count();
+        let held = self.queues.iter().filter(|queue| !queue.is_empty()).count();
         assert_eq!(admission.locks_held(), held);
-        let tickets: usize = self.lines.iter().map(VecDeque::len).sum();
+        let tickets: usize = self.queues.iter().map(VecDeque::len).sum();
         assert_eq!(admission.locks_waiting(), tickets - held);
     }
 }
 
 proptest! {
     #[test]
-    fn any_sequence_keeps_the_limits_and_the_lines(
+    fn any_sequence_keeps_the_order_of_waiters(
         events in proptest::collection::vec(event(), 0..120),
     ) {
         let mut admission = AdmissionState::default();
@@ -159,11 +159,11 @@ proptest! {
             model.apply(&mut admission, event);
             model.check(&admission);
         }
-        while model.inside > 0 {
+        while model.callers > 0 {
             model.apply(&mut admission, Event::Leave);
         }
         for guest in 0..GUESTS.len() {
-            while !model.lines[guest].is_empty() {
+            while !model.queues[guest].is_empty() {
                 model.apply(&mut admission, Event::Release(guest));
             }
         }

@@ -15,7 +15,7 @@ enum At {
     Inside,
     /// It has a ticket.
     Asked,
-    /// It needs no lock any more, and has not left yet.
+    /// It released its lock or did not get it, and has not left yet.
     Done,
     Gone,
 }
@@ -25,7 +25,7 @@ enum At {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     callers: [At; CALLERS.len()],
-    lines: [Vec<usize>; 2],
+    queues: [Vec<usize>; 2],
     stopping: bool,
 }
 
@@ -41,7 +41,7 @@ impl Search {
     fn begin() -> Self {
         let world = World {
             callers: [At::Away; CALLERS.len()],
-            lines: [Vec::new(), Vec::new()],
+            queues: [Vec::new(), Vec::new()],
             stopping: false,
         };
         Self { world, admission: AdmissionState::default(), tickets: [None; CALLERS.len()] }
@@ -70,28 +70,28 @@ impl Search {
     }
 
     fn ask(&mut self, caller: usize, guest: usize) -> At {
-        let line = &mut self.world.lines[guest];
+        let queue = &mut self.world.queues[guest];
         let ticket = self.admission.acquire(GUESTS[guest]);
         assert_eq!(ticket.is_ok(), !self.world.stopping);
         self.tickets[caller] = ticket.ok();
         if self.world.stopping {
             return At::Done;
         }
-        line.push(caller);
+        queue.push(caller);
         At::Asked
     }
 
     /// The holder releases, a waiter gives up, or a refused caller notices the refusal.
     fn end(&mut self, caller: usize, guest: usize) {
-        let line = &mut self.world.lines[guest];
-        match line.iter().position(|it| *it == caller) {
+        let queue = &mut self.world.queues[guest];
+        match queue.iter().position(|it| *it == caller) {
             Some(0) => {
-                line.remove(0);
-                let next = line.first().map(|next| self.tickets[*next].unwrap());
+                queue.remove(0);
+                let next = queue.first().map(|next| self.tickets[*next].unwrap());
                 assert_eq!(self.admission.release(GUESTS[guest]), next);
             }
-            Some(ticket_state) => {
-                line.remove(ticket_state);
+            Some(position) => {
+                queue.remove(position);
                 self.admission.give_up(GUESTS[guest], self.tickets[caller].unwrap());
             }
             None => assert!(self.world.stopping, "only a stop turns away"),
@@ -100,7 +100,7 @@ impl Search {
 
     fn stop(&mut self) -> bool {
         self.admission.stop();
-        self.world.lines.iter_mut().for_each(|line| line.truncate(1));
+        self.world.queues.iter_mut().for_each(|queue| queue.truncate(1));
         !std::mem::replace(&mut self.world.stopping, true)
     }
 
@@ -110,7 +110,7 @@ impl Search {
         assert_eq!(admission.callers(), world.callers.iter().filter(is_in).count(), "{world:?}");
         for (caller, ticket) in tickets.iter().enumerate() {
             let (Some(ticket), Some(guest)) = (ticket, CALLERS[caller]) else { continue };
-            let expected = match world.lines[guest].iter().position(|it| *it == caller) {
+            let expected = match world.queues[guest].iter().position(|it| *it == caller) {
                 Some(0) => TicketState::Holder,
                 Some(_) => TicketState::Waiting,
                 None => TicketState::Gone,
@@ -121,9 +121,9 @@ impl Search {
                 "{caller} in {world:?}"
             );
         }
-        let held = world.lines.iter().filter(|line| !line.is_empty()).count();
-        let in_lines: usize = world.lines.iter().map(Vec::len).sum();
-        assert_eq!((admission.locks_held(), admission.locks_waiting()), (held, in_lines - held));
+        let held = world.queues.iter().filter(|queue| !queue.is_empty()).count();
+        let in_queues: usize = world.queues.iter().map(Vec::len).sum();
+        assert_eq!((admission.locks_held(), admission.locks_waiting()), (held, in_queues - held));
         if world.callers.iter().all(|at| *at == At::Gone) {
             assert!(admission.locks.is_empty() && admission.callers() == 0, "{world:?}");
         }
@@ -134,18 +134,18 @@ impl Search {
 fn limits_and_queues_hold_in_every_order_of_callers() {
     crate::cost::slow("tries every order of callers");
     let mut seen = HashSet::new();
-    let mut walks = vec![Search::begin()];
+    let mut searches = vec![Search::begin()];
     let mut steps = 0;
-    while let Some(walk) = walks.pop() {
-        walk.check();
-        if !seen.insert(walk.world.clone()) {
+    while let Some(search) = searches.pop() {
+        search.check();
+        if !seen.insert(search.world.clone()) {
             continue;
         }
         for caller in 0..=CALLERS.len() {
-            let mut next = walk.clone();
+            let mut next = search.clone();
             let done = if caller < CALLERS.len() { next.step(caller) } else { next.stop() };
             steps += usize::from(done);
-            walks.extend(done.then_some(next));
+            searches.extend(done.then_some(next));
         }
     }
     assert!(seen.len() > 5_000, "{} states, {steps} steps", seen.len());
