@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock              locked by the agent, with its process id
+//! DIR/commands          empty; locked by the commands of agents
 //! DIR/intents/N.intent  one for each unfinished change; a higher N is younger
 //! DIR/intents/N.new     a draft, before its rename
 //! DIR/set-aside/        unusable files from `intents`

@@ -63,7 +63,7 @@ pub enum Verb {
     ResizeDisk,
     /// Makes a volume that is not yet a disk of a guest.
     CreateVolume,
-    /// Makes such a volume from an image.
+    /// Makes a volume from an image that is not yet a disk of a guest.
     CloneImage,
     /// Takes snapshots.
     CreateSnapshot,
@@ -193,7 +193,7 @@ pub enum Step {
         networks: Vec<String>,
         /// Whether the guest's volumes are removed.
         volumes: bool,
-        /// Whether the definition names any, so that recovery waits for an unavailable store.
+        /// Whether the definition names any volumes, so that recovery waits for an unavailable store.
         #[serde(default = "yes")]
         expected: bool,
         /// Sources that a caller has supplied, which stay.
@@ -247,7 +247,7 @@ impl Intent {
         self.steps.iter().any(|step| matches!(step, Step::Domain { .. }))
     }
 
-    /// Returns whether a Delete has released the guest lock, and only its leftovers remain.
+    /// Returns whether a Delete has released the guest's id, and only its leftovers remain.
     pub fn is_released(&self) -> bool {
         self.steps.contains(&Step::Released)
     }

@@ -1,10 +1,10 @@
 //! Changes on disk before they happen, so that a crash leaves nothing unrecorded.
 //!
 //! ```text
-//! begin ──► Entry ── note, note, .. ──► settled              finished: the file is removed
-//!             │  ▲
-//!     dropped │  │ open_of, leftovers_of
-//!     or kept ▼  │
+//! begin ──► JournalEntry ── note, note, .. ──► complete      the file is removed
+//!               │  ▲
+//!   drop, keep  │  │ open_of, open_of_verb, leftovers_of
+//!               ▼  │
 //!        open intent, leftover ◄── open, at start: intents after a crash
 //! ```
 //!
@@ -15,7 +15,7 @@
 //!   starts, so the steps name every object that may exist, and some that may not.
 //! - A partially written line is ignored: its step never started. A file with any other damage, and any file that this
 //!   agent did not write for this host, is set aside and never used.
-//! - No lock is held during a wait for the disk.
+//! - No mutex is held during a wait for the disk.
 
 mod directory;
 mod error;
@@ -77,7 +77,7 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     summary: Summary,
-    /// The content of the file; `None` while an entry has it.
+    /// The content of the file; `None` while a [`JournalEntry`] has it.
     record: Option<IntentRecord>,
 }
 
@@ -91,12 +91,12 @@ impl Journal {
     /// Until the disk has answered.
     pub fn open(directory: &Path, scope: Scope, limits: &JournalLimits) -> Result<Self, Error> {
         let directory = JournalDirectory::open(directory, limits)?;
-        let left = directory.sweep(&scope, limits)?;
-        let slots = left.records.into_iter().map(|(number, record)| {
+        let stored = directory.sweep(&scope, limits)?;
+        let slots = stored.records.into_iter().map(|(number, record)| {
             let summary = record.intent.summary(IntentState::Open { retry: Instant::now() });
             (number, Slot { summary, record: Some(record) })
         });
-        let slots = Slots { next: left.next, by_number: slots.into_table() };
+        let slots = Slots { next: stored.next, by_number: slots.into_table() };
         Ok(Self::with(Some(directory), scope, limits, slots))
     }
 
@@ -372,14 +372,14 @@ impl JournalEntry {
         Ok(())
     }
 
-    /// Returns how often its recovery was tried since the agent started, and how often it was refused.
+    /// Returns how often the intent's recovery was tried since the agent started, and how often it was refused.
     pub fn tries(&self) -> (u32, u32) {
         let slots = self.shared.slots.lock();
         let slot = slots.by_number.get(&self.number);
         slot.map_or((0, 0), |Slot { summary, .. }| (summary.tries, summary.refusals))
     }
 
-    /// Returns whether it is a leftover.
+    /// Returns whether the intent is a leftover.
     pub fn is_leftover(&self) -> bool {
         let slots = self.shared.slots.lock();
         let slot = slots.by_number.get(&self.number);

@@ -127,8 +127,8 @@ fn dropped_entry_reopens_and_continues() {
     assert_eq!(open_guests(&journal), ["web-1"]);
     assert!(journal.open_of("web-2").is_none());
     let mut entry = journal.open_of("web-1").unwrap();
-    assert!(journal.open_of("web-1").is_none(), "it is being settled");
-    assert_eq!(open_guests(&journal), ["web-1"], "it is not settled yet");
+    assert!(journal.open_of("web-1").is_none(), "it is being recovered");
+    assert_eq!(open_guests(&journal), ["web-1"], "it is not recovered yet");
     entry.note(network(1)).unwrap();
     drop((entry, journal));
     let journal = home.open();
@@ -340,8 +340,8 @@ fn line_replaces_one_whose_write_failed() {
     let journal = home.open();
     let mut entry = begin(&journal, "web-1", 1);
     // As if the disk had taken a whole line, but reported an error.
-    let vain = [b'x'; 100].into_iter().chain([b'\n']).collect::<Vec<u8>>();
-    journal.shared.directory.as_ref().unwrap().append(1, entry.record.tail.bytes, &vain).unwrap();
+    let line = [b'x'; 100].into_iter().chain([b'\n']).collect::<Vec<u8>>();
+    journal.shared.directory.as_ref().unwrap().append(1, entry.record.tail.bytes, &line).unwrap();
     entry.note(network(1)).unwrap();
     drop((entry, journal));
     let steps = home.open().open_of("web-1").map(|entry| entry.intent().steps.clone());

@@ -73,7 +73,7 @@ impl Reservation {
         &self.budget
     }
 
-    /// Reserves up to at least `bytes`. Returns `false`, and changes nothing, if too few are free.
+    /// Grows to at least `bytes`. Returns `false`, and changes nothing, if too few are free.
     pub(crate) fn grow_to(&self, bytes: usize) -> bool {
         let mut held = self.bytes.lock();
         let has_grown = self.budget.take(bytes.saturating_sub(*held));
@@ -90,7 +90,7 @@ impl Reservation {
         *held = bytes.min(*held);
     }
 
-    /// Moves all held bytes into a reservation of its own.
+    /// Moves all held bytes into a new reservation.
     pub(crate) fn take(&self) -> Self {
         let bytes = std::mem::take(&mut *self.bytes.lock());
         Self { budget: Arc::clone(&self.budget), bytes: Mutex::new(bytes) }

@@ -232,8 +232,8 @@ impl Account {
     }
 }
 
-/// Waits until every writer of this process has written its queued lines; for the end of the process. The last
-/// writer started is the first, as its thread may log.
+/// Waits until every writer of this process has written its queued lines; for the end of the process. Flushes the
+/// youngest writer first, as its thread may log.
 ///
 /// # Blocking
 /// Up to `patience` for each writer.
@@ -306,7 +306,7 @@ mod tests {
     const MANY: Bounds = Bounds { lines: 64, bytes: 1 << 20 };
 
     /// A destination that writes a line when the test allows it.
-    struct Gated {
+    struct BlockedSink {
         /// The line that the thread is about to write.
         started: Sender<String>,
         /// A message, or the end of the channel, lets the thread write the line.
@@ -314,7 +314,7 @@ mod tests {
         written: Arc<Mutex<Vec<String>>>,
     }
 
-    impl LineSink<String> for Gated {
+    impl LineSink<String> for BlockedSink {
         fn write(&mut self, line: String) -> bool {
             let _ = self.started.send(line.clone());
             let _ = self.go.recv();
@@ -339,9 +339,9 @@ mod tests {
 
     impl Bed {
         fn new(bounds: Bounds) -> Self {
-            let ((begin, started), (go, gone)) = (unbounded(), bounded(0));
+            let ((begin, started), (go, allowed)) = (unbounded(), bounded(0));
             let written = Arc::new(Mutex::default());
-            let target = Gated { started: begin, go: gone, written: Arc::clone(&written) };
+            let target = BlockedSink { started: begin, go: allowed, written: Arc::clone(&written) };
             let writer = Writer::start("test-writer", bounds, target).unwrap();
             Self { writer, started, go, written }
         }
