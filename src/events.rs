@@ -161,7 +161,7 @@ pub struct Events {
     state: Mutex<State>,
     /// Signals a new event, or that there will be none.
     changed: Condvar,
-    /// The places of [`EventSlot`].
+    /// The slots of the waiting callers.
     slots: Slots,
     limits: EventLimits,
 }
@@ -175,8 +175,7 @@ struct State {
     is_subscribed: bool,
     /// Set when there will be no more events.
     closed: bool,
-    /// Callbacks for the next event.
-    calls: Vec<Waiter>,
+    waiters: Vec<Waiter>,
     listeners_so_far: u64,
 }
 
@@ -194,7 +193,7 @@ struct Waiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaiterId(u64);
 
-/// A place among the waiting callers, which is free again when this is dropped.
+/// The slot of a waiting caller, which is free again when this is dropped.
 pub struct EventSlot {
     events: Arc<Events>,
     caller: Share,
@@ -228,7 +227,7 @@ impl Events {
             connections: 0,
             is_subscribed: false,
             closed: false,
-            calls: Vec::new(),
+            waiters: Vec::new(),
             listeners_so_far: 0,
         };
         let (changed, slots) = (Condvar::new(), Slots::new(limits.waiting));
@@ -240,7 +239,7 @@ impl Events {
         &self.limits
     }
 
-    /// Stores an event of a guest, or of the host if the name is empty, and wakes the waiting listeners. Does not
+    /// Stores an event of a guest, or of the host if `guest` is empty, and wakes the waiting listeners. Does not
     /// block.
     pub fn note(&self, guest: &str, what: EventKind) {
         let time = clock::rfc3339_utc(SystemTime::now());
@@ -251,13 +250,13 @@ impl Events {
             state.ring.pop_front();
         }
         state.ring.push_back(Arc::new(event));
-        let is_awaited = !state.calls.is_empty();
+        let is_awaited = !state.waiters.is_empty();
         drop(state);
         self.changed.notify_all();
         if is_awaited {
             // A gap completes a wait, too.
-            self.call_where(|call, oldest| {
-                call.after + 1 < oldest || call.guest.as_deref().is_none_or(|it| it == guest)
+            self.call_where(|waiter, oldest| {
+                waiter.after + 1 < oldest || waiter.guest.as_deref().is_none_or(|it| it == guest)
             });
         }
     }
@@ -319,18 +318,18 @@ impl Events {
         }
     }
 
-    /// Takes a place among the waiting callers.
+    /// Takes a slot for a waiting caller.
     ///
     /// # Errors
-    /// When this caller, or all callers together, hold the places of [`EventLimits::waiting`].
+    /// When this caller, or all callers together, hold as many slots as [`EventLimits::waiting`] allows.
     pub fn place(self: &Arc<Self>, caller: Share) -> Result<EventSlot, QuotaExceeded> {
         self.slots.take(caller)?;
         Ok(EventSlot { events: Arc::clone(self), caller })
     }
 
     /// Calls `then` once there is an event after `after`, of one guest if one is named, or at [`Events::close`]. If
-    /// there is one already, calls it at once and returns `None`; otherwise it is called later, on the thread that
-    /// adds the event. It must not block.
+    /// there is one already, calls `then` at once and returns `None`; otherwise the thread that adds the event calls
+    /// it later. `then` must not block.
     pub(crate) fn call_later(
         &self,
         after: u64,
@@ -346,30 +345,30 @@ impl Events {
         }
         let listener = WaiterId(state.listeners_so_far);
         state.listeners_so_far += 1;
-        state.calls.push(Waiter { listener, after, guest, then, timer: None });
+        state.waiters.push(Waiter { listener, after, guest, then, timer: None });
         Some(listener)
     }
 
-    /// Sets the timer of a listener, which is dropped as soon as the listener is called.
+    /// Sets the timer of a listener. The timer is dropped as soon as the listener is called.
     pub(crate) fn set_timer(&self, listener: WaiterId, timer: Timer) {
         let mut state = self.state.lock();
-        let call = state.calls.iter_mut().find(|call| call.listener == listener);
-        let unused = match call {
-            Some(call) => call.timer.replace(timer),
+        let waiter = state.waiters.iter_mut().find(|waiter| waiter.listener == listener);
+        let unused = match waiter {
+            Some(waiter) => waiter.timer.replace(timer),
             None => Some(timer),
         };
         drop(state);
         drop(unused);
     }
 
-    /// Returns the number of calls that wait without a thread.
+    /// Returns the number of listeners that wait without a thread.
     pub fn waiting(&self) -> usize {
-        self.state.lock().calls.len()
+        self.state.lock().waiters.len()
     }
 
-    /// Calls a listener now, if it was not called.
+    /// Calls a listener now, if it was not called before.
     pub(crate) fn call_now(&self, listener: WaiterId) {
-        self.call_where(|call, _| call.listener == listener);
+        self.call_where(|waiter, _| waiter.listener == listener);
     }
 
     /// Calls the listeners that `is_due` selects by the number of the oldest stored event. A panic ends that call alone.
@@ -377,8 +376,8 @@ impl Events {
         let mut state = self.state.lock();
         let oldest = state.oldest();
         let (due, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.calls).into_iter().partition(|call| is_due(call, oldest));
-        state.calls = rest;
+            std::mem::take(&mut state.waiters).into_iter().partition(|it| is_due(it, oldest));
+        state.waiters = rest;
         drop(state);
         for Waiter { then, .. } in due {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(then)) {

@@ -39,7 +39,7 @@ pub(crate) fn job_files(data: &[u8]) {
 
     let jobs = home.open();
     for (_, stage, record) in &records {
-        follows(&jobs, *stage, record);
+        check_opened(&jobs, *stage, record);
     }
     let jobs = home.again(jobs);
     let added = add(&jobs);
@@ -60,7 +60,7 @@ pub(crate) fn job_files(data: &[u8]) {
 }
 
 /// Checks the job that a start makes from a file.
-fn follows(jobs: &Jobs, stage: Stage, record: &JobRecord) {
+fn check_opened(jobs: &Jobs, stage: Stage, record: &JobRecord) {
     let is_old = jobs.is_old(record);
     let Ok(job) = jobs.get(&record.job.id) else {
         let ended =

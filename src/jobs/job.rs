@@ -224,11 +224,11 @@ impl JobRecord {
         };
         let request = match request {
             [] => None,
-            [params, address, place, uid, pid] => {
+            [params, address, origin_kind, uid, pid] => {
                 let address = (!address.is_empty()).then(|| address.parse()).transpose().ok()?;
                 let origin = match address {
                     None => Origin::Socket,
-                    Some(address) if place == "beyond" => Origin::Network(address),
+                    Some(address) if origin_kind == "beyond" => Origin::Network(address),
                     Some(address) => Origin::Host(address),
                 };
                 let peer = uid.parse().ok().map(|uid| Peer { uid, pid: pid.parse().ok() });

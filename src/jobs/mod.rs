@@ -8,13 +8,13 @@
 //!        cancelled            lost              all of these are kept for a while
 //! ```
 //!
-//! This module stores jobs (in files, see `directory`) and determines the next job to run. It runs no job itself, and does
-//! not interpret requests and outcomes: both are JSON of its callers. The guarantees:
+//! This module stores jobs (in files, see `directory`) and determines the next job to run. It runs no job itself, and
+//! does not interpret requests and outcomes: both are JSON of its callers. The guarantees:
 //! - When [`Jobs::add`] returns, the job is on the disk; a start that finds it queued runs it.
 //! - When [`Jobs::may_begin`] returns, the disk records that the job runs: no later start runs it again. A job that the
 //!   end of an agent interrupts becomes lost.
 //! - Jobs of one guest run one after the other, in the order of their arrival.
-//! - No lock is held during a wait for the disk: only one thread handles a job at a time.
+//! - No mutex is held during a wait for the disk: only one thread handles a job at a time.
 
 mod directory;
 mod error;
@@ -53,7 +53,7 @@ pub struct Jobs {
     clock: fn() -> SystemTime,
 }
 
-/// A job to run; its owner runs it.
+/// A job that a thread has taken to run.
 pub struct RunningJob {
     number: u64,
     /// The method, with its service's name.
@@ -76,9 +76,9 @@ impl RunningJob {
 }
 
 impl Jobs {
-    /// Opens the jobs in `directory`, which must be exclusive to this agent, and makes the directory if it is absent. Jobs
-    /// that were running become lost; `recovery_note` returns the outcome of their changes. Unusable files, and jobs of another
-    /// `scope`, are moved to `set_aside`.
+    /// Opens the jobs in `directory`, which must be exclusive to this agent, and makes the directory if it is absent.
+    /// Jobs that were running become lost; `recovery_note` returns the outcome of their changes. Unusable files, and
+    /// jobs of another `scope`, are moved to `set_aside`.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory cannot be used.
@@ -104,10 +104,10 @@ impl Jobs {
         clock: fn() -> SystemTime,
     ) -> Result<Self, Error> {
         let directory = JobDirectory::open(directory, set_aside, scope, limits.file_bytes)?;
-        let left = directory.sweep()?;
+        let stored = directory.sweep()?;
         let jobs = Self::with(Some(directory), limits, clock);
-        for (number, stage, mut record) in left {
-            let why = match stage {
+        for (number, stage, mut record) in stored {
+            let lost = match stage {
                 Stage::Ended => None,
                 Stage::Running => {
                     Some(("the agent stopped while the job ran: ", recovery_note(&record.job)))
@@ -117,8 +117,8 @@ impl Jobs {
                 }
                 Stage::Queued => None,
             };
-            if let Some((what, recovery_note)) = why {
-                jobs.close_record(&mut record, JobOutcome::Lost(format!("{what}{recovery_note}")));
+            if let Some((what, why)) = lost {
+                jobs.close_record(&mut record, JobOutcome::Lost(format!("{what}{why}")));
                 jobs.write_end(number, &record);
             }
             let mut table = jobs.table.lock();
@@ -186,8 +186,8 @@ impl Jobs {
         Ok(record.job.id)
     }
 
-    /// Waits for a job that may start, and takes it: no other thread gets it, and nobody can cancel it. Returns `None`
-    /// after [`Jobs::close`].
+    /// Waits for a job that may start, and takes it: no other thread gets it, and it can no longer be cancelled.
+    /// Returns `None` after [`Jobs::close`].
     ///
     /// # Blocking
     /// Until a job may start.

@@ -1,4 +1,4 @@
-//! The table of jobs, and the choice of the next one: without a lock, a file or a clock.
+//! The table of jobs, and the choice of the next one: without a mutex, a file or a clock.
 
 use super::job::JobRecord;
 use super::{Error, Job, JobState, Track};
@@ -12,7 +12,7 @@ pub(super) struct Table {
     pub(super) stored: Vec<StoredJob>,
     /// The number of the next job.
     pub(super) next: u64,
-    /// No further job starts.
+    /// No further job is added or starts.
     pub(super) closed: bool,
 }
 

@@ -63,7 +63,7 @@ pub enum Verb {
     ResizeDisk,
     /// Makes a volume that is not yet a disk of a guest.
     CreateVolume,
-    /// Makes a volume from an image that is not yet a disk of a guest.
+    /// Makes a volume from an image; the volume is not yet a disk of a guest.
     CloneImage,
     /// Takes snapshots.
     CreateSnapshot,
