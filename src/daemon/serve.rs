@@ -62,7 +62,7 @@ impl Fronts {
     }
 
     /// Returns every address that a front listens on, for log lines.
-    fn places(&self) -> Vec<ListenAddress> {
+    fn addresses(&self) -> Vec<ListenAddress> {
         let of = |(name, front): (&'static str, &Front)| -> Vec<ListenAddress> {
             front
                 .places()
@@ -78,8 +78,8 @@ impl Fronts {
 pub const STARTED: &str = "mistify_libvirt::started";
 
 /// Logs the start: the agent's version and listeners, and the first result of libvirt and the store.
-fn log_start(agent: &Libvirt, places: &[ListenAddress]) {
-    let listeners = places.iter().map(ListenAddress::in_list).collect::<Vec<_>>().join(", ");
+fn log_start(agent: &Libvirt, addresses: &[ListenAddress]) {
+    let listeners = addresses.iter().map(ListenAddress::in_list).collect::<Vec<_>>().join(", ");
     let (host, seen) = (agent.host(), agent.libvirt_last_seen());
     let version = health::version(&seen);
     let libvirt = match (&seen.error, version) {
@@ -175,7 +175,7 @@ impl Libvirt {
         reconciler.wait_for_first_round(FIRST_ROUND);
         HostStart::start(&agent).map_err(ServeError::Start)?;
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
-        let (listener_stats, places) = (fronts.listener_stats(), fronts.places());
+        let (listener_stats, addresses) = (fronts.listener_stats(), fronts.addresses());
         let Fronts { mut main, mut images, mut metrics } = fronts;
         main.begin_short(routes::short());
         if let Some(images) = &mut images {
@@ -200,8 +200,8 @@ impl Libvirt {
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let heartbeat = Heartbeat::start(notify, &agent, self_probe).map_err(ServeError::Start)?;
         // A client that reads these lines can connect.
-        places.iter().for_each(|place| info!("{place}"));
-        log_start(&agent, &places);
+        addresses.iter().for_each(|address| info!("{address}"));
+        log_start(&agent, &addresses);
         let signal = loop {
             match signals.wait().map_err(ServeError::Signals)? {
                 Signal::Hangup => audit.reopen(),

@@ -26,8 +26,9 @@ pub enum Reason {
     Head,
     /// 501: a transfer coding other than chunked.
     Coding,
-    /// 503: more than [`connections`](crate::config::HttpLimits::connections) or
-    /// [`streams`](crate::config::HttpLimits::streams).
+    /// 503: more than [`connections`](crate::config::HttpLimits::connections),
+    /// [`streams`](crate::config::HttpLimits::streams), [`listeners`](crate::config::HttpLimits::listeners) or
+    /// [`held_bytes`](crate::config::HttpLimits::held_bytes).
     Busy,
     /// 505: neither HTTP/1.0 nor HTTP/1.1, or HTTP/1.0 where chunks are needed.
     Version,

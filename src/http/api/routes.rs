@@ -133,7 +133,7 @@ fn send(responder: Responder, processed: Option<Processed>, method: Option<&str>
     });
 }
 
-/// Sends the answer to a call of this method and size of its body. A handler's thread then returns the memory of a large
+/// Sends the answer to a call of this method and body size. A handler's thread then returns the memory of a large
 /// request to the system.
 fn send_answer(
     responder: Responder,

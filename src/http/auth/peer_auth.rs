@@ -34,7 +34,7 @@ pub(in crate::http) enum Verdict {
 }
 
 impl PeerAuth {
-    /// Makes a gate with this access rule.
+    /// Makes the authorization by this access rule.
     ///
     /// # Errors
     /// When the kernel cannot report the owners of sockets, even where everybody on this host may call: by
@@ -158,27 +158,28 @@ mod tests {
 
     #[test]
     fn everybody_has_a_share_by_user_or_by_address() {
-        let place = |caller: Caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
-        assert!(place(user(7), &[user(7); 3]));
-        assert!(!place(user(7), &[user(7); 4]));
-        assert!(place(user(8), &[user(7); 4]));
-        assert!(place(user(0), &[user(0); 9]), "root may have all");
-        assert!(!place(user(0), &[user(0); 10]));
+        let may_connect =
+            |caller: Caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
+        assert!(may_connect(user(7), &[user(7); 3]));
+        assert!(!may_connect(user(7), &[user(7); 4]));
+        assert!(may_connect(user(8), &[user(7); 4]));
+        assert!(may_connect(user(0), &[user(0); 9]), "root may have all");
+        assert!(!may_connect(user(0), &[user(0); 10]));
         let same = [from("192.0.2.1:5"), from("192.0.2.1:6"), from("[::ffff:192.0.2.1]:7")];
-        assert!(place(from("192.0.2.1:8"), &same));
-        assert!(!place(from("192.0.2.1:8"), &[&same[..], &same[..1]].concat()));
-        assert!(place(from("192.0.2.2:8"), &[&same[..], &same[..1]].concat()));
+        assert!(may_connect(from("192.0.2.1:8"), &same));
+        assert!(!may_connect(from("192.0.2.1:8"), &[&same[..], &same[..1]].concat()));
+        assert!(may_connect(from("192.0.2.2:8"), &[&same[..], &same[..1]].concat()));
     }
 
     #[test]
-    fn the_last_places_are_roots_and_the_agents_own() {
+    fn last_connections_are_for_root_and_own_user() {
         let served: Vec<Caller> = (1..=8).map(|uid| user(1_000_000 + uid)).collect();
-        let place = |caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
-        assert!(place(user(7_000_000), &served[..7]));
-        assert!(!place(user(7_000_000), &served));
-        assert!(!place(from("192.0.2.1:5"), &served));
-        assert!(place(user(0), &served));
-        assert!(place(user(crate::os::process::user()), &served));
-        assert!(!place(user(0), &[&served[..], &served[..2]].concat()));
+        let may_connect = |caller, served: &[Caller]| has_room(&caller, served.iter(), &limits());
+        assert!(may_connect(user(7_000_000), &served[..7]));
+        assert!(!may_connect(user(7_000_000), &served));
+        assert!(!may_connect(from("192.0.2.1:5"), &served));
+        assert!(may_connect(user(0), &served));
+        assert!(may_connect(user(crate::os::process::user()), &served));
+        assert!(!may_connect(user(0), &[&served[..], &served[..2]].concat()));
     }
 }

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_one_line_of_a_file_that_others_cannot_read() {
+    fn token_is_one_line_of_a_file_others_cannot_read() {
         for (end, mode) in [("", 0o600), ("\n", 0o640), ("\r\n", 0o400), ("\n", 0o440)] {
             let written = Written::new(format!("{TEXT}{end}").as_bytes(), mode);
             assert!(written.read().unwrap().is(TEXT.as_bytes()), "{end:?} {mode:o}");

@@ -126,7 +126,7 @@ fn interpret(
     let framing = fields.framing(is_http_1_1, limits)?;
 
     let (target, authority) = origin_form(method, target)?;
-    let unheard = authority.filter(|_| fields.hosts == 0);
+    let added_host = authority.filter(|_| fields.hosts == 0);
     let headers = raw.headers.iter().map(|header| {
         let value = match authority {
             // RFC 9112, section 3.2.2: the authority in the target stands above Host.
@@ -138,7 +138,7 @@ fn interpret(
     let request = Request {
         method: method.to_owned(),
         target,
-        headers: headers.chain(unheard.map(|it| ("Host".to_owned(), it.to_owned()))).collect(),
+        headers: headers.chain(added_host.map(|it| ("Host".to_owned(), it.to_owned()))).collect(),
         body: Vec::new(),
         persistence: match (is_http_1_1, fields.close, fields.keep_alive) {
             (_, true, _) | (false, false, false) => Persistence::Close,

@@ -152,41 +152,46 @@ impl Acceptor {
     }
 
     /// Serves a connection, refuses it, or lets it wait for the group lookup.
-    fn judge(&mut self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+    fn judge(
+        &mut self,
+        pending: Waiting,
+        connections: &mut Vec<Connection>,
+        round: &mut Round<'_>,
+    ) {
         let limits = &round.shared.limits;
-        let why = match self.peer_auth.judge(&guest.caller, limits, round.now) {
-            Verdict::Allowed => return self.register(guest, connections, round),
-            Verdict::Denied if guest.caller.peer.is_some() => "not allowed to call",
+        let why = match self.peer_auth.judge(&pending.caller, limits, round.now) {
+            Verdict::Allowed => return self.register(pending, connections, round),
+            Verdict::Denied if pending.caller.peer.is_some() => "not allowed to call",
             Verdict::Denied => "disconnected before its user was known, or not on this host",
             Verdict::Unknown => {
-                let same = self.waiting.iter().filter(|it| it.caller.peer == guest.caller.peer);
+                let same = self.waiting.iter().filter(|it| it.caller.peer == pending.caller.peer);
                 let (all, same) = (self.waiting.len(), same.count());
-                let is_late = guest.since.checked_add(limits.request) <= Some(round.now);
+                let is_late = pending.since.checked_add(limits.request) <= Some(round.now);
                 if !is_late && all < limits.unknown && same < limits.unknown_per_caller {
-                    self.waiting.push(guest);
+                    self.waiting.push(pending);
                     return;
                 }
                 "timed out looking up the groups of the user"
             }
         };
         round.shared.stats.count_denied();
-        self.peer_auth.log_denied(&guest.caller, why, round.now);
+        self.peer_auth.log_denied(&pending.caller, why, round.now);
     }
 
     fn look_again(&mut self, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let limits = &round.shared.limits;
         let has_learned = self.peer_auth.learn(limits, round.now);
         if has_learned || self.deadline(limits).is_some_and(|deadline| deadline <= round.now) {
-            for guest in std::mem::take(&mut self.waiting) {
-                self.judge(guest, connections, round);
+            for pending in std::mem::take(&mut self.waiting) {
+                self.judge(pending, connections, round);
             }
         }
     }
 
     /// Serves a connection whose caller may call. Over a limit it replaces an idle connection of the same
     /// caller. If that caller has none, the front answers that it is busy.
-    fn register(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
-        let Waiting { stream, caller, .. } = guest;
+    fn register(&self, pending: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+        let Waiting { stream, caller, .. } = pending;
         let limits = &round.shared.limits;
         if let Err(error) = stream.prepare() {
             log::debug!("cannot accept the connection of {caller}: {error}");

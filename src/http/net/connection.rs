@@ -1,11 +1,11 @@
 //! The state of one connection of the front.
 //!
 //! ```text
-//!     .------------------------------------------------.
-//!     v                                                |
-//! Reading --request--> InFlight --answered--------------+
-//!     |                    '--the socket is full--> Writing
-//!     '--refused--------------------------------------^ '--last answer--> Lingering --> closed
+//! Reading --request--> InFlight --answered, all sent--> Reading
+//!                      InFlight --the socket is full--> Writing
+//! Reading --refused-----------------------------------> Writing
+//!                      Writing --sent, stays open-----> Reading
+//!                      Writing --sent, last answer----> Lingering --> closed
 //! ```
 
 use std::io::{self, Read};
@@ -246,8 +246,8 @@ impl Connection {
         self.has_called = true;
         self.phase = Phase::InFlight(until);
         self.since = round.now;
-        let kept = (self.reservation.take(), round.now);
-        Responder::new(request, &self.exchange, round.shared, handlers, kept)
+        let arrival = (self.reservation.take(), round.now);
+        Responder::new(request, &self.exchange, round.shared, handlers, arrival)
     }
 
     /// Answers with the refusal and closes the connection.

@@ -84,7 +84,7 @@ impl Exchange {
         };
     }
 
-    /// Hands the connection back to the front. Returns `true` when the caller must wake the front.
+    /// Hands the connection back to the front. Returns whether this thread must wake the front.
     pub(in crate::http) fn finish(&self, answer: Answer) -> bool {
         let is_simple = answer.is_simple();
         let before = std::mem::replace(&mut *self.turn.lock(), NextActor::Front(Some(answer)));

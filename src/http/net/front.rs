@@ -272,7 +272,7 @@ impl Running {
         is_finished
     }
 
-    /// Starts the stop that [`Running::stop`] waits for, so that several services can start theirs at once.
+    /// Starts the stop that [`Running::stop`] waits for, so that several fronts can stop at the same time.
     pub fn request_stop(&self, drain: Duration) {
         let since = Instant::now();
         let by = since.checked_add(drain).unwrap_or(since);

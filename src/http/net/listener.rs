@@ -34,7 +34,7 @@ impl Listener {
     pub(crate) fn bind(address: &SocketAddr, most: usize) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         backlog::keep(&listener, most)?;
-        Self::Tcp { listener, is_own: true }.without_waiting()
+        Self::Tcp { listener, is_own: true }.into_nonblocking()
     }
 
     /// Listens on a Unix socket at this path, for its owner and this group. An existing socket is replaced if no
@@ -49,18 +49,18 @@ impl Listener {
             chown(path, None, group)?;
         }
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
-        Self::Unix { listener, file: Some(file) }.without_waiting()
+        Self::Unix { listener, file: Some(file) }.into_nonblocking()
     }
 
     /// Takes a socket that was passed at the start of the agent.
     pub(crate) fn passed(socket: PassedSocket) -> io::Result<Self> {
         match socket {
-            PassedSocket::Tcp(listener) => Self::Tcp { listener, is_own: false }.without_waiting(),
-            PassedSocket::Unix(listener) => Self::Unix { listener, file: None }.without_waiting(),
+            PassedSocket::Tcp(listener) => Self::Tcp { listener, is_own: false }.into_nonblocking(),
+            PassedSocket::Unix(listener) => Self::Unix { listener, file: None }.into_nonblocking(),
         }
     }
 
-    fn without_waiting(self) -> io::Result<Self> {
+    fn into_nonblocking(self) -> io::Result<Self> {
         match &self {
             Self::Tcp { listener, .. } => listener.set_nonblocking(true)?,
             Self::Unix { listener, .. } => listener.set_nonblocking(true)?,

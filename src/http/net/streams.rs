@@ -29,8 +29,8 @@ const OWN_BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many streams of this user" };
 const NO_THREAD: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: cannot start a thread" };
-// If only the close of the connection ended it, a complete body would look like a broken one. Events
-// are never complete.
+// If only the close of the connection ended a body, a complete body would look like a broken one.
+// Events are never complete.
 const NO_CHUNKS: Refusal =
     Refusal { reason: Reason::Version, sentence: "a streamed answer needs HTTP/1.1" };
 
@@ -49,8 +49,8 @@ pub(crate) fn start(
     if kind == Kind::Content && !in_chunks {
         return Err(NO_CHUNKS);
     }
-    let (places, caller) = (shared.streams.of(kind), exchange.caller.share());
-    places.take(caller).map_err(|full| if full.is_own { OWN_BUSY } else { BUSY })?;
+    let (slots, caller) = (shared.streams.of(kind), exchange.caller.share());
+    slots.take(caller).map_err(|full| if full.is_own { OWN_BUSY } else { BUSY })?;
     // A thread that fails to start drops what its closure owns, so the thread gets the exchange and
     // the body only after its start.
     let (give, given) = bounded::<(Stream, Vec<u8>, Box<dyn Read + Send>)>(1);
@@ -63,7 +63,7 @@ pub(crate) fn start(
         }
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
-        places.give_back(caller);
+        slots.give_back(caller);
         log::error!("cannot start a thread for a stream: {error}");
         return Err(NO_THREAD);
     }
