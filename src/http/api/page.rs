@@ -33,8 +33,8 @@ const PAGE: &str = concat!(
 /// The style and the script are named by their SHA-256; `page::policy_names_the_parts_of_the_page`
 /// prints the new hashes after a change.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-sVUPtvZJ2UjSiDxnyPJm8/4rnwik/mHvNgQMvBJNYKQ='; \
-    script-src 'sha256-859Qns0HJeXL3q88vW6bOB/hO5o6LYtnioAAKTlGZxo='; \
+    style-src 'sha256-ipVwJAOB8CiVjyu6hpwDCqnUJqVt4DqCxy5HzFpoPwo='; \
+    script-src 'sha256-6Tn0HYi6ENouNudVGLZ87C6CmnkLxNfggo+RToIktW4='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

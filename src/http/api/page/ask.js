@@ -1,22 +1,22 @@
 'use strict';
-// The agent's page for people: it asks /healthz and /rpc, hears /events, and changes nothing. While
-// nobody sees it, it asks and hears nothing. Whatever comes from guests goes into the page as text.
+// The agent's page for people: it queries /healthz and /rpc, receives /events, and changes nothing.
+// A hidden page does none of this. Everything from guests is inserted as text.
 
-/** Between two looks, and at the least so where events tell that there is something to see. */
+/** Time between two refreshes; time from an event to the next refresh. */
 const LOOK_MS = 2000, HURRY_MS = 500;
-/** For an answer: longer than the agent's own deadline for reads. */
+/** Time limit of an answer: longer than the agent's own deadline for reads. */
 const PATIENCE_MS = 10_000;
-/** Between two Lists without an event, and for how long what one says outdoes a sample. */
+/** Time between two Lists without an event; time in which states of a List replace those of samples. */
 const LIST_MS = 30_000, LISTED_MS = 1500;
-/** After which a sample without any change counts as a new one: the most of --metrics-max-age. */
+/** Age at which a sample without any change counts as a new one: the maximum of --metrics-max-age. */
 const SAME_MS = 60_000;
-/** Without a look, after which a line begins anew. */
+/** Time between two new samples above which there is no rate. */
 const BREAK_MS = 120_000;
-/** Of a line: two minutes. */
+/** Values in a line: two minutes. */
 const POINTS = 60;
-/** Events that are kept, and shown. */
+/** Maxima of events: stored, shown, and shown of the chosen guest. */
 const EVENTS_KEPT = 1000, EVENTS_SHOWN = 200, OWN_EVENTS_SHOWN = 30;
-/** Until events are asked for again, at first and at most. */
+/** Time until the page reconnects to /events, at first and at most. */
 const LISTEN_MS = 1000, LISTEN_MS_MAX = 30_000;
 const KINDS = ['lifecycle', 'reboot', 'io-error', 'watchdog', 'agent', 'device-removed', 'balloon',
   'autostart-failed', 'created', 'deleted', 'stuck', 'unstuck', 'job', 'connected', 'disconnected',
@@ -27,14 +27,14 @@ const TROUBLE = new Set(['autostart-failed', 'io-error', 'watchdog', 'stuck', 'd
 const at = (id) => document.getElementById(id);
 const words = new Intl.Collator(undefined, { numeric: true });
 
-/** An element with these properties, and children of which strings are text. */
+/** Makes an element with these properties and children; a string becomes text. */
 function make(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 }
 
-/** Shows a text, if it is another one. */
+/** Sets the text of an element, if it differs. */
 function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -57,9 +57,9 @@ function span(seconds) {
   return seconds < 129_600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} d`;
 }
 
-// Asking.
+// Requests.
 
-/** Ends whatever is asked when the page is hidden. */
+/** Aborts the requests when the page is hidden. */
 let away = new AbortController();
 
 async function ask(path, options) {
@@ -82,7 +82,7 @@ async function call(method, params = {}) {
   return result;
 }
 
-/** Does it, and shows in place why it failed; a page that is hidden meanwhile fails nothing. */
+/** Runs `work` and shows its error in `place`, except for the abort when the page is hidden. */
 async function attempt(place, work) {
   try {
     await work();

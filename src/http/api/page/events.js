@@ -8,12 +8,12 @@ function listen() {
   clearTimeout(listenAgain);
   if (document.hidden) return;
   source = new EventSource(`/events?after=${lastEvent}`);
-  for (const kind of KINDS) source.addEventListener(kind, hear);
+  for (const kind of KINDS) source.addEventListener(kind, receive);
   source.onopen = () => {
     listenMs = LISTEN_MS;
     say(at('hearing'), '');
   };
-  // The browser's own tries end where the answer is an error.
+  // The browser does not reconnect by itself after an error status.
   source.onerror = () => {
     source.close();
     say(at('hearing'), `disconnected; reconnecting in ${listenMs / 1000} s`);
@@ -22,7 +22,7 @@ function listen() {
   };
 }
 
-function hear({ type, data }) {
+function receive({ type, data }) {
   const event = { event: type, time: new Date().toISOString(), ...JSON.parse(data) };
   lastEvent = event.seq ?? lastEvent;
   if (!fresh.length) requestAnimationFrame(showEvents);

@@ -34,7 +34,7 @@ function mark(id, row) {
   else row.removeAttribute('aria-current');
 }
 
-/** Asks about the chosen guest and hands the answer on, unless another one is chosen by then. */
+/** Calls a method for the chosen guest; ignores the answer if another guest is chosen by then. */
 function ofChosen(place, method, then) {
   const id = chosen;
   if (!id) return Promise.resolve();
@@ -49,7 +49,7 @@ function ofChosen(place, method, then) {
 const describe = () => ofChosen('detail-error', 'Describe', showFacts);
 
 const readConsole = () => ofChosen('console-error', 'Console', (answer) => {
-  // Colours and movements of the cursor, and what is left of control characters.
+  // Removes the escape sequences of terminals, and other control characters.
   const text = answer.console.replace(/\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)/g, '')
     .replace(/\r+\n/g, '\n').replace(/[^\n\t\x20-\x7e\xa0-\uffff]/g, '');
   say(at('console'), text);
@@ -87,9 +87,9 @@ function showCharts() {
 }
 
 function showFacts(found) {
-  const { devices, os, Metadata: kept } = found;
-  const images = new Map((kept.Device.Disks ?? []).map((disk) => [disk.Device, disk.Image]));
-  // Without columns that are empty.
+  const { devices, os, Metadata: metadata } = found;
+  const images = new Map((metadata.Device.Disks ?? []).map((disk) => [disk.Device, disk.Image]));
+  // Omits empty columns.
   const table = (title, heads, rows) => {
     const isUsed = (_, index) => rows.some((row) => row[index]);
     const line = (tag, cells) => make('tr', {}, ...cells.filter(isUsed).map((cell) => make(tag, {}, cell ?? '')));
@@ -112,7 +112,7 @@ function showFacts(found) {
       [nic.mac.address, nic.source.network ?? nic.source.bridge, nic.model.type, nic.target.device])),
     ...table('Addresses', ['Address', 'MAC', 'Source', 'Seen'], (found.addresses ?? []).map((each) =>
       [each.prefix ? `${each.address}/${each.prefix}` : each.address, each.mac, each.source, `${span(each.age_s)} ago`])),
-    ...table('Metadata', ['Name', 'Value'], (kept.UserMetadata.Parameters ?? []).map((pair) =>
+    ...table('Metadata', ['Name', 'Value'], (metadata.UserMetadata.Parameters ?? []).map((pair) =>
       [pair.Name, pair.Value])),
   );
 }

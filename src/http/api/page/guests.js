@@ -1,9 +1,9 @@
 // Guests.
 
-/** By id: what List and AllMetrics say, lines of use, and the row that shows it. */
+/** By id: the values of List and AllMetrics, the lines of usage, and the row in the list. */
 const guests = new Map();
 const stuck = new Set();
-/** How often there was reason for a List, and of these what the last one came after. */
+/** The number of reasons for a List so far, and this number at the start of the last List. */
 let listReasons = 1, listAnswered = 0;
 let listedAt = -Infinity, sampledAt = 0, isSampled = false;
 const total = { cpu: [] };
@@ -50,7 +50,7 @@ function forget(guest) {
   stuck.delete(guest.id);
 }
 
-/** Takes a sample of all guests in, which may be the one before once more. */
+/** Adds a sample of all guests, which may be the same one as before. */
 function take(all, now) {
   const sum = (group, ...members) => Object.values(group)
     .reduce((sum, each) => members.reduce((sum, member) => sum + each[member], sum), 0);
@@ -63,7 +63,7 @@ function take(all, now) {
   for (const [id, sample] of Object.entries(all)) {
     const guest = guests.get(id);
     if (!guest) continue;
-    // A sample has no reason.
+    // A sample has no reason for the state.
     if (now - listedAt > LISTED_MS && guest.state !== sample.state) {
       [guest.state, guest.reason] = [sample.state, ''];
     }
@@ -83,7 +83,7 @@ function take(all, now) {
   push(total.cpu, [...guests.values()].reduce((sum, guest) => sum + (guest.lines.cpu.at(-1) ?? 0), 0));
 }
 
-/** Disks are sampled more rarely than the rest: `age` tells when, and the rate holds in between. */
+/** Disks are sampled less often, `age` seconds ago: the rate stays until the next sample of disks. */
 function diskRate(guest, sample, counted, now) {
   const read = now - 1000 * sample.age;
   const before = guest.disk;

@@ -1,4 +1,4 @@
-// Time and keys.
+// Refreshes and keys.
 
 let round = 0, hurry = () => {};
 
@@ -11,7 +11,7 @@ const pause = () => new Promise((done) => {
   };
 });
 
-/** Looks again and again, until the page is hidden. */
+/** Refreshes the page until it is hidden. */
 async function watch() {
   const own = ++round;
   away.abort();
@@ -56,7 +56,7 @@ function leave(isTyped) {
 
 function sortBy({ dataset: { key } }) {
   const isSame = order.key === key;
-  // Of what is used the most comes first.
+  // Columns other than guest and state start with the largest value.
   order = { key, descending: isSame ? !order.descending : key !== 'id' && key !== 'state' };
   for (const each of at('list').querySelectorAll('[data-key]')) {
     const head = each.parentElement;

@@ -2,7 +2,7 @@
 
 let order = { key: '', descending: false };
 
-/** Which rows are in view: lines are drawn for these alone. */
+/** Marks the guests whose rows are in view: lines are drawn only for these. */
 const seen = new IntersectionObserver((changes) => {
   for (const { target, isIntersecting } of changes) {
     const guest = guests.get(target.dataset.id);
@@ -35,7 +35,7 @@ function newLine() {
   return svg;
 }
 
-/** Draws the line up to its greatest value, which is at least `most`. */
+/** Draws the line; its full height is the greatest value, or `most` if all are lower. */
 function draw(svg, values, most) {
   if (!svg.firstChild) {
     svg.append(...['polygon', 'polyline'].map((name) => document.createElementNS(svg.namespaceURI, name)));
@@ -119,7 +119,7 @@ function show() {
   showCharts();
 }
 
-/** One row alone is reached by Tab: the one that was reached last, or the first. */
+/** Lets Tab reach one visible row: the last one with the focus, or the first. Returns their links. */
 function reach() {
   const links = [...at('list').tBodies[0].rows].filter((row) => !row.hidden)
     .map((row) => row.cells[0].firstChild);
