@@ -217,3 +217,128 @@
 //! service.join().unwrap()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+
+use crate::guest::wire::metrics::{GuestMetricsRequest, GuestMetricsResponse};
+use crate::guest::wire::verbs::ShutdownRequest;
+use crate::guest::wire::{GuestRequest, GuestResponse};
+use crate::ops::{DomainAction, Error, Libvirt};
+use crate::pool::Lane;
+
+impl Libvirt {
+    /// Creates a guest: [`Guests::create_guest`](crate::ops::Guests::create_guest).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn create_guest(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.create_guest(request)
+    }
+
+    /// Starts a guest: [`Guests::create`](crate::ops::Guests::create).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.create(request)
+    }
+
+    /// Deletes a guest: [`Guests::delete`](crate::ops::Guests::delete).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn delete(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.delete(request)
+    }
+
+    /// Forces a guest off and starts it: [`Guests::restart`](crate::ops::Guests::restart).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn restart(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.restart(request)
+    }
+
+    /// Reboots a guest's operating system: [`Guests::reboot`](crate::ops::Guests::reboot).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn reboot(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.reboot(request)
+    }
+
+    /// Forces a guest off: [`Guests::poweroff`](crate::ops::Guests::poweroff).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn poweroff(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.poweroff(request)
+    }
+
+    /// Starts or resumes a guest: [`Guests::run`](crate::ops::Guests::run).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn run(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.run(request)
+    }
+
+    /// Returns the state of a guest: [`Guests::status`](crate::ops::Guests::status).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn status(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.guests.status(request)
+    }
+
+    /// Asks a guest's operating system to power off: [`Guests::shutdown`](crate::ops::Guests::shutdown).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn shutdown(
+        &self,
+        request: ShutdownRequest,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<GuestResponse, Error> {
+        self.guests.shutdown(request, is_gone)
+    }
+
+    /// Runs an action on a guest's domain: [`Guests::domain_wrapper`](crate::ops::Guests::domain_wrapper).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn domain_wrapper(
+        &self,
+        verb: &'static str,
+        lane: Lane,
+        request: GuestRequest,
+        action: DomainAction,
+    ) -> Result<GuestResponse, Error> {
+        self.guests.domain_wrapper(verb, lane, request, action)
+    }
+
+    /// Returns the counters of a guest's processors: [`Telemetry::cpu_metrics`](crate::ops::Telemetry::cpu_metrics).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.telemetry.cpu_metrics(request)
+    }
+
+    /// Returns the counters of a guest's disks: [`Telemetry::disk_metrics`](crate::ops::Telemetry::disk_metrics).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn disk_metrics(
+        &self,
+        request: GuestMetricsRequest,
+    ) -> Result<GuestMetricsResponse, Error> {
+        self.telemetry.disk_metrics(request)
+    }
+
+    /// Returns the counters of a guest's NICs: [`Telemetry::nic_metrics`](crate::ops::Telemetry::nic_metrics).
+    ///
+    /// # Errors
+    /// As that method.
+    pub fn nic_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.telemetry.nic_metrics(request)
+    }
+}

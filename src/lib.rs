@@ -18,7 +18,7 @@
 //! Beside them: [`daemon`] listens, serves until a signal and stops, [`guest`] has the types of the wire and of
 //! libvirt's XML, [`events`] and [`jobs`] serve callers that do not wait, [`metrics`] samples all guests, [`fetch`] and
 //! [`import`] make images, [`check`] and [`client`] are the command line. `docs/design.md` has the order of the
-//! modules, the threads and the decisions. Begin with [`ops::Libvirt::create_guest`].
+//! modules, the threads and the decisions. Begin with [`ops::Guests::create_guest`].
 //!
 //! [`go_names`] is the stable interface; everything else is public for the program's own tests and benchmarks, and
 //! changes without notice.

@@ -139,7 +139,7 @@ fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
                 }
             }
         });
-        let stopped = agent.stop_guests();
+        let stopped = agent.guests.stop_guests();
         drop(done);
         stopped
     });

@@ -70,9 +70,9 @@ fn feed(
     let (notify, agent) = (Arc::clone(notify), Arc::clone(agent));
     let (stop, stopped) = bounded::<()>(0);
     let work = move || {
-        let (mut lanes, mut sent) = (agent.pool().snapshot().lanes, status(&agent));
+        let (mut lanes, mut sent) = (agent.core.pool().snapshot().lanes, status(&agent));
         while stopped.recv_timeout(time / 2) == Err(RecvTimeoutError::Timeout) {
-            let before = mem::replace(&mut lanes, agent.pool().snapshot().lanes);
+            let before = mem::replace(&mut lanes, agent.core.pool().snapshot().lanes);
             match works(&before, &lanes).and_then(|()| front_answers(&self_probe, time / 4)) {
                 Ok(()) => notify_systemd(&notify, "WATCHDOG=1"),
                 Err(why) => warn!("watchdog ping not sent to systemd: {why}"),
@@ -114,7 +114,7 @@ fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
 
 /// Returns the line of status for `systemctl status`.
 fn status(agent: &Libvirt) -> String {
-    let seen = agent.libvirt_last_seen();
+    let seen = agent.core.libvirt_last_seen();
     match (seen.error, seen.tried) {
         (Some(why), _) => format!("libvirt: {why}"),
         (None, true) => "libvirt answers".to_owned(),

@@ -80,14 +80,14 @@ pub const STARTED: &str = "mistify_libvirt::started";
 /// Logs the start: the agent's version and listeners, and the first result of libvirt and the store.
 fn log_start(agent: &Libvirt, addresses: &[ListenAddress]) {
     let listeners = addresses.iter().map(ListenAddress::in_list).collect::<Vec<_>>().join(", ");
-    let (host, seen) = (agent.host(), agent.libvirt_last_seen());
+    let (host, seen) = (agent.core.host(), agent.core.libvirt_last_seen());
     let version = health::version(&seen);
     let libvirt = match (&seen.error, version) {
         (None, Some(version)) => format!("{version} at {}", host.libvirt_uri),
         (None, None) => format!("{} (not queried yet)", host.libvirt_uri),
         (Some(error), _) => format!("{} ({error})", host.libvirt_uri),
     };
-    let store = match agent.storage_last_seen().map(|seen| seen.outcome) {
+    let store = match agent.core.storage_last_seen().map(|seen| seen.outcome) {
         _ if host.store == Store::None => host.store_name(),
         Some(Ok(usage)) => format!("{}, {} GiB free", host.store_name(), usage.free_bytes >> 30),
         Some(Err(error)) => format!("{} ({error})", host.store_name()),
@@ -169,9 +169,9 @@ impl Libvirt {
         mut signals: Signals,
         notify: Option<Notify>,
     ) -> Result<(), ServeError> {
-        let drain = self.deadlines().drain();
+        let drain = self.core.deadlines().drain();
         let (agent, audit) = (Arc::new(self), Arc::new(audit));
-        let reconciler = Reconciler::start(&agent).map_err(ServeError::Start)?;
+        let reconciler = Reconciler::start(&agent.core).map_err(ServeError::Start)?;
         reconciler.wait_for_first_round(FIRST_ROUND);
         HostStart::start(&agent).map_err(ServeError::Start)?;
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
@@ -210,12 +210,12 @@ impl Libvirt {
         };
         info!("{signal:?}: finishing requests in flight");
         heartbeat.stop();
-        agent.events().close();
+        agent.core.events().close();
         jobs.request_stop();
         // One deadline bounds the whole stop: the stop timeout of a service manager is hardly longer.
         let now = Instant::now();
         let stopped_by = now + drain;
-        agent.pool().turn_away_after(now + agent.deadlines().change);
+        agent.core.pool().turn_away_after(now + agent.core.deadlines().change);
         let left = || stopped_by.saturating_duration_since(Instant::now());
         for front in images.iter().chain(&metrics) {
             // All fronts get the same time.

@@ -21,7 +21,7 @@ use crate::ops::guest_agent::clocks::Clocks;
 use crate::ops::guest_agent::freezes::Freezes;
 use crate::ops::guest_agent::turns::GuestAgents;
 use crate::ops::waiting_calls::{Step, Steps, Wait};
-use crate::ops::{Error, Libvirt, Opener};
+use crate::ops::{Core, Error, Opener};
 use crate::pool::current;
 use crate::sorted::Table;
 
@@ -252,7 +252,7 @@ impl<'l> Devices<'l> {
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Returns the events of this host.
     pub fn events(&self) -> &Arc<Events> {
         &self.events
@@ -275,7 +275,7 @@ impl Libvirt {
     /// Returns the same call in steps.
     ///
     /// # Errors
-    /// As [`Libvirt::wait_events`].
+    /// As [`Core::wait_events`].
     pub fn begin_wait_events(
         &self,
         request: EventsRequest,
@@ -302,8 +302,8 @@ struct Waiting {
 }
 
 impl Steps<EventPage> for Waiting {
-    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<EventPage> {
-        let (events, now) = (&agent.events, Instant::now());
+    fn step(&mut self, core: &Core, _: &dyn Fn() -> bool) -> Step<EventPage> {
+        let (events, now) = (&core.events, Instant::now());
         let page = events.wait(self.after, self.guest.as_deref(), events.limits().page, now);
         let is_done = !page.events.is_empty() || page.gap || events.is_closed();
         match is_done || now >= self.until {

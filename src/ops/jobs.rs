@@ -12,7 +12,7 @@ use crate::jobs::{self, Job, JobCall, JobOutcome, JobPage, JobState, Jobs, Runni
 use crate::journal::{Direction, Journal, Scope};
 use crate::ops::requests::named_guest;
 use crate::ops::transaction::{STATE_LANE, state_write};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Core, Error};
 
 /// Opens the jobs below the state directory, which the journal has locked; without one, jobs in memory.
 pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {
@@ -35,7 +35,7 @@ fn fate(journal: &Journal, job: &Job) -> &'static str {
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Returns the jobs of this agent.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
@@ -128,11 +128,11 @@ impl Libvirt {
     /// Cancels a job that has not started.
     ///
     /// # Errors
-    /// As [`Libvirt::get_job`]; a job that has started, or has ended otherwise. A disk that takes longer than the
+    /// As [`Core::get_job`]; a job that has started, or has ended otherwise. A disk that takes longer than the
     /// deadline of changes: then the job is cancelled, unless the agent restarts before the disk has it.
     ///
     /// # Blocking
-    /// As [`Libvirt::add_job`].
+    /// As [`Core::add_job`].
     pub fn cancel_job(&self, request: JobRequest) -> Result<Job, Error> {
         let (job, is_new) = self.write_job(move |jobs| jobs.cancel(&request.id))?;
         if is_new {

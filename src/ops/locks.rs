@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use crate::jobs::reached;
 use crate::ops::disks::volume_owners::lock_of;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Core, Error};
 use crate::pool::{GuestLock, JobName, Lane};
 use crate::sorted::IntoSorted;
 
-impl Libvirt {
+impl Core {
     /// Acquires the guest lock, and recovers everything that is open.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Libvirt {
     /// Acquires the guest lock for a method that needs libvirt.
     ///
     /// # Errors
-    /// As [`Libvirt::lock_and_recover`]; at once if libvirt is known not to answer.
+    /// As [`Core::lock_and_recover`]; at once if libvirt is known not to answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -47,12 +47,12 @@ impl Libvirt {
         self.lock_and_recover(id, deadline)
     }
 
-    /// Acquires the guest lock, as [`Libvirt::lock_guest`], and the locks of the guests whose volumes the caller names as
+    /// Acquires the guest lock, as [`Core::lock_guest`], and the locks of the guests whose volumes the caller names as
     /// sources. Therefore other methods on such a volume end before it is checked, and none starts before this one has
     /// ended.
     ///
     /// # Errors
-    /// As [`Libvirt::lock_guest`]; if the paths cannot be read.
+    /// As [`Core::lock_guest`]; if the paths cannot be read.
     ///
     /// # Blocking
     /// Up to `deadline`.

@@ -19,7 +19,8 @@
 //! | `start_stop`, `status`, `event_subscription` | the agent as a whole |
 //! | `args`, `base64`, `error`, `metadata`, `question`, `requests` | what the methods share |
 //!
-//! [`Libvirt`] has the methods; each of these modules adds its own.
+//! [`Libvirt`] is the whole agent. The modules `guests`, `guest_agent` and `plan` add methods to [`Guests`], `images` to
+//! [`Images`], `telemetry` to [`Telemetry`], all others to [`Core`], which the three share.
 
 mod args;
 mod base64;
@@ -50,7 +51,7 @@ pub use error::{AgentUnavailable, Error};
 pub use guests::create::new_domain;
 pub use guests::host_start::HostStart;
 pub use guests::host_stop::Stopped;
-pub use guests::lifecycle::get_state;
+pub use guests::lifecycle::{DomainAction, get_state};
 pub use hypervisor::committed_memory::CommittedMemory;
 pub use hypervisor::health::{Health, HealthStatus};
 pub use hypervisor::opener::Opener;
@@ -61,7 +62,6 @@ pub use question::{Posting, Question};
 pub use recovery::{Leftover, Reconciler, StorageStatus};
 pub use waiting_calls::{Step, Steps, Wait};
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -81,31 +81,58 @@ use crate::ops::recovery::StatusCache;
 use crate::pool::Pool;
 use crate::storage::Volumes;
 
-/// The agent: its pool of libvirt connections and the methods that run on them.
+/// The agent: the methods on guests, on the image store and on metrics, and what they share.
 pub struct Libvirt {
+    /// What the methods share, and what the agent reports of itself.
+    pub core: Arc<Core>,
+    /// The methods on guests.
+    pub guests: Guests,
+    /// The methods of the image store.
+    pub images: Images,
+    /// The metrics of guests and of the agent.
+    pub telemetry: Telemetry,
+    _listening: EventListener,
+}
+
+/// What all methods share: workers, locks, the journal, volumes, events and jobs.
+pub struct Core {
     pool: Arc<Pool<Session>>,
     opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
     jobs: Arc<Jobs>,
-    fetches: Fetches,
     status: StatusCache,
     seed_key: SeedKey,
-    /// The directory of the agent's persistent state.
-    state_dir: Option<PathBuf>,
+    events: Arc<Events>,
+    uses: Arc<PathUses>,
+    host: HostConfig,
+    deadlines: Deadlines,
+}
+
+/// The methods on guests: their life, devices, configuration and guest agents.
+pub struct Guests {
+    core: Arc<Core>,
     agents: Arc<GuestAgents>,
     freezes: Arc<Freezes>,
-    sampler: Sampler,
-    events: Arc<Events>,
-    _listening: EventListener,
     limits: Arc<GuestLimits>,
-    uses: Arc<PathUses>,
+}
+
+/// The methods of the image store: volumes, images and snapshots.
+pub struct Images {
+    core: Arc<Core>,
+    fetches: Fetches,
+}
+
+/// Metrics of guests by request and by sample, and the counters of the agent.
+pub struct Telemetry {
+    core: Arc<Core>,
+    sampler: Arc<Sampler>,
     calls: Calls,
     metrics: MetricsConfig,
     /// Whether libvirt has no processor times by host processor.
     without_cpu_stats: Arc<AtomicBool>,
-    host: HostConfig,
-    deadlines: Deadlines,
+    agents: Arc<GuestAgents>,
+    limits: Arc<GuestLimits>,
 }
 
 /// Wraps a job's work, so that it waits for a connection no longer than its caller waits for the job.

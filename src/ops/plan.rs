@@ -10,7 +10,7 @@ mod delete;
 
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::{Plan, PlanStep};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Guests};
 use crate::storage::Action;
 
 /// The changes and the answer that a method would make.
@@ -35,10 +35,10 @@ pub enum Problem {
     Words(String),
 }
 
-impl Libvirt {
+impl Guests {
     /// Returns an empty plan, with warnings about unfinished changes of the guest.
     fn new_plan(&self, guest: Guest) -> OperationPlan {
-        let open = self.open_intents().into_iter().filter(|summary| summary.guest == guest.id);
+        let open = self.core.open_intents().into_iter().filter(|summary| summary.guest == guest.id);
         let warnings =
             open.map(|open| format!("the agent recovers an earlier {} first", open.verb));
         let plan = Plan { warnings: warnings.collect(), ..Plan::default() };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::ops::{Error, Libvirt, Session, started};
+use crate::ops::{Core, Error, Session, started};
 use crate::os::peer::Share;
 use crate::pool::{
     self, CallClass, CallShare, CallerSlot, Job, JobName, Lane, NoPermit, Permit, current,
@@ -14,7 +14,7 @@ use crate::pool::{
 pub(super) type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
 
 /// A substitute for a late answer, if there is any.
-type StandIn<R> = Box<dyn FnOnce(&Libvirt) -> Option<R> + Send>;
+type StandIn<R> = Box<dyn FnOnce() -> Option<R> + Send>;
 
 /// A question that has not been asked yet.
 pub struct Question<R> {
@@ -47,15 +47,12 @@ impl<R: Send + 'static> Question<R> {
     }
 
     /// Adds a substitute for a late answer.
-    pub(super) fn or_late(
-        self,
-        stand_in: impl FnOnce(&Libvirt) -> Option<R> + Send + 'static,
-    ) -> Self {
+    pub(super) fn or_late(self, stand_in: impl FnOnce() -> Option<R> + Send + 'static) -> Self {
         Self { stand_in: Some(Box::new(stand_in)), ..self }
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Asks the question, and waits for the answer.
     ///
     /// # Errors
@@ -65,7 +62,7 @@ impl Libvirt {
     /// Up to the question's deadline.
     pub fn ask<R: Send + 'static>(&self, question: Question<R>) -> Result<R, Error> {
         let Question { name, deadline, work, stand_in } = question;
-        self.or_late(self.once(Lane::Read, name, deadline, work), stand_in)
+        or_late(self.once(Lane::Read, name, deadline, work), stand_in)
     }
 
     /// Reserves what posting a question needs; `None` if the agent would refuse the question.
@@ -97,15 +94,14 @@ impl Libvirt {
                 Ok(permit) => permit,
                 Err(why) => {
                     let why = pool.no_permit(why, &wanted, &job.name.to_string(), arrived);
-                    return then(agent.or_late(Err(Error::Pool(why)), stand_in));
+                    return then(or_late(Err(Error::Pool(why)), stand_in));
                 }
             };
-            let reporter = Arc::clone(&agent);
             let report = move |outcome: Result<Result<R, Error>, pool::Error>| {
                 // Released before the answer, so that a waiting call gets its turn before this caller can ask again.
                 drop(permit);
                 let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
-                then(reporter.or_late(outcome, stand_in));
+                then(or_late(outcome, stand_in));
             };
             let work = started(deadline, work);
             current::carry_out(arrived, || pool.post(place, Lane::Read, job, work, report));
@@ -115,20 +111,15 @@ impl Libvirt {
             None => self.pool.permit_later(share, deadline, Box::new(go)),
         }
     }
+}
 
-    /// Returns the outcome, or the substitute if the outcome is late: the guest's emulator hangs, or other calls were
-    /// first.
-    fn or_late<R>(
-        &self,
-        outcome: Result<R, Error>,
-        stand_in: Option<StandIn<R>>,
-    ) -> Result<R, Error> {
-        match (outcome, stand_in) {
-            (Err(Error::Pool(late)), Some(stand_in)) if is_late(&late) => {
-                stand_in(self).ok_or(Error::Pool(late))
-            }
-            (outcome, _) => outcome,
+/// Returns the outcome, or the substitute if the outcome is late: the guest's emulator hangs, or other calls were first.
+fn or_late<R>(outcome: Result<R, Error>, stand_in: Option<StandIn<R>>) -> Result<R, Error> {
+    match (outcome, stand_in) {
+        (Err(Error::Pool(late)), Some(stand_in)) if is_late(&late) => {
+            stand_in().ok_or(Error::Pool(late))
         }
+        (outcome, _) => outcome,
     }
 }
 

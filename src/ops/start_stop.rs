@@ -21,7 +21,7 @@ use crate::ops::hypervisor::hung_calls::Watch;
 use crate::ops::images::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::ops::telemetry::samples;
-use crate::ops::{Health, Libvirt, Opener, Session, jobs};
+use crate::ops::{Core, Guests, Health, Images, Libvirt, Opener, Session, Telemetry, jobs};
 use crate::os::resolve::TrustedUsers;
 use crate::pool::Pool;
 use crate::{libvirt, storage};
@@ -93,28 +93,41 @@ impl Libvirt {
         };
         freezes.resume();
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
-        Ok(Self {
-            sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: EventListener::start(&events, &opener, listeners)?,
-            limits,
-            uses,
-            events,
+        let sampler = Arc::new(samples::start(&config.metrics, &opener, &pool, &events)?);
+        let listening = EventListener::start(&events, &opener, listeners)?;
+        let fetches = Fetches::start(config, &volumes)?;
+        let core = Arc::new(Core {
             pool,
             opener,
-            fetches: Fetches::start(config, &volumes)?,
             volumes,
             journal,
             jobs,
             status: StatusCache::default(),
-            agents,
-            freezes,
             seed_key: SeedKey::new(config.state_dir.clone()),
-            state_dir: config.state_dir.clone(),
-            calls: Calls::default(),
-            metrics: config.metrics.clone(),
-            without_cpu_stats: Arc::default(),
+            events,
+            uses,
             host: config.host.clone(),
             deadlines: config.deadlines.clone(),
+        });
+        Ok(Self {
+            guests: Guests {
+                core: Arc::clone(&core),
+                agents: Arc::clone(&agents),
+                freezes,
+                limits: Arc::clone(&limits),
+            },
+            images: Images { core: Arc::clone(&core), fetches },
+            telemetry: Telemetry {
+                core: Arc::clone(&core),
+                sampler,
+                calls: Calls::default(),
+                metrics: config.metrics.clone(),
+                without_cpu_stats: Arc::default(),
+                agents,
+                limits,
+            },
+            core,
+            _listening: listening,
         })
     }
 
@@ -124,9 +137,9 @@ impl Libvirt {
     /// # Blocking
     /// Up to `grace`, and some seconds more if a guest cannot be thawed.
     pub fn stop(&self, grace: Duration) -> bool {
-        self.freezes.stop(grace);
-        let ended = self.pool.stop(grace);
-        for lane in self.pool.snapshot().lanes {
+        self.guests.freezes.stop(grace);
+        let ended = self.core.pool.stop(grace);
+        for lane in self.core.pool.snapshot().lanes {
             if let Some(stuck) = lane.oldest {
                 let age = stuck.age.as_secs();
                 warn!("{} is still running after {age} s; stopping without it", stuck.what);

@@ -3,10 +3,10 @@
 use crate::config::fixed::HEALTH_FRESH;
 use crate::config::{Deadlines, HostConfig};
 use crate::journal;
-use crate::ops::{HealthStatus, Libvirt, Session};
+use crate::ops::{Core, HealthStatus, Session};
 use crate::pool::Pool;
 
-impl Libvirt {
+impl Core {
     /// Returns the time limits of calls.
     pub fn deadlines(&self) -> &Deadlines {
         &self.deadlines

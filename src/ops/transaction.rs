@@ -17,7 +17,7 @@ use crate::events::EventKind;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
 use crate::journal::{self, Intent, IntentState, Journal, JournalEntry, Retained, Step, Verb};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Session};
 use crate::pool::{self, GuestLock, Job, JobName, Lane};
 
 /// The steps of one change. The journal file of the change exists from the first step on: a call that changes nothing
@@ -217,7 +217,7 @@ impl Drop for Transaction {
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Runs steps of a transaction as one job under the guest lock. After an error, the journal keeps the intent,
     /// except for [`Stop::Clean`]. It also keeps the intent if the pool does not run the job, or the result is late.
     ///
@@ -306,7 +306,7 @@ impl Libvirt {
         Ok(committed.map_err(NotRun::keep)??)
     }
 
-    /// Ends a transaction without success. Writes run on a worker, as in [`Libvirt::commit`].
+    /// Ends a transaction without success. Writes run on a worker, as in [`Core::commit`].
     ///
     /// # Blocking
     /// Up to `deadline`, or [`STATE_WRITE`] if that is later; if the pool does not run the write, as
@@ -407,16 +407,17 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::ops::Libvirt;
 
     const GUEST: &str = "web-1";
     const SOON: Duration = Duration::from_secs(60);
 
-    fn agent() -> Libvirt {
-        Libvirt::new("test:///default", "mistify", 1).unwrap()
+    fn agent() -> Arc<Core> {
+        Libvirt::new("test:///default", "mistify", 1).unwrap().core
     }
 
     /// Returns a transaction with a step.
-    fn started(agent: &Libvirt) -> Transaction {
+    fn started(agent: &Core) -> Transaction {
         let guest = Guest { id: GUEST.to_owned(), ..Guest::default() };
         let mut transaction = Transaction::begin(&agent.journal, Verb::CreateVolume, &guest);
         let name = "mistify/guests/web-1/disk-0".to_owned();
@@ -425,12 +426,12 @@ mod tests {
     }
 
     /// Returns why its intent is open, if it is.
-    fn open(agent: &Libvirt) -> Option<Option<String>> {
+    fn open(agent: &Core) -> Option<Option<String>> {
         agent.open_intents().pop().map(|summary| summary.why)
     }
 
     fn run(
-        agent: &Libvirt,
+        agent: &Core,
         limit: Duration,
         work: impl FnOnce() -> Result<(), Stop> + Send + 'static,
     ) -> Result<(), Error> {
@@ -466,7 +467,7 @@ mod tests {
         let agent = agent();
         let lock = agent.pool.lock_guest(GUEST, Instant::now() + SOON).unwrap();
         let transaction = started(&agent);
-        agent.stop(Duration::ZERO);
+        agent.pool.stop(Duration::ZERO);
         let work = |_: &mut Session, _: &mut Transaction| -> Result<(), Stop> { unreachable!() };
         let deadline = Instant::now() + SOON;
         let refused = agent.run_steps(Lane::Storage, transaction, &lock, deadline, work);

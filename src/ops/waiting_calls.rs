@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Core, Error};
 
 /// A method between two steps.
 pub trait Steps<R>: Send {
@@ -13,7 +13,7 @@ pub trait Steps<R>: Send {
     ///
     /// # Blocking
     /// As the method describes.
-    fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<R>;
+    fn step(&mut self, core: &Core, is_gone: &dyn Fn() -> bool) -> Step<R>;
 }
 
 /// The result of a step.
@@ -36,7 +36,7 @@ pub struct Wait {
     pub not_before: Option<Instant>,
 }
 
-impl Libvirt {
+impl Core {
     /// Runs all steps on this thread.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use crate::jobs::reached;
 use crate::libvirt::Connection;
-use crate::ops::{Error, Libvirt, Session, args, started};
+use crate::ops::{Core, Error, Session, args, started};
 use crate::pool::{GuestLock, Job, JobName, Lane, current};
 use crate::storage::{self, Volumes};
 
-impl Libvirt {
+impl Core {
     /// Runs a job that changes nothing. It may therefore run again if its connection breaks.
     pub(super) fn read<T: Send + 'static>(
         &self,

@@ -162,7 +162,7 @@ impl<P: Params, R: Serialize + Send + 'static> BoundMethod for SteppedMethod<P, 
                 Err(error) => return Step::Done(Err(error)),
             },
         };
-        match steps.step(agent, is_gone) {
+        match steps.step(&agent.core, is_gone) {
             Step::Done(outcome) => Step::Done(outcome.map(writer)),
             Step::Wait(wait) => Step::Wait(wait),
         }
@@ -177,12 +177,12 @@ impl<P: Params, R: Serialize + Send + 'static> BoundMethod for QueryMethod<P, R>
             Some(question) => Ok(question),
             None => (self.asks)(agent, std::mem::take(&mut self.params)),
         };
-        Step::Done(question.and_then(|question| agent.ask(question)).map(writer))
+        Step::Done(question.and_then(|question| agent.core.ask(question)).map(writer))
     }
 
     fn posting(&mut self, agent: &Libvirt) -> Result<Option<Posting>, Error> {
         let question = (self.asks)(agent, std::mem::take(&mut self.params))?;
-        Ok(agent.may_post(self.question.insert(question)))
+        Ok(agent.core.may_post(self.question.insert(question)))
     }
 
     fn post(
@@ -194,7 +194,7 @@ impl<P: Params, R: Serialize + Send + 'static> BoundMethod for QueryMethod<P, R>
     ) {
         // A posting exists only with a query.
         let Some(question) = self.question else { return };
-        agent.post(user, posting, question, |outcome| then(outcome.map(writer)));
+        agent.core.post(user, posting, question, |outcome| then(outcome.map(writer)));
     }
 }
 

@@ -89,7 +89,7 @@ fn go_on<I: Inbound + 'static>(
             inbound.park(true);
             let waits = Arc::clone(&agent);
             let next = move |inbound| go_on(agent, inbound, started, then);
-            waits.wait_later(wait, Box::new(move || inbound.on_handler(next)));
+            waits.core.wait_later(wait, Box::new(move || inbound.on_handler(next)));
         }
     }
 }
@@ -108,7 +108,7 @@ pub(super) fn with_permit<I: Inbound + 'static>(
     };
     let arrived = inbound.arrived();
     let deadline = deadline(agent, &share, timeout, arrived);
-    let has = agent.pool().permit(&share);
+    let has = agent.core.pool().permit(&share);
     let (pool, wanted) = (Arc::clone(agent), share.clone());
     let go_on = move |inbound, permit: Result<Permit, NoPermit>| {
         let permit = in_time(permit, deadline);
@@ -120,7 +120,7 @@ pub(super) fn with_permit<I: Inbound + 'static>(
         None => {
             inbound.park(false);
             let granted = move |permit| inbound.on_handler(move |inbound| go_on(inbound, permit));
-            agent.pool().permit_later(share, deadline, Box::new(granted));
+            agent.core.pool().permit_later(share, deadline, Box::new(granted));
         }
     }
 }
@@ -133,8 +133,8 @@ fn deadline(
     arrived: Instant,
 ) -> Instant {
     let default = match share.class {
-        CallClass::Read | CallClass::Metrics | CallClass::Agent => agent.deadlines().read,
-        _ => agent.deadlines().change,
+        CallClass::Read | CallClass::Metrics | CallClass::Agent => agent.core.deadlines().read,
+        _ => agent.core.deadlines().change,
     };
     arrived + timeout.unwrap_or(default)
 }
@@ -159,7 +159,7 @@ fn unpermitted(
         CallClass::Batch => what.to_owned(),
         _ => JobName::new(what, share.guest.as_ref()).to_string(),
     };
-    Error::Pool(agent.pool().no_permit(why, share, &what, arrived))
+    Error::Pool(agent.core.pool().no_permit(why, share, &what, arrived))
 }
 
 impl Dispatcher<'_> {
@@ -176,10 +176,10 @@ impl Dispatcher<'_> {
         let (agent, arrived) = (self.agent, call.arrived);
         let permit = call.share(self.by.caller.share()).map(|share| {
             let deadline = deadline(agent, &share, call.timeout, arrived);
-            let permit = agent.pool().permit(&share).map_or_else(
+            let permit = agent.core.pool().permit(&share).map_or_else(
                 || {
                     reached("wait for a permit of the pool");
-                    agent.pool().wait_for_permit(&share, deadline)
+                    agent.core.pool().wait_for_permit(&share, deadline)
                 },
                 Ok,
             );
@@ -191,7 +191,7 @@ impl Dispatcher<'_> {
         loop {
             match started.step(agent, user, &is_gone) {
                 Step::Done(outcome) => return started.end(agent, outcome),
-                Step::Wait(wait) => agent.wait(&wait),
+                Step::Wait(wait) => agent.core.wait(&wait),
             }
         }
     }
@@ -230,7 +230,7 @@ impl Dispatcher<'_> {
         let request = JobCall { params, caller: *self.by.caller };
         let (guest, args) = bound.params_mut().for_job().ok_or(Error::NoGuest)?;
         let name = callee.full_name();
-        current::carry_out(began, || self.agent.add_job(&name, guest, args, request))
+        current::carry_out(began, || self.agent.core.add_job(&name, guest, args, request))
     }
 
     /// Records a call from its start.
@@ -311,7 +311,7 @@ impl InFlightCall {
     /// Counts and records the call, with its error if it failed; returns its target.
     fn end(self, agent: &Libvirt, error: Option<&Error>) -> Target {
         let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
-        agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
+        agent.telemetry.calls().count(service.name(), method, error.is_none(), began.elapsed());
         match what {
             What::Change(call) => call.end(&match error {
                 None => Outcome::Ok,

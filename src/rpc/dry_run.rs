@@ -2,15 +2,15 @@
 
 use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
-use crate::ops::{self, Error, Libvirt, OperationPlan, Problem};
+use crate::ops::{self, Error, Guests, Libvirt, OperationPlan, Problem};
 use crate::rpc::texts::on_old_path;
 
 pub(super) fn create_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
-    either(agent, request, Libvirt::create_guest, Libvirt::plan_create_guest)
+    either(&agent.guests, request, Guests::create_guest, Guests::plan_create_guest)
 }
 
 pub(super) fn delete_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
-    either(agent, request, Libvirt::delete, Libvirt::plan_delete)
+    either(&agent.guests, request, Guests::delete, Guests::plan_delete)
 }
 
 /// Returns whether the request is a dry run: by the member, or by the argument in `args`, which all
@@ -23,16 +23,16 @@ pub(super) fn is_asked(request: &PlanRequest) -> Result<bool, Error> {
 }
 
 fn either(
-    agent: &Libvirt,
+    guests: &Guests,
     request: PlanRequest,
-    carry_out: fn(&Libvirt, GuestRequest) -> Result<GuestResponse, Error>,
-    plan: fn(&Libvirt, GuestRequest) -> Result<OperationPlan, Error>,
+    carry_out: fn(&Guests, GuestRequest) -> Result<GuestResponse, Error>,
+    plan: fn(&Guests, GuestRequest) -> Result<OperationPlan, Error>,
 ) -> Result<PlanResponse, Error> {
     if !is_asked(&request)? {
-        let done = carry_out(agent, request.into())?;
+        let done = carry_out(guests, request.into())?;
         return Ok(PlanResponse { guest: done.guest, plan: None, warnings: done.warnings });
     }
-    let OperationPlan { guest, mut plan, problems } = plan(agent, request.into())?;
+    let OperationPlan { guest, mut plan, problems } = plan(guests, request.into())?;
     plan.problems = problems.iter().map(text).collect();
     Ok(PlanResponse { guest: Some(guest), plan: Some(plan), warnings: Vec::new() })
 }

@@ -29,7 +29,7 @@ impl Workers {
     /// When the system cannot start a thread.
     pub fn start(agent: &Arc<Libvirt>, audit: &Arc<Audit>) -> io::Result<Self> {
         let mut workers = Self { agent: Arc::clone(agent), threads: Vec::new() };
-        for index in 0..agent.jobs().limits().at_once {
+        for index in 0..agent.core.jobs().limits().at_once {
             let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
             let thread = thread::Builder::new().name(format!("job-{index}"));
             let thread = thread.spawn(move || work(&agent, &audit));
@@ -40,7 +40,7 @@ impl Workers {
 
     /// Stops the start of jobs, and refuses new ones.
     pub fn request_stop(&self) {
-        self.agent.jobs().close();
+        self.agent.core.jobs().close();
     }
 
     /// Waits for the running jobs; returns whether all have ended.
@@ -49,7 +49,7 @@ impl Workers {
     /// Up to `deadline`.
     pub fn stop(self, deadline: Instant) -> bool {
         self.request_stop();
-        let ended = self.agent.jobs().wait_for_ends(deadline);
+        let ended = self.agent.core.jobs().wait_for_ends(deadline);
         if ended {
             for thread in self.threads {
                 thread.join().expect("panics of calls are caught");
@@ -61,7 +61,7 @@ impl Workers {
 
 /// Runs one job after the other until the agent stops.
 fn work(agent: &Libvirt, audit: &Arc<Audit>) {
-    while let Some(started) = agent.jobs().next() {
+    while let Some(started) = agent.core.jobs().next() {
         carry_out(agent, audit, &started);
     }
 }
@@ -70,13 +70,13 @@ fn carry_out(agent: &Libvirt, audit: &Arc<Audit>, started: &RunningJob) {
     let caller = started.request.caller;
     let dispatcher =
         Dispatcher { agent, by: CallContext { caller: &caller, audit, inbound: None } };
-    let outcome = match agent.jobs().may_begin(started) {
+    let outcome = match agent.core.jobs().may_begin(started) {
         Ok(()) => {
             started.tracked(|| v2::carry_out_job(dispatcher, callee(&started.method), started))
         }
         Err(error) => v2::failed(&error.into(), started),
     };
-    agent.end_job(started, outcome);
+    agent.core.end_job(started, outcome);
 }
 
 /// Returns the method of a job; `None` if this version no longer has it.

@@ -159,7 +159,7 @@ pub enum Download {
 /// Opens the snapshot that the request in `body` names: a `SnapshotRequest` without an envelope.
 ///
 /// # Blocking
-/// As [`Libvirt::send_snapshot`], where the thread of the request may block.
+/// As [`Images::send_snapshot`](crate::ops::Images::send_snapshot), where the thread of the request may block.
 pub fn download<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     body: &[u8],
@@ -175,9 +175,10 @@ pub fn download<I: Inbound + 'static>(
     let opener = Arc::clone(agent);
     with_permit(agent, Some(share), (None, method), inbound, move |inbound, permit| {
         let began = inbound.arrived();
-        let outcome =
-            permit.and_then(|_permit| current::carry_out(began, || opener.send_snapshot(&request)));
-        opener.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+        let outcome = permit.and_then(|_permit| {
+            current::carry_out(began, || opener.images.send_snapshot(&request))
+        });
+        opener.telemetry.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
         log_read(service, method, &request.target(), false, began, outcome.as_ref().err());
         then(inbound, outcome.map_or_else(|error| refused(&error), Download::Stream));
     });

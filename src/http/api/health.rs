@@ -31,10 +31,10 @@ pub(super) fn is_asked(request: &Request, paths: &[&str]) -> bool {
 ///
 /// Storage does not change the status: a host whose guests bring their own disks needs no store.
 pub(super) fn healthz(agent: &Libvirt) -> Response {
-    let seen = agent.libvirt_seen();
+    let seen = agent.core.libvirt_seen();
     let status = libvirt_status(&seen);
-    let pool_now = agent.pool().snapshot();
-    let (queued, running) = agent.jobs().counts();
+    let pool_now = agent.core.pool().snapshot();
+    let (queued, running) = agent.core.jobs().counts();
     let body = json!({
         "status": status.unwrap_or("ok"),
         "host": process::host_name(),
@@ -44,8 +44,8 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
         "pool": pool(&pool_now),
         "jobs": { "queued": queued, "running": running },
         "journal": {
-            "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>(),
-            "left": agent.left_intents().iter().map(intent).collect::<Vec<_>>(),
+            "open": agent.core.open_intents().iter().map(intent).collect::<Vec<_>>(),
+            "left": agent.core.left_intents().iter().map(intent).collect::<Vec<_>>(),
         },
     });
     answer(&body, status.is_none())
@@ -53,10 +53,10 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
 
 /// Answers `/readyz`: whether the agent accepts a change now. The status is 503, with the reason, if not.
 pub(super) fn readyz(agent: &Libvirt) -> Response {
-    let seen = agent.libvirt_seen();
+    let seen = agent.core.libvirt_seen();
     let unseen = (!seen.tried).then_some("libvirt has not been queried yet");
     let why = libvirt_status(&seen).or(unseen).map(str::to_owned);
-    let why = why.or_else(|| agent.pool().calls_refused().map(|error| error.to_string()));
+    let why = why.or_else(|| agent.core.pool().calls_refused().map(|error| error.to_string()));
     answer(&json!({ "ready": why.is_none(), "why": why }), why.is_none())
 }
 
@@ -89,7 +89,7 @@ fn libvirt(seen: &HealthStatus) -> Value {
 }
 
 fn storage(agent: &Libvirt) -> Value {
-    let Some(seen) = agent.storage_seen() else { return json!({ "usable": null }) };
+    let Some(seen) = agent.core.storage_seen() else { return json!({ "usable": null }) };
     let usage = seen.outcome.as_ref().ok();
     json!({
         "usable": usage.is_some(),

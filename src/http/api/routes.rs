@@ -64,7 +64,7 @@ fn answer(
     responder: &Responder,
 ) -> Response {
     match request.url().as_str() {
-        events::PATH if is_read(request) => events::stream(agent.events(), request),
+        events::PATH if is_read(request) => events::stream(agent.core.events(), request),
         health::HEALTHZ if is_read(request) => health::healthz(agent),
         health::READYZ if is_read(request) => health::readyz(agent),
         scrape::PATH if is_read(request) => {

@@ -56,7 +56,7 @@ pub(crate) fn scrape(
     }
     let format = Format::accepted(request.header("Accept").unwrap_or_default());
     let listeners = listener_stats.iter().map(|(name, stats)| listener(name, stats)).collect();
-    let text = agent.metrics_text(format, listeners);
+    let text = agent.telemetry.metrics_text(format, listeners);
     LAST_BYTES.store(text.len(), Ordering::Relaxed);
     Response::from_data(format.content_type(), text)
 }

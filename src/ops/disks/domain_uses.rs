@@ -17,7 +17,7 @@ use crate::guest::wire::{self, Guest};
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::disks::backing_chain::Chain;
 use crate::ops::disks::volume_owners::{Expected, OtherDomains};
-use crate::ops::{self, Libvirt};
+use crate::ops::{self, Core};
 use crate::os::paths::resolved;
 use crate::pool::{GuestLock, JobName, Lane};
 use crate::storage::{self, InUse, Maker, Volumes};
@@ -351,7 +351,7 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
     Ok(in_use)
 }
 
-impl Libvirt {
+impl Core {
     /// Returns why the sources that a caller names for the guest `id` cannot be its disks, each with its member of the
     /// request: a source may be a volume of the store with another guest's mark, or in use by another domain.
     ///
@@ -426,7 +426,7 @@ impl Libvirt {
     /// Refuses the sources of a caller if one of them cannot be the guest's disk.
     ///
     /// # Errors
-    /// The first error of [`Libvirt::refused_sources`]; as that.
+    /// The first error of [`Core::refused_sources`]; as that.
     ///
     /// # Blocking
     /// Up to `deadline`.

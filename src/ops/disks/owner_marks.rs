@@ -14,7 +14,7 @@ use crate::config::fixed::RECOVERY_LOCK;
 use crate::libvirt::{Connection, XmlKind};
 use crate::ops::disks::volume_owners::guest_of;
 use crate::ops::hypervisor::definition::described;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Core, Error};
 use crate::os::paths::resolved;
 use crate::pool::Lane;
 use crate::sorted::Table;
@@ -22,7 +22,7 @@ use crate::storage::{Maker, StoredVolume, Volumes};
 
 const VERB: &str = "complete the marks of";
 
-impl Libvirt {
+impl Core {
     /// Completes the marks of volumes without a domain's uuid.
     ///
     /// # Errors

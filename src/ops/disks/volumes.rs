@@ -13,7 +13,7 @@ use crate::libvirt::Connection;
 use crate::ops::disks::domain_uses;
 use crate::ops::disks::volume_owners::{Expected, OtherDomains, guest_of};
 use crate::ops::transaction::Transaction;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Session};
 use crate::pool::{GuestLock, Lane};
 use crate::storage::{
     self, AdoptionRule, CreatedVolume, Dataset, Id, InvalidName, Maker, PlannedVolume, PoolName,
@@ -112,7 +112,7 @@ impl GuestVolumeNames {
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Makes the volumes `wanted` for the disks without a source, and fills in their `volume`, `source` and `size`.
     /// Adopts a volume that exists and matches; if the domain `exists`, all of them must exist. Records the others in
     /// `transaction`. Also returns the volumes that belong to no domain yet.

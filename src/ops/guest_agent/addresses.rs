@@ -26,7 +26,7 @@ use crate::sorted::{IntoSorted, OrderBy};
 /// What the agent knows of guest agents and of running guests.
 #[derive(Debug, Default)]
 pub(in crate::ops) struct GuestAgents {
-    pub(in crate::ops) guests: Mutex<Guests>,
+    pub(in crate::ops) guests: Mutex<KnownGuests>,
     /// Whether the metrics include file systems, so that the agent asks guest agents for them.
     pub(super) wants_filesystems: bool,
     /// The guest agents that process a command now: the guest's id and the purpose.
@@ -35,7 +35,7 @@ pub(in crate::ops) struct GuestAgents {
 
 /// What the agent remembers of running guests.
 #[derive(Debug, Default)]
-pub(in crate::ops) struct Guests {
+pub(in crate::ops) struct KnownGuests {
     /// Ordered by guest id; at most [`AGENT_GUESTS`].
     known: Vec<Known>,
     /// When the agent last asked the networks and the kernel.
@@ -163,7 +163,7 @@ impl Known {
     }
 }
 
-impl Guests {
+impl KnownGuests {
     fn place(&self, guest: &str) -> Result<usize, usize> {
         self.known.binary_search_by(|known| known.guest.as_str().cmp(guest))
     }

@@ -21,7 +21,7 @@ use crate::libvirt::{Code, Connection, Domain, Topic};
 use crate::ops::guest_agent::turns::{self, AgentGuard, FROZEN, GuestAgents};
 use crate::ops::requests::{named_guest, respond};
 use crate::ops::transaction::{Abort, Transaction};
-use crate::ops::{AgentUnavailable, Error, Libvirt, Opener, Question};
+use crate::ops::{AgentUnavailable, Error, Guests, Opener, Question};
 use crate::pool::{self, JobName};
 
 /// The transaction of a freeze of a former run of the agent, until its thread takes it.
@@ -383,7 +383,7 @@ fn is_answer(why: &Error) -> bool {
     matches!(why, Error::Libvirt(error) if codes.contains(&error.code)) && !why.connection_lost()
 }
 
-impl Libvirt {
+impl Guests {
     /// Freezes the file systems of a running guest until Thaw, for at most [`FREEZE_TIME`]. `virDomainFSFreeze`.
     ///
     /// The guest agent writes all pending data, and holds back further writes. Meanwhile it gets no other command.
@@ -398,13 +398,13 @@ impl Libvirt {
     /// agent is silent.
     pub fn freeze(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
-        self.opener.health().may_answer()?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        self.core.opener.health().may_answer()?;
         let name = JobName::new("Freeze", guest.id.clone()).of_emulator();
         // Calls that ask the guest agent now end first.
         let permit = match self.freezes.find(&guest.id) {
             Some(_) => return Err(Error::AgentLeftAlone(AgentUnavailable::Frozen)),
-            None => turns::permit(&self.pool, &name, deadline)?,
+            None => turns::permit(&self.core.pool, &name, deadline)?,
         };
         let agent_guard =
             self.agents.agent_guard(&guest.id, FROZEN).map_err(Error::AgentLeftAlone)?;
@@ -426,7 +426,7 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn thaw(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         if let Some(freeze) = self.freezes.find(&guest.id) {
             freeze.wait_thawed(deadline)?;
             return Ok(respond(guest));
@@ -437,7 +437,7 @@ impl Libvirt {
             let agent_guard = agents.agent_guard(&id, "Thaw").map_err(Error::AgentLeftAlone)?;
             agent_guard.command_within(&domain, AGENT_COMMAND, &Domain::thaw)
         });
-        self.ask(question.of_emulator())?;
+        self.core.ask(question.of_emulator())?;
         let message = "no freeze was in force".to_owned();
         Ok(GuestResponse { message, ..respond(guest) })
     }

@@ -13,9 +13,9 @@ use crate::guest::wire::agent::{FileSystem, GuestInfo, OperatingSystem, TimeZone
 use crate::libvirt::{self, Code, Domain, Name, NicAddresses, Source, Topic, Value};
 use crate::ops::guest_agent::turns::{GuestAgents, short};
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt, Question};
+use crate::ops::{Error, Guests, Question};
 
-impl Libvirt {
+impl Guests {
     /// Returns data about the inside of a guest, from its guest agent. If that does not answer, the addresses are those
     /// of the leases of libvirt's networks and of the host's neighbours. `virDomainGetGuestInfo`,
     /// `virDomainInterfaceAddresses`.
@@ -24,16 +24,16 @@ impl Libvirt {
     /// The answer says so, and has the addresses of its last answer with their age.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]. A guest without a guest agent is no error.
+    /// As [`Guests::status`]. A guest without a guest agent is no error.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds if the guest agent is slow or silent,
     /// plus the time of earlier commands to it.
     pub fn guest_info(&self, request: GuestRequest) -> Result<GuestInfo, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
-        let events = Arc::clone(&self.events);
+        let events = Arc::clone(&self.core.events);
         let question = Question::new("GuestInfo", guest.id.clone(), deadline, move |session| {
             session.read(|connection| {
                 let domain = connection.lookup_domain_by_name(&id)?;
@@ -41,7 +41,7 @@ impl Libvirt {
                 Ok(found)
             })
         });
-        let found = self.ask(question.of_emulator())?;
+        let found = self.core.ask(question.of_emulator())?;
         Ok(GuestInfo { guest: Some(guest), ..found })
     }
 }

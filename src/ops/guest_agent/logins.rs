@@ -11,7 +11,7 @@ use crate::guest::wire::{Guest, GuestResponse};
 use crate::libvirt::{self, Domain};
 use crate::ops::base64::base64;
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt, Question};
+use crate::ops::{Error, Guests, Question};
 
 /// The prefixes of password hashes that some crypt(5) supports.
 const HASHES: [&str; 9] = ["$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "$y$", "$gy$"];
@@ -19,7 +19,7 @@ const HASHES: [&str; 9] = ["$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "
 /// A command to a guest agent.
 type Command = Box<dyn Fn(&Domain) -> Result<(), libvirt::Error> + Send>;
 
-impl Libvirt {
+impl Guests {
     /// Sets the password of a user of a running guest, as text or as a hash of crypt(5). `virDomainSetUserPassword`.
     ///
     /// # Errors
@@ -51,10 +51,10 @@ impl Libvirt {
     /// `virDomainAuthorizedSSHKeysSet`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_password`].
+    /// As [`Guests::set_password`].
     ///
     /// # Blocking
-    /// As [`Libvirt::set_password`].
+    /// As [`Guests::set_password`].
     pub fn set_ssh_keys(&self, request: LoginRequest) -> Result<GuestResponse, Error> {
         let LoginRequest { guest, user, password, password_hash, ssh_keys, args } = request;
         check_user(&user)?;
@@ -76,14 +76,14 @@ impl Libvirt {
         command: Command,
     ) -> Result<GuestResponse, Error> {
         let guest = named_guest(guest)?;
-        let deadline = self.read_deadline(args)?;
+        let deadline = self.core.read_deadline(args)?;
         let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
         let question = Question::new(verb, guest.id.clone(), deadline, move |session| {
             let domain = session.domain(&id)?;
             let agent_guard = agents.agent_guard(&id, verb).map_err(Error::AgentLeftAlone)?;
             agent_guard.command(&domain, &*command)
         });
-        self.ask(question.of_emulator())?;
+        self.core.ask(question.of_emulator())?;
         Ok(respond(guest))
     }
 }

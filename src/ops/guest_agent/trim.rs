@@ -6,12 +6,12 @@ use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::libvirt::{Domain, Topic};
 use crate::ops::guest_agent::turns;
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::{JobName, Lane};
 
 const VERB: &str = "Trim";
 
-impl Libvirt {
+impl Guests {
     /// Asks the guest agent of a running guest to report the free blocks of all its file systems to the host, which can
     /// use their space for others: a disk with `discard` shrinks. `virDomainFSTrim`. Meanwhile the guest agent answers
     /// nothing else; GuestInfo reports that.
@@ -25,15 +25,15 @@ impl Libvirt {
     /// the start.
     pub fn trim(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let name = JobName::new(VERB, guest.id.clone()).of_emulator();
         let id = guest.id.clone();
         // Calls that ask the guest agent now end first.
-        let permit = turns::permit(&self.pool, &name, deadline)?;
+        let permit = turns::permit(&self.core.pool, &name, deadline)?;
         let agent_guard = self.agents.agent_guard(&id, VERB).map_err(Error::AgentLeftAlone)?;
         // Later calls to this guest agent get the answer that it is busy, at once.
         drop(permit);
-        self.once(Lane::Control, name, deadline, move |session: &mut Session| {
+        self.core.once(Lane::Control, name, deadline, move |session: &mut Session| {
             let domain = session.domain(&id)?;
             // Without this command, the call would wait for a silent guest agent until the deadline; a failure here
             // also ends further commands for a while. A guest agent that does not report its host name does answer.

@@ -30,12 +30,12 @@ use crate::ops::guests::{machine, screens};
 use crate::ops::networks::{bridges, guest_networks};
 use crate::ops::requests::respond;
 use crate::ops::transaction::Transaction;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::os::random;
 use crate::pool::{GuestLock, Lane};
 use crate::storage::{AdoptionRule, Maker};
 
-impl Libvirt {
+impl Guests {
     /// Defines a guest's networks and domain, and does not start it (contract section 5).
     ///
     /// A request for the same guest again succeeds with the same answer.
@@ -49,18 +49,19 @@ impl Libvirt {
     /// is removed again; it stays if only the journal was late.
     pub fn create_guest(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
-        check_definition_with_networks(&guest, &self.host)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let replaced = complete(&mut guest, request.is_strict, &self.host);
+        check_definition_with_networks(&guest, &self.core.host)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let replaced = complete(&mut guest, request.is_strict, &self.core.host);
         // Without a state directory, ignition and credentials fail before anything is made.
-        self.own_seed_files(&guest, "")?;
+        self.core.own_seed_files(&guest, "")?;
         self.fingerprint_seed(&mut guest, KeyAccess::Make)?;
-        let lock = self.lock_with_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
+        let lock =
+            self.core.lock_with_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
         self.make_guest(&mut guest, replaced, &lock, deadline)
-            .map_err(|cause| self.undone(&asked, cause, &lock))?;
-        self.events.note(&guest.id, EventKind::Created);
-        let warnings = bridges::warnings(&guest, &self.host);
+            .map_err(|cause| self.core.undone(&asked, cause, &lock))?;
+        self.core.events.note(&guest.id, EventKind::Created);
+        let warnings = bridges::warnings(&guest, &self.core.host);
         warnings.iter().for_each(|warning| warn!(guest = guest.id; "{warning}"));
         Ok(GuestResponse { warnings, ..respond(guest) })
     }
@@ -92,13 +93,14 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         self.resolve_cdrom_images("CreateGuest", guest, Some(lock), deadline)?;
-        let mut transaction = Transaction::begin(&self.journal, Verb::CreateGuest, &request);
+        let mut transaction = Transaction::begin(&self.core.journal, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
-        self.check_sources("CreateGuest", &guest.id, handed_in.clone(), lock, deadline)?;
+        self.core.check_sources("CreateGuest", &guest.id, handed_in.clone(), lock, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
             // First of all: the agent must not look at another guest's volumes, let alone adopt them.
-            let (asked, host, replaced) = (request.clone(), self.host.clone(), replaced.clone());
+            let (asked, host, replaced) =
+                (request.clone(), self.core.host.clone(), replaced.clone());
             let look = move |session: &mut Session| {
                 let existing = is_there(session, &asked)?;
                 if existing.is_none() {
@@ -107,7 +109,7 @@ impl Libvirt {
                 }
                 Ok(existing)
             };
-            let exists = self.run_locked("CreateGuest", deadline, lock, look, |_, _| {})?;
+            let exists = self.core.run_locked("CreateGuest", deadline, lock, look, |_, _| {})?;
             if exists.is_some() {
                 // An existing guest keeps its seed, which may be named after a former id.
                 guest.disks.retain(|disk| !disk.is_seed);
@@ -120,28 +122,28 @@ impl Libvirt {
                 }
                 None => AdoptionRule::Unwritten,
             };
-            let mut wanted = self.wanted(guest, &Maker::domain(&uuid), &adoption)?;
+            let mut wanted = self.core.wanted(guest, &Maker::domain(&uuid), &adoption)?;
             let is_there = exists.is_some();
             if !is_there {
                 self.set_seed_content(guest, &uuid, &mut wanted)?;
             }
             if !wanted.is_empty() {
                 (transaction, unclaimed) =
-                    self.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
+                    self.core.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
             }
         }
-        let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
-        let files = self.own_seed_files(guest, &uuid)?;
+        let (made, host, own) = (guest.clone(), self.core.host.clone(), uuid.clone());
+        let files = self.core.own_seed_files(guest, &uuid)?;
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             Ok(make(session, &made, (request, own, replaced, files), &host, transaction)?)
         };
         let (places, transaction) =
-            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
-        self.commit(transaction, lock, deadline)?;
+            self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.core.commit(transaction, lock, deadline)?;
         let maker = Maker::domain(&uuid);
-        self.claim("CreateGuest", unclaimed, maker.clone(), lock, deadline);
+        self.core.claim("CreateGuest", unclaimed, maker.clone(), lock, deadline);
         let handed_in = if places.is_empty() { handed_in } else { Vec::new() };
-        self.claim_sources("CreateGuest", handed_in, &maker, lock, deadline);
+        self.core.claim_sources("CreateGuest", handed_in, &maker, lock, deadline);
         for (disk, place) in guest.disks.iter_mut().zip(places) {
             DiskTarget { device: disk.device, bus: disk.bus } = place;
         }
@@ -154,24 +156,24 @@ impl Libvirt {
     /// So there is nothing to undo, and a repeated call continues from whatever a killed agent left.
     ///
     /// # Errors
-    /// As [`Libvirt::create_guest`]; any error that keeps the emulator from starting.
+    /// As [`Guests::create_guest`]; any error that keeps the emulator from starting.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
-        check_definition(&guest, &self.host)?;
+        check_definition(&guest, &self.core.host)?;
         if let Some(member) = given(&guest).first() {
             let why = format!("{member}: Create makes no seed; call CreateGuest");
             return Err(Error::Invalid(why));
         }
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let handed_in = sources(&guest);
-        let lock = self.lock_with_sources("Create", &guest.id, &handed_in, deadline)?;
+        let lock = self.core.lock_with_sources("Create", &guest.id, &handed_in, deadline)?;
         self.resolve_cdrom_images("Create", &mut guest, Some(&lock), deadline)?;
-        let (made, host) = (guest.clone(), self.host.clone());
-        self.check_sources("Create", &guest.id, handed_in.clone(), &lock, deadline)?;
-        let (events, marks) = (Arc::clone(&self.events), self.status.marks());
+        let (made, host) = (guest.clone(), self.core.host.clone());
+        self.core.check_sources("Create", &guest.id, handed_in.clone(), &lock, deadline)?;
+        let (events, marks) = (Arc::clone(&self.core.events), self.core.status.marks());
         let work = move |session: &mut Session| {
             let (domain, is_new) = match session.find(&made.id)? {
                 Some(domain) => {
@@ -194,15 +196,15 @@ impl Libvirt {
             Ok((uuid, started))
         };
         let late = move |_: &mut Session, _: Result<_, Error>| marks.wake();
-        let outcome = self.run_locked("Create", deadline, &lock, work, late);
+        let outcome = self.core.run_locked("Create", deadline, &lock, work, late);
         let is_lost = outcome.as_ref().is_err_and(Error::is_unreachable);
         if is_lost && !handed_in.is_empty() {
             // The domain may exist.
-            self.status.marks().wake();
+            self.core.status.marks().wake();
         }
         let (uuid, started) = outcome?;
         // Also if the guest does not start: its definition stays.
-        self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &lock, deadline);
+        self.core.claim_sources("Create", handed_in, &Maker::domain(&uuid), &lock, deadline);
         Ok(answer(guest, started?))
     }
 }

@@ -23,11 +23,11 @@ use crate::ops::networks::{guest_networks, nat};
 use crate::ops::recovery::{Leftover, Recovered};
 use crate::ops::requests::respond;
 use crate::ops::transaction::Transaction;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::{GuestLock, Lane};
 use crate::storage::{self, Dataset, Maker, PoolName};
 
-impl Libvirt {
+impl Guests {
     /// Deletes a guest.
     ///
     /// Destroys its domain if it is active, undefines it, removes the networks of the request's NICs that no other
@@ -46,25 +46,25 @@ impl Libvirt {
     /// Delete.
     pub fn delete(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = guest.id.clone();
         // The reconciler, or another caller's Delete, may complete an earlier Delete while this one waits.
-        let is_started = self.journal.has_unfinished(Verb::Delete, &id);
+        let is_started = self.core.journal.has_unfinished(Verb::Delete, &id);
         // Before the guest lock: a method that hangs on this guest's emulator holds the lock, and destroying the domain
         // frees it.
-        let was_there = self.urgent("Delete", &guest.id, deadline, move |session| match session
-            .find(&id)?
-        {
-            Some(domain) => destroy_if_active(&domain).map(|()| true),
-            None => Ok(false),
+        let was_there = self.core.urgent("Delete", &guest.id, deadline, move |session| {
+            match session.find(&id)? {
+                Some(domain) => destroy_if_active(&domain).map(|()| true),
+                None => Ok(false),
+            }
         })?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         let removed = self.remove_guest(&guest, &lock, deadline)?;
         match removed {
             (Some(missing), false) if !was_there && !is_started => Err(missing.into()),
             _ => {
-                screens::forget_console(&guest.id, &self.host);
-                self.events.note(&guest.id, EventKind::Deleted);
+                screens::forget_console(&guest.id, &self.core.host);
+                self.core.events.note(&guest.id, EventKind::Deleted);
                 Ok(respond(guest))
             }
         }
@@ -78,21 +78,21 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
-        let (asked, has_store) = (guest.clone(), self.host.store != Store::None);
-        let (pool, state) = (self.volumes.pool().clone(), self.state_dir());
+        let (asked, has_store) = (guest.clone(), self.core.host.store != Store::None);
+        let (pool, state) = (self.core.volumes.pool().clone(), self.core.state_dir());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let (steps, missing) =
                 leaving_steps(session, &asked, (&pool, has_store), state.as_deref())?;
             transaction.record_if_possible(steps);
             Ok(missing)
         };
-        let transaction = Transaction::begin(&self.journal, Verb::Delete, guest);
+        let transaction = Transaction::begin(&self.core.journal, Verb::Delete, guest);
         let (missing, transaction) =
-            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+            self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
         // The leftovers of earlier calls for this guest, without those of this call.
-        let earlier = self.journal.leftovers_of(lock.guest(), None);
-        let outcome = self.recover(transaction, lock, deadline);
-        let earlier = self.recover_leftovers(earlier, lock, deadline);
+        let earlier = self.core.journal.leftovers_of(lock.guest(), None);
+        let outcome = self.core.recover(transaction, lock, deadline);
+        let earlier = self.core.recover_leftovers(earlier, lock, deadline);
         let Recovered { removed, used, .. } = outcome?;
         let removed = removed || earlier?;
         match used.is_empty() {
@@ -245,6 +245,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, HostConfig, Store};
+    use crate::ops::Libvirt;
 
     #[test]
     fn a_delete_that_ends_while_another_waits_is_done() {
@@ -261,12 +262,15 @@ mod tests {
             let request = GuestRequest { guest: Some(guest.clone()), ..GuestRequest::default() };
             agent.delete(request)
         };
-        let first = agent.journal.begin(Verb::Delete, &guest.id, &guest).unwrap();
-        let lock =
-            agent.pool.lock_guest(&guest.id, Instant::now() + Duration::from_secs(30)).unwrap();
+        let first = agent.core.journal.begin(Verb::Delete, &guest.id, &guest).unwrap();
+        let lock = agent
+            .core
+            .pool
+            .lock_guest(&guest.id, Instant::now() + Duration::from_secs(30))
+            .unwrap();
         thread::scope(|threads| {
             let waiting = threads.spawn(delete);
-            while agent.pool.snapshot().callers.locks_waiting == 0 && !waiting.is_finished() {
+            while agent.core.pool.snapshot().callers.locks_waiting == 0 && !waiting.is_finished() {
                 thread::yield_now();
             }
             first.complete().unwrap();

@@ -13,9 +13,9 @@ use crate::ops::guests::settings::apply_now;
 use crate::ops::hypervisor::definition::described;
 use crate::ops::metadata::Stored;
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Guests};
 
-impl Libvirt {
+impl Guests {
     /// Sets exactly the limits that a request lists for disks and NICs: in the guest's definition, and at once if it
     /// runs. The request names disks by `device`, NICs by `mac`; all others keep their limits.
     /// `virDomainSetBlockIoTune`, `virDomainSetInterfaceParameters`.
@@ -31,21 +31,22 @@ impl Libvirt {
     pub fn set_limits(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         check::check_limits(&guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let (id, asked) = (guest.id.clone(), guest.clone());
         let limits = Arc::clone(&self.limits);
-        let (live, message) = self.change("SetLimits", &guest.id, deadline, move |session| {
-            let domain = persistent(session, &id)?;
-            let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
-            let limit = |affect| devices.iter().try_for_each(|it| it.limit(&domain, affect));
-            limit(AffectFlags::Config)?;
-            Stored::read(&domain)?.change_request(&domain, |stored| note(stored, &asked))?;
-            let applied = apply_now(&domain, &|| Ok(limit(AffectFlags::Live)?))?;
-            if let (true, Ok(xml)) = (applied.0, domain.xml(XmlKind::Live)) {
-                limits.read(&id, &xml);
-            }
-            Ok(applied)
-        })?;
+        let (live, message) =
+            self.core.change("SetLimits", &guest.id, deadline, move |session| {
+                let domain = persistent(session, &id)?;
+                let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
+                let limit = |affect| devices.iter().try_for_each(|it| it.limit(&domain, affect));
+                limit(AffectFlags::Config)?;
+                Stored::read(&domain)?.change_request(&domain, |stored| note(stored, &asked))?;
+                let applied = apply_now(&domain, &|| Ok(limit(AffectFlags::Live)?))?;
+                if let (true, Ok(xml)) = (applied.0, domain.xml(XmlKind::Live)) {
+                    limits.read(&id, &xml);
+                }
+                Ok(applied)
+            })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
 }

@@ -111,7 +111,7 @@ impl HostStart {
     /// # Errors
     /// If the system refuses the thread.
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<()> {
-        let Some(directory) = &agent.state_dir else { return Ok(()) };
+        let Some(directory) = agent.core.state_dir() else { return Ok(()) };
         let file = directory.join(FILE);
         let boot = match fs::read_to_string(BOOT_ID) {
             Ok(boot) => boot.trim().to_owned(),
@@ -150,7 +150,7 @@ impl HostStart {
     /// Starts these guests, or all guests after a new boot.
     fn run(self, pending: Option<Vec<String>>) {
         let is_new = pending.is_none();
-        let seen = self.agent.events().last();
+        let seen = self.agent.core.events().last();
         let Some(mut guests) = self.guests() else { return };
         guests.order_by(&|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
         if is_new {
@@ -163,7 +163,7 @@ impl HostStart {
             guest.order > 0 && is_pending
         });
         while !guests.is_empty() {
-            if self.agent.events().is_closed() {
+            if self.agent.core.events().is_closed() {
                 // The next agent of this boot continues.
                 return;
             }
@@ -182,11 +182,12 @@ impl HostStart {
     fn guests(&self) -> Option<Vec<Scheduled>> {
         let until = Instant::now() + START_LIBVIRT;
         loop {
-            let deadline = Instant::now() + self.agent.deadlines().change;
-            let found = self.agent.read(Lane::Read, "HostStart", "guests", deadline, scheduled);
+            let deadline = Instant::now() + self.agent.core.deadlines().change;
+            let found =
+                self.agent.core.read(Lane::Read, "HostStart", "guests", deadline, scheduled);
             match found {
                 Ok((guests, _)) => return Some(guests),
-                Err(_) if self.agent.events().is_closed() => return None,
+                Err(_) if self.agent.core.events().is_closed() => return None,
                 Err(why) if Instant::now() >= until => {
                     error!("cannot start guests: {why}");
                     self.note(&[]);
@@ -200,7 +201,7 @@ impl HostStart {
 
     /// Starts a guest, unless it has run since the host started, and then pauses for its `start_delay`.
     fn start_guest(&self, guest: &Scheduled, seen: u64) {
-        let events = self.agent.events();
+        let events = self.agent.core.events();
         let page = events.wait(seen, Some(&guest.id), EVENTS_PAGE, Instant::now());
         let has_run = page.events.iter().any(|event| {
             matches!(event.what, EventKind::Lifecycle { state: "started" | "resumed", .. })
@@ -210,7 +211,7 @@ impl HostStart {
         }
         let named = Guest { id: guest.id.clone(), ..Guest::default() };
         let request = GuestRequest { guest: Some(named), ..GuestRequest::default() };
-        match self.agent.run(request) {
+        match self.agent.guests.run(request) {
             Ok(_) => {
                 let (id, order) = (&guest.id, guest.order);
                 info!("started a guest with the host; guest={id:?} start_order={order}");
@@ -222,12 +223,12 @@ impl HostStart {
 
     fn failed(&self, id: &str, why: &str) {
         error!("a guest did not start with the host; guest={id:?}: {why}");
-        self.agent.events().note(id, EventKind::AutostartFailed { error: why.to_owned() });
+        self.agent.core.events().note(id, EventKind::AutostartFailed { error: why.to_owned() });
     }
 
     /// Waits for this time, or until the agent stops.
     fn rest(&self, id: &str, time: Duration) {
-        let (events, until) = (self.agent.events(), Instant::now() + time);
+        let (events, until) = (self.agent.core.events(), Instant::now() + time);
         while Instant::now() < until && !events.is_closed() {
             events.wait(events.last(), Some(id), 1, until);
         }

@@ -14,7 +14,7 @@ use crate::config::fixed::{
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::ShutdownRequest;
 use crate::ops::guests::host_start::{Scheduled, scheduled};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Guests};
 use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
@@ -29,7 +29,7 @@ pub struct Stopped {
     pub left: Vec<String>,
 }
 
-impl Libvirt {
+impl Guests {
     /// Shuts down all running guests that this agent has made, guests of the same `start_order` in parallel. Forces off
     /// each guest that does not shut down within its `stop_timeout`. Guests of other tools stay untouched.
     ///
@@ -42,7 +42,7 @@ impl Libvirt {
     pub fn stop_guests(&self) -> Result<Stopped, Error> {
         let end = Instant::now() + HOST_STOP;
         // The agent forces a guest off only while it receives libvirt's events.
-        self.events.subscription(Instant::now() + SHUTDOWN_LOOK);
+        self.core.events.subscription(Instant::now() + SHUTDOWN_LOOK);
         let mut stopped = Stopped::default();
         for _ in 0..HOST_STOP_ROUNDS {
             let (mut guests, unknown) = self.running()?;
@@ -66,8 +66,8 @@ impl Libvirt {
     /// twice if libvirt does not answer.
     fn running(&self) -> Result<(Vec<Scheduled>, Vec<String>), Error> {
         let ask = || {
-            let deadline = Instant::now() + self.deadlines.change;
-            self.read(Lane::Read, "HostStop", "guests", deadline, scheduled)
+            let deadline = Instant::now() + self.core.deadlines.change;
+            self.core.read(Lane::Read, "HostStop", "guests", deadline, scheduled)
         };
         let (mut guests, unknown) = ask().or_else(|_| ask())?;
         guests.retain(|guest| guest.is_active);

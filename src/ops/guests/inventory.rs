@@ -17,11 +17,11 @@ use crate::ops::guest_agent::turns::GuestAgents;
 use crate::ops::guests::lifecycle::condition;
 use crate::ops::hypervisor::definition::described;
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Guests};
 use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
-impl Libvirt {
+impl Guests {
     /// Returns a page of this host's guests, including those of other tools, ordered by id.
     ///
     /// The call queries no emulator, so a hung one does not matter. Each page shows the moment of its own call. A guest
@@ -34,9 +34,9 @@ impl Libvirt {
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read): two round trips for all guests, one for each guest of
     /// the page, and with a filter for metadata two for each guest that is checked.
     pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         let (wanted, agents) = (Wanted::parse(request)?, Arc::clone(&self.agents));
-        self.read(Lane::Read, "List", "guests", deadline, move |connection| {
+        self.core.read(Lane::Read, "List", "guests", deadline, move |connection| {
             Ok(wanted.page(connection, &agents)?)
         })
     }
@@ -46,15 +46,15 @@ impl Libvirt {
     /// former metadata.
     ///
     /// # Errors
-    /// As [`Libvirt::status`].
+    /// As [`Guests::status`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn describe(&self, request: GuestRequest) -> Result<VirDomain, Error> {
         let id = named_guest(request.guest)?.id;
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         let (name, agents) = (id.clone(), Arc::clone(&self.agents));
-        self.read(Lane::Read, "Describe", &id, deadline, move |connection| {
+        self.core.read(Lane::Read, "Describe", &id, deadline, move |connection| {
             let domain = connection.lookup_domain_by_name(&name)?;
             let mut found = described(&domain, XmlKind::Live)?;
             let condition = condition(&domain)?;

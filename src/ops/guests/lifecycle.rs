@@ -12,13 +12,13 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::guests::start::start;
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt, Question, Session};
+use crate::ops::{Error, Guests, Question, Session};
 use crate::pool::Lane;
 
 /// The action of a method on a domain in a known state.
-type Action = fn(&Domain, State) -> Result<(), libvirt::Error>;
+pub type DomainAction = fn(&Domain, State) -> Result<(), libvirt::Error>;
 
-impl Libvirt {
+impl Guests {
     /// Returns the guest's state, and changes nothing. `virDomainGetState`.
     ///
     /// # Errors
@@ -27,16 +27,16 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn status(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
-        self.ask(self.status_question(request)?)
+        self.core.ask(self.status_question(request)?)
     }
 
-    /// Returns the question of [`Libvirt::status`].
+    /// Returns the question of [`Guests::status`].
     ///
     /// # Errors
     /// [`Error::NoGuest`] without an id; invalid arguments.
     pub fn status_question(&self, request: GuestRequest) -> Result<Question<GuestResponse>, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         Ok(Question::new("Status", guest.id.clone(), deadline, |session| {
             let (state, reason) = session.state(&guest.id)?;
             Ok(answer(guest, Condition::from_codes(state, reason)))
@@ -46,7 +46,7 @@ impl Libvirt {
     /// Reboots the guest's system. `virDomainReboot`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is off cannot be rebooted.
+    /// As [`Guests::status`]; a guest that is off cannot be rebooted.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change); returns after the request, and does not wait for
@@ -55,10 +55,10 @@ impl Libvirt {
         self.domain_wrapper("Reboot", Lane::Control, request, |domain, _| domain.reboot())
     }
 
-    /// Does the same as [`Libvirt::reboot`], under the second name that the original has for it.
+    /// Does the same as [`Guests::reboot`], under the second name that the original has for it.
     ///
     /// # Errors
-    /// As [`Libvirt::reboot`].
+    /// As [`Guests::reboot`].
     pub fn restart(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.reboot(request)
     }
@@ -68,7 +68,7 @@ impl Libvirt {
     /// Waits for no other method of the guest: destroying the domain frees a method that hangs.
     ///
     /// # Errors
-    /// As [`Libvirt::status`].
+    /// As [`Guests::status`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change); 10 s if the emulator hangs.
@@ -83,7 +83,7 @@ impl Libvirt {
     /// start. `virDomainSuspend`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is off cannot be paused.
+    /// As [`Guests::status`]; a guest that is off cannot be paused.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -98,7 +98,7 @@ impl Libvirt {
     /// does not start a guest that is off. `virDomainResume`, `virDomainPMWakeup`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest in any other state.
+    /// As [`Guests::status`]; a guest in any other state.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -114,7 +114,7 @@ impl Libvirt {
     /// reset. A paused guest stays paused. `virDomainReset`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is off cannot be reset.
+    /// As [`Guests::status`]; a guest that is off cannot be reset.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -130,16 +130,16 @@ impl Libvirt {
     /// display on a Unix socket. A port that is in use is no error: libvirt chooses another.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; [`Error::Panicked`]; a disk at a path that is no longer allowed; any error that keeps
+    /// As [`Guests::status`]; [`Error::Panicked`]; a disk at a path that is no longer allowed; any error that keeps
     /// the emulator from starting, with the names of missing disks.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn run(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let (id, host) = (guest.id.clone(), self.host.clone());
-        let (condition, xml) = self.change("Run", &guest.id, deadline, move |session| {
+        let deadline = self.core.change_deadline(&request.args)?;
+        let (id, host) = (guest.id.clone(), self.core.host.clone());
+        let (condition, xml) = self.core.change("Run", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             start_or_resume(session.connection()?, &domain, &host)?;
             Ok((condition(&domain)?, domain.xml(XmlKind::Live)?))
@@ -160,10 +160,10 @@ impl Libvirt {
         verb: &'static str,
         lane: Lane,
         request: GuestRequest,
-        action: Action,
+        action: DomainAction,
     ) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = guest.id.clone();
         let work = move |session: &mut Session| {
             let domain = session.domain(&id)?;
@@ -171,8 +171,8 @@ impl Libvirt {
             Ok(condition(&domain)?)
         };
         let condition = match lane {
-            Lane::Urgent => self.urgent(verb, &guest.id, deadline, work)?,
-            _ => self.change(verb, &guest.id, deadline, work)?,
+            Lane::Urgent => self.core.urgent(verb, &guest.id, deadline, work)?,
+            _ => self.core.change(verb, &guest.id, deadline, work)?,
         };
         Ok(answer(guest, condition))
     }

@@ -17,14 +17,14 @@ use crate::ops::guests::settings::apply_now;
 use crate::ops::hypervisor::definition::{described, unreadable};
 use crate::ops::metadata::Stored;
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt, Session, args};
+use crate::ops::{Error, Guests, Session, args};
 use crate::pool::GuestLock;
 use crate::storage::{self, Id, Volumes};
 
 const INSERT: &str = "InsertMedia";
 const EJECT: &str = "EjectMedia";
 
-impl Libvirt {
+impl Guests {
     /// Inserts a medium into a guest's CD-ROM in place of the present one: in the guest's definition, and at once if it
     /// runs. The request's disk names the `image` or the `source`, and the `device` of the CD-ROM; a guest with only
     /// one CD-ROM needs no `device`. `virDomainUpdateDeviceFlags`.
@@ -45,13 +45,13 @@ impl Libvirt {
         self.change_medium(INSERT, request, disk)
     }
 
-    /// Ejects the medium of a guest's CD-ROM; succeeds if it is empty. Otherwise as [`Libvirt::insert_media`].
+    /// Ejects the medium of a guest's CD-ROM; succeeds if it is empty. Otherwise as [`Guests::insert_media`].
     ///
     /// # Errors
-    /// As [`Libvirt::insert_media`].
+    /// As [`Guests::insert_media`].
     ///
     /// # Blocking
-    /// As [`Libvirt::insert_media`].
+    /// As [`Guests::insert_media`].
     pub fn eject_media(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
         let device = request.disk.clone().unwrap_or_default().device;
         self.change_medium(EJECT, request, GuestDisk { device, ..GuestDisk::default() })
@@ -72,11 +72,11 @@ impl Libvirt {
             return Err(Error::Invalid(why));
         }
         let is_forced = args::may_lose(&request.args)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         let asked = disk.clone();
         self.insert_image(verb, &mut disk, (&guest.id, "disk"), Some(&lock), deadline)?;
-        let (id, host) = (guest.id.clone(), self.host.clone());
+        let (id, host) = (guest.id.clone(), self.core.host.clone());
         let work = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
             let device = cdrom(&domain, &disk)?;
@@ -86,7 +86,7 @@ impl Libvirt {
                 .change_request(&domain, |stored| note(stored, &device, &asked))?;
             apply_now(&domain, &|| put(&domain, &device, &medium, AffectFlags::Live, is_forced))
         };
-        let (live, message) = self.run_locked(verb, deadline, &lock, work, |_, _| {})?;
+        let (live, message) = self.core.run_locked(verb, deadline, &lock, work, |_, _| {})?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
 
@@ -115,7 +115,7 @@ impl Libvirt {
     /// Sets the source of one disk of the guest with this id, which errors call `place`.
     ///
     /// # Errors
-    /// As [`Libvirt::resolve_cdrom_images`].
+    /// As [`Guests::resolve_cdrom_images`].
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -135,7 +135,7 @@ impl Libvirt {
             let image = volumes.image(&id, deadline)?;
             volumes.volume(&image.volume, deadline)
         };
-        let found = self.on_storage(verb, guest, lock, deadline, find);
+        let found = self.core.on_storage(verb, guest, lock, deadline, find);
         let volume = found.map_err(|cause| of_image(place, disk, cause))?;
         disk.source = volume.device.to_string_lossy().into_owned();
         Ok(())

@@ -16,14 +16,14 @@ use crate::ops::images::store::guest_with_disks;
 use crate::ops::metadata::Stored;
 use crate::ops::requests::respond;
 use crate::ops::transaction::Transaction;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Guests, Session};
 use crate::os::paths::resolved;
 use crate::pool::{GuestLock, Lane};
 use crate::storage::{self, StoredVolume, Volumes};
 
 const VERB: &str = "ResizeDisk";
 
-impl Libvirt {
+impl Guests {
     /// Grows the volumes of a guest's disks to the `size` of each disk of the request, and resizes the disks of a
     /// running guest.
     ///
@@ -41,8 +41,8 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn resize_disk(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
 
         let id = guest.id.clone();
         let look = move |session: &mut Session| {
@@ -51,27 +51,29 @@ impl Libvirt {
             let domain = described(&domain, XmlKind::Live)?;
             Ok((domain, uses_of_others(session.connection()?, &id)?))
         };
-        let (domain, others) = self.run_locked(VERB, deadline, &lock, look, |_, _| {})?;
+        let (domain, others) = self.core.run_locked(VERB, deadline, &lock, look, |_, _| {})?;
 
         let wanted = guest.disks.clone();
-        let volumes = Arc::clone(&self.volumes);
-        let transaction = Transaction::begin(&self.journal, Verb::ResizeDisk, &guest);
+        let volumes = Arc::clone(&self.core.volumes);
+        let transaction = Transaction::begin(&self.core.journal, Verb::ResizeDisk, &guest);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             let found = find_all(&*volumes, &wanted, &domain, &others, deadline)?;
             let grown = grow(&*volumes, found, transaction, deadline);
             Ok(grown)
         };
         let (grown, transaction) =
-            self.run_steps(Lane::Storage, transaction, &lock, deadline, work)?;
+            self.core.run_steps(Lane::Storage, transaction, &lock, deadline, work)?;
         // Also if a later disk does not grow: the running guest gets the sizes of the others.
-        let reported = self.recover(transaction, &lock, deadline);
+        let reported = self.core.recover(transaction, &lock, deadline);
         for (disk, volume) in guest.disks.iter_mut().zip(grown?) {
             disk.size_mib = volume.size_mib();
         }
         reported?;
         Ok(respond(guest))
     }
+}
 
+impl Core {
     /// Updates the definition and the running guest to the present sizes of the guest's volumes: the rest of a
     /// ResizeDisk. Grows no volume.
     ///

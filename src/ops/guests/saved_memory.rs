@@ -20,14 +20,14 @@ use std::time::Instant;
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::libvirt::{Code, Domain};
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Guests, Session};
 use crate::pool::GuestLock;
 
 /// The message of a setting's answer for a guest with saved memory.
 pub(super) const COMES_LATER: &str = "the guest has saved memory, and its next start restores the \
     former settings; call Run and Poweroff, or DiscardSaved, to apply this change";
 
-impl Libvirt {
+impl Guests {
     /// Removes a guest's saved memory, so that its next start boots; succeeds without any.
     /// `virDomainManagedSaveRemove`.
     ///
@@ -38,9 +38,9 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn discard_saved(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = guest.id.clone();
-        self.change("DiscardSaved", &guest.id, deadline, move |session| {
+        self.core.change("DiscardSaved", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             if is_saved(&domain)? {
                 domain.remove_managed_save()?;
@@ -49,7 +49,9 @@ impl Libvirt {
         })?;
         Ok(respond(guest))
     }
+}
 
+impl Core {
     /// Refuses a guest with saved memory; the guest need not exist.
     ///
     /// # Errors

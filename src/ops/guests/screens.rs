@@ -16,42 +16,45 @@ use crate::libvirt::{Screen, XmlKind};
 use crate::ops::base64::base64;
 use crate::ops::hypervisor::definition::described;
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt, Question};
+use crate::ops::{Error, Guests, Question};
 use crate::os::files;
 use crate::pool::Lane;
 
-impl Libvirt {
+impl Guests {
     /// Returns the last [`CONSOLE_BYTES`] that the guest wrote to its serial console, over all its
     /// starts, from the log of libvirt's virtlogd. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest whose definition has no such log, such as a guest of another
+    /// As [`Guests::status`]; a guest whose definition has no such log, such as a guest of another
     /// tool; an unreadable log.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read). Queries no emulator.
     pub fn console(&self, request: GuestRequest) -> Result<ConsoleResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.read_deadline(&request.args)?;
-        let (id, own) = (guest.id.clone(), console_log(&guest.id, &self.host));
-        let console = self.read(Lane::Read, "Console", &guest.id, deadline, move |connection| {
-            let domain = connection.lookup_domain_by_name(&id)?;
-            let log = described(&domain, XmlKind::Live)?.devices.console_log;
-            if log.is_empty() {
-                let why =
-                    format!("cannot read the console of {id}: its definition has no console log");
-                return Err(Error::Invalid(why));
-            }
-            if is_console_log(&log) && own.as_ref() != Some(&log) {
-                let why = format!(
-                    "cannot read the console of {id}: until the next Run its log is {log} of \
+        let deadline = self.core.read_deadline(&request.args)?;
+        let (id, own) = (guest.id.clone(), console_log(&guest.id, &self.core.host));
+        let console =
+            self.core.read(Lane::Read, "Console", &guest.id, deadline, move |connection| {
+                let domain = connection.lookup_domain_by_name(&id)?;
+                let log = described(&domain, XmlKind::Live)?.devices.console_log;
+                if log.is_empty() {
+                    let why = format!(
+                        "cannot read the console of {id}: its definition has no console log"
+                    );
+                    return Err(Error::Invalid(why));
+                }
+                if is_console_log(&log) && own.as_ref() != Some(&log) {
+                    let why = format!(
+                        "cannot read the console of {id}: until the next Run its log is {log} of \
                      another guest"
-                );
-                return Err(Error::Invalid(why));
-            }
-            tail(&log)
-                .map_err(|error| Error::Invalid(format!("cannot read console log {log}: {error}")))
-        })?;
+                    );
+                    return Err(Error::Invalid(why));
+                }
+                tail(&log).map_err(|error| {
+                    Error::Invalid(format!("cannot read console log {log}: {error}"))
+                })
+            })?;
         let console = String::from_utf8_lossy(&console).into_owned();
         Ok(ConsoleResponse { guest: Some(guest), console })
     }
@@ -59,14 +62,14 @@ impl Libvirt {
     /// Returns the guest's first screen as PNG. `virDomainScreenshot`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is off or has no screen, such as a guest without `vnc`;
+    /// As [`Guests::status`]; a guest that is off or has no screen, such as a guest without `vnc`;
     /// a screen of more than [`SCREEN_BYTES`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn screenshot(&self, request: GuestRequest) -> Result<ScreenshotResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         let id = guest.id.clone();
         let question = Question::new("Screenshot", guest.id.clone(), deadline, move |session| {
             session.read(|connection| {
@@ -74,7 +77,7 @@ impl Libvirt {
                 Ok(connection.screenshot(&domain, SCREEN_BYTES)?)
             })
         });
-        let screen = self.ask(question.of_emulator())?;
+        let screen = self.core.ask(question.of_emulator())?;
         let png = picture(screen).map_err(|why| {
             Error::Invalid(format!("cannot capture the screen of {}: {why}", guest.id))
         })?;

@@ -23,7 +23,7 @@ use crate::ops::guests::seed_files::{SeedFiles, at};
 use crate::ops::hypervisor::definition::unreadable;
 use crate::ops::metadata::Stored;
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt, Session, args};
+use crate::ops::{Core, Error, Guests, Session, args};
 use crate::os::{files as os_files, own, random};
 use crate::pool::GuestLock;
 use crate::storage::{
@@ -137,7 +137,7 @@ pub(in crate::ops) fn unsaid(guest: &Guest) -> Option<Error> {
     is_unsaid.then(|| Error::Invalid(why.to_owned()))
 }
 
-impl Libvirt {
+impl Guests {
     /// Fills in the fingerprint of a guest's seed. The `seed` of a request counts only without the seed itself: then
     /// the request is a guest from a former answer.
     ///
@@ -153,34 +153,9 @@ impl Libvirt {
             (None, Some(of_files)) => of_files,
             (None, None) => return Ok(()),
         };
-        let made = self.seed_key.fingerprint(&text, may);
+        let made = self.core.seed_key.fingerprint(&text, may);
         guest.seed = kind.to_owned() + &made.map_err(Error::Seed)?;
         Ok(())
-    }
-
-    /// Returns the state directory of the agent, if it has one.
-    pub(in crate::ops) fn state_dir(&self) -> Option<PathBuf> {
-        self.seed_key.directory.clone()
-    }
-
-    /// Returns the files of the seed of the domain with this uuid.
-    ///
-    /// # Errors
-    /// As [`SeedFiles::new`].
-    pub(in crate::ops) fn seed_files(&self, uuid: &str) -> Result<SeedFiles, Error> {
-        SeedFiles::new(self.seed_key.directory.as_deref(), uuid)
-    }
-
-    /// Returns the files of a guest's seed, if it has ignition or credentials.
-    ///
-    /// # Errors
-    /// As [`SeedFiles::new`].
-    pub(in crate::ops) fn own_seed_files(
-        &self,
-        guest: &Guest,
-        uuid: &str,
-    ) -> Result<Option<SeedFiles>, Error> {
-        canonical(guest).map(|_| self.seed_files(uuid)).transpose()
     }
 
     /// Replaces the seed of a guest that is off. cloud-init reads it at the guest's next boot; if the request's
@@ -214,9 +189,9 @@ impl Libvirt {
         if !refused.is_empty() {
             return Err(Error::Invalid(refused.to_owned()));
         }
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         self.fingerprint_seed(&mut guest, KeyAccess::Make)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         match guest.cloud_init.clone() {
             Some(cloud_init) => self.set_disk(&guest, cloud_init, is_new, &lock, deadline)?,
             None => self.set_files(&guest, &lock, deadline)?,
@@ -226,7 +201,7 @@ impl Libvirt {
 
     /// Runs SetSeed for files. After an error the guest has some of the new files and some of the old.
     fn set_files(&self, guest: &Guest, lock: &GuestLock, deadline: Instant) -> Result<(), Error> {
-        let (asked, state) = (guest.clone(), self.state_dir());
+        let (asked, state) = (guest.clone(), self.core.state_dir());
         let set = move |session: &mut Session| {
             let domain = persistent(session, &asked.id)?;
             not_saved(&domain)?;
@@ -258,7 +233,7 @@ impl Libvirt {
 
     /// Runs a libvirt job of SetSeed.
     fn set_seed_by(&self, work: Work, lock: &GuestLock, deadline: Instant) -> Result<(), Error> {
-        self.run_locked("SetSeed", deadline, lock, work, |_, _| {})
+        self.core.run_locked("SetSeed", deadline, lock, work, |_, _| {})
     }
 
     /// Runs SetSeed for a disk of cloud-init.
@@ -270,7 +245,7 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let (id, pool) = (guest.id.clone(), self.volumes.pool().clone());
+        let (id, pool) = (guest.id.clone(), self.core.volumes.pool().clone());
         let find = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
             not_saved(&domain)?;
@@ -294,7 +269,7 @@ impl Libvirt {
             Ok((volume, uuid, instance, Content::new(disk)))
         };
         let (volume, uuid, instance, content) =
-            self.run_locked("SetSeed", deadline, lock, find, |_, _| {})?;
+            self.core.run_locked("SetSeed", deadline, lock, find, |_, _| {})?;
         self.remake_seed(volume, &uuid, content, lock, deadline)?;
         // Last: until then CreateGuest refuses the new seed as another guest's, and this call can be repeated.
         let (id, seed) = (guest.id.clone(), guest.seed.clone());
@@ -320,12 +295,12 @@ impl Libvirt {
     ) -> Result<(), Error> {
         let maker = Maker::domain(uuid);
         let owner = guest_of(&volume).and_then(|id| Id::parse(id).ok());
-        let in_use = self.others("SetSeed", lock.guest(), deadline)?.in_use;
+        let in_use = self.core.others("SetSeed", lock.guest(), deadline)?.in_use;
         let wanted = VolumeSpec {
             volume: volume.clone(),
             image: None,
             size_mib: SEED_MIB,
-            space: self.space(),
+            space: self.core.space(),
             owner: owner.clone(),
             maker: Some(maker.clone()),
             // A volume that was not destroyed belongs to somebody else.
@@ -338,12 +313,12 @@ impl Libvirt {
             volumes.take_back(&[made], &in_use, deadline)?.complete()?;
             volumes.provision(&wanted, deadline)
         };
-        self.on_storage("SetSeed", lock.guest(), Some(lock), deadline, remake).map(drop)
+        self.core.on_storage("SetSeed", lock.guest(), Some(lock), deadline, remake).map(drop)
     }
 
     /// Adds the disk of the seed to a guest that has a seed.
     pub(in crate::ops) fn add_seed(&self, guest: &mut Guest) {
-        let is_modern = profile::of(guest, self.host.profile) == Profile::Modern;
+        let is_modern = profile::of(guest, self.core.host.profile) == Profile::Modern;
         guest.disks.extend(seed::disk(guest, is_modern));
     }
 
@@ -364,6 +339,33 @@ impl Libvirt {
         let disk = cloud_init.disk(guest, uuid).map_err(does_not_fit)?;
         last.content = Some(Content::new(disk));
         Ok(())
+    }
+}
+
+impl Core {
+    /// Returns the state directory of the agent, if it has one.
+    pub(in crate::ops) fn state_dir(&self) -> Option<PathBuf> {
+        self.seed_key.directory.clone()
+    }
+
+    /// Returns the files of the seed of the domain with this uuid.
+    ///
+    /// # Errors
+    /// As [`SeedFiles::new`].
+    pub(in crate::ops) fn seed_files(&self, uuid: &str) -> Result<SeedFiles, Error> {
+        SeedFiles::new(self.seed_key.directory.as_deref(), uuid)
+    }
+
+    /// Returns the files of a guest's seed, if it has ignition or credentials.
+    ///
+    /// # Errors
+    /// As [`SeedFiles::new`].
+    pub(in crate::ops) fn own_seed_files(
+        &self,
+        guest: &Guest,
+        uuid: &str,
+    ) -> Result<Option<SeedFiles>, Error> {
+        canonical(guest).map(|_| self.seed_files(uuid)).transpose()
     }
 }
 

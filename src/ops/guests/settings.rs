@@ -18,7 +18,7 @@ use crate::ops::guests::saved_memory::why_off;
 use crate::ops::hypervisor::definition::{described, unreadable};
 use crate::ops::metadata::Stored;
 use crate::ops::requests::{named_guest, respond};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Guests};
 
 /// Sets an amount in the definition or in the running domain.
 type Set = fn(&Connection, &Domain, u64, AffectFlags) -> Result<(), Error>;
@@ -26,7 +26,7 @@ type Set = fn(&Connection, &Domain, u64, AffectFlags) -> Result<(), Error>;
 /// Returns the maximum of a guest if a lower amount must not lower it.
 type Maximum = fn(&VirDomain) -> Option<u64>;
 
-impl Libvirt {
+impl Guests {
     /// Replaces the metadata of a guest by the request's, whether it runs or not. Keys that the request omits are
     /// removed.
     ///
@@ -39,9 +39,9 @@ impl Libvirt {
     pub fn set_metadata(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
         check_metadata(&guest.metadata)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let (id, metadata) = (guest.id.clone(), guest.metadata.clone());
-        self.change("SetMetadata", &guest.id, deadline, move |session| {
+        self.core.change("SetMetadata", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             let element = Metadata::user_element(&metadata);
             let mut stored = Stored::read(&domain)?;
@@ -60,7 +60,7 @@ impl Libvirt {
     /// checks of Run on the guest's disks do not apply. `virDomainSetAutostart`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_metadata`]; a request without `autostart`.
+    /// As [`Guests::set_metadata`]; a request without `autostart`.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -68,9 +68,9 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let missing = || Error::Invalid("autostart is missing; set it to true or false".to_owned());
         let autostart = request.autostart.ok_or_else(missing)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = guest.id.clone();
-        self.change("SetAutostart", &guest.id, deadline, move |session| {
+        self.core.change("SetAutostart", &guest.id, deadline, move |session| {
             Ok(session.domain(&id)?.set_autostart(autostart)?)
         })?;
         Ok(AutostartResponse { guest: Some(guest), autostart })
@@ -81,7 +81,7 @@ impl Libvirt {
     /// and `virDomainUpdateDeviceFlags`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_metadata`]; no memory. A running guest that cannot have the memory is no error: the answer
+    /// As [`Guests::set_metadata`]; no memory. A running guest that cannot have the memory is no error: the answer
     /// reports it.
     ///
     /// # Blocking
@@ -106,7 +106,7 @@ impl Libvirt {
     /// runs, if libvirt can plug and unplug them. `virDomainSetVcpusFlags`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_memory`].
+    /// As [`Guests::set_memory`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -131,9 +131,9 @@ impl Libvirt {
         if amount == 0 {
             return Err(Error::Invalid(format!("{member} is missing or 0")));
         }
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = guest.id.clone();
-        let (live, message) = self.change(verb, &guest.id, deadline, move |session| {
+        let (live, message) = self.core.change(verb, &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             // The maximum stays, unless the amount is above it.
             let keeps_maximum = maximum(&described(&domain, XmlKind::Inactive)?);

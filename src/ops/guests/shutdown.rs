@@ -18,22 +18,23 @@ use crate::guest::state::{Condition, State};
 use crate::guest::wire::verbs::ShutdownRequest;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{Code, Domain, Topic};
+use crate::ops::guest_agent::turns::GuestAgents;
 use crate::ops::guests::lifecycle::{answer, condition, destroy};
 use crate::ops::requests::named_guest;
 use crate::ops::waiting_calls::{Step, Steps, Wait};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Guests, Session};
 use crate::pool::{JobName, Lane};
 
 const VERB: &str = "Shutdown";
 
-impl Libvirt {
+impl Guests {
     /// Asks the guest's system to power off; succeeds if the guest is off already. `virDomainShutdownFlags`.
     ///
     /// Without `wait` and `force_after` the call returns the state right after the request, and callers poll Status.
     /// With one of them it returns when the guest is off.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; [`Error::Invalid`] for invalid times; [`Error::StillRuns`] if the guest does not go off
+    /// As [`Guests::status`]; [`Error::Invalid`] for invalid times; [`Error::StillRuns`] if the guest does not go off
     /// in time, the agent stops, or `is_gone` reports that the caller has disconnected.
     ///
     /// # Blocking
@@ -44,13 +45,13 @@ impl Libvirt {
         request: ShutdownRequest,
         is_gone: &dyn Fn() -> bool,
     ) -> Result<GuestResponse, Error> {
-        self.take_steps(self.begin_shutdown(request)?, is_gone)
+        self.core.take_steps(self.begin_shutdown(request)?, is_gone)
     }
 
     /// Returns the same call in steps.
     ///
     /// # Errors
-    /// As [`Libvirt::shutdown`].
+    /// As [`Guests::shutdown`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change). Each step takes up to [`SHUTDOWN_ASK`]; the step
@@ -73,22 +74,25 @@ impl Libvirt {
         };
         let guest = named_guest(guest)?;
         // Before the lookup of the run, so that no later change of libvirt is missed.
-        let subscription = self.events.subscription(Instant::now() + SHUTDOWN_LOOK);
-        let deadline = self.read_deadline(&args)?;
-        Ok(match self.run_of(&guest.id, deadline)? {
+        let subscription = self.core.events.subscription(Instant::now() + SHUTDOWN_LOOK);
+        let deadline = self.core.read_deadline(&args)?;
+        Ok(match run_of(&self.core, &guest.id, deadline)? {
             (None, condition) => Ended::boxed(answer(guest, condition)),
-            (Some(run), _) => Box::new(Waiting::new(guest, run, subscription, schedule)),
+            (Some(run), _) => {
+                let agents = Arc::clone(&self.agents);
+                Box::new(Waiting::new(agents, guest, run, subscription, schedule))
+            }
         })
     }
+}
 
-    /// Returns the present run of this guest, if it runs, and its condition.
-    fn run_of(&self, id: &str, deadline: Instant) -> Result<(Option<Run>, Condition), Error> {
-        let name = id.to_owned();
-        self.read(Lane::Read, VERB, id, deadline, move |connection| {
-            let domain = connection.lookup_domain_by_name(&name)?;
-            Ok((Run::of(&domain)?, condition(&domain)?))
-        })
-    }
+/// Returns the present run of this guest, if it runs, and its condition.
+fn run_of(core: &Core, id: &str, deadline: Instant) -> Result<(Option<Run>, Condition), Error> {
+    let name = id.to_owned();
+    core.read(Lane::Read, VERB, id, deadline, move |connection| {
+        let domain = connection.lookup_domain_by_name(&name)?;
+        Ok((Run::of(&domain)?, condition(&domain)?))
+    })
 }
 
 /// A guest from its start to its end. libvirt reuses no number while libvirtd runs.
@@ -108,6 +112,7 @@ impl Run {
 
 /// A call that waits until the guest is off.
 struct Waiting {
+    agents: Arc<GuestAgents>,
     guest: Guest,
     run: Run,
     /// [`Events::subscription`](crate::events::Events::subscription) before the lookup of the run.
@@ -122,11 +127,11 @@ struct Waiting {
 }
 
 impl Steps<GuestResponse> for Waiting {
-    fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<GuestResponse> {
-        match self.act(agent, is_gone) {
+    fn step(&mut self, core: &Core, is_gone: &dyn Fn() -> bool) -> Step<GuestResponse> {
+        match self.act(core, is_gone) {
             Some(outcome) => Step::Done(outcome),
             None => Step::Wait(Wait {
-                after: agent.events.last(),
+                after: core.events.last(),
                 guest: Some(self.guest.id.clone()),
                 until: self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK),
                 // A pause, because a guest can cause events without limit.
@@ -137,8 +142,15 @@ impl Steps<GuestResponse> for Waiting {
 }
 
 impl Waiting {
-    fn new(guest: Guest, run: Run, subscription: Option<u64>, schedule: Schedule) -> Self {
+    fn new(
+        agents: Arc<GuestAgents>,
+        guest: Guest,
+        run: Run,
+        subscription: Option<u64>,
+        schedule: Schedule,
+    ) -> Self {
         Self {
+            agents,
             guest,
             run,
             subscription,
@@ -152,19 +164,19 @@ impl Waiting {
     /// Runs the step that is due; returns the outcome if the call ends.
     fn act(
         &mut self,
-        agent: &Libvirt,
+        core: &Core,
         is_gone: &dyn Fn() -> bool,
     ) -> Option<Result<GuestResponse, Error>> {
         // First: a caller that has disconnected must cause no further change.
-        if let Some(reason) = is_over(agent, is_gone) {
+        if let Some(reason) = is_over(core, is_gone) {
             return Some(Err(self.still_runs(reason)));
         }
         let due = self.schedule.due(Instant::now());
         match due {
-            Due::Ask { is_first } => match self.ask(agent) {
+            Due::Ask { is_first } => match self.ask(core) {
                 // The call would fail anyway.
                 Err(error) if is_first && !self.schedule.forces() && !error.is_late() => {
-                    return Some(match self.look(agent) {
+                    return Some(match self.look(core) {
                         Some(condition) => Ok(self.off(condition)),
                         None => Err(error),
                     });
@@ -178,14 +190,14 @@ impl Waiting {
                     self.why = asked.err().map(|error| error.to_string()).unwrap_or_default();
                 }
             },
-            Due::Force => match self.force(agent) {
+            Due::Force => match self.force(core) {
                 Ok(()) => {}
                 Err(error) => self.why = error.to_string(),
             },
             Due::Nothing | Due::End => {}
         }
-        self.ask_agent(agent);
-        match self.look(agent) {
+        self.ask_agent(core);
+        match self.look(core) {
             Some(condition) => Some(Ok(self.off(condition))),
             None => (due == Due::End).then(|| Err(self.still_runs(&self.why))),
         }
@@ -205,9 +217,9 @@ impl Waiting {
 
     /// Returns the condition of the guest if this run has ended. A run counts as not ended if libvirt does not answer
     /// in time.
-    fn look(&self, agent: &Libvirt) -> Option<Condition> {
+    fn look(&self, core: &Core) -> Option<Condition> {
         let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK).max(soon());
-        match agent.run_of(&self.guest.id, until) {
+        match run_of(core, &self.guest.id, until) {
             Ok((Some(run), _)) if run == self.run => None,
             Ok((_, condition)) => Some(condition),
             // A transient domain no longer exists after its run.
@@ -228,9 +240,9 @@ impl Waiting {
     ///
     /// # Errors
     /// Errors of libvirt.
-    fn ask(&self, agent: &Libvirt) -> Result<(), Error> {
+    fn ask(&self, core: &Core) -> Result<(), Error> {
         let (id, run) = (self.guest.id.clone(), self.run.clone());
-        agent.change(VERB, &self.guest.id, self.ask_until(), move |session| {
+        core.change(VERB, &self.guest.id, self.ask_until(), move |session| {
             match its_domain(session, &id, &run)? {
                 Some(domain) => Ok(domain.shutdown()?),
                 None => Ok(()),
@@ -244,20 +256,20 @@ impl Waiting {
     }
 
     /// Asks the guest agent once, as soon as its turn is free. Only its success matters.
-    fn ask_agent(&mut self, agent: &Libvirt) {
+    fn ask_agent(&mut self, core: &Core) {
         if !self.wants_agent {
             return;
         }
         // libvirt may wait up to 60 s for a guest agent that answers and then does not obey.
         let Ok(agent_guard) =
-            agent.agents.limited_agent_guard(&self.guest.id, VERB, SHUTDOWN_AGENTS)
+            self.agents.limited_agent_guard(&self.guest.id, VERB, SHUTDOWN_AGENTS)
         else {
             return;
         };
         self.wants_agent = false;
         let (id, run, until) = (self.guest.id.clone(), self.run.clone(), self.ask_until());
         let name = JobName::new(VERB, id.clone()).of_emulator();
-        let asked = agent.once(Lane::Control, name, until, move |session: &mut Session| {
+        let asked = core.once(Lane::Control, name, until, move |session: &mut Session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             agent_guard.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
             agent_guard.command(&domain, &Domain::shutdown_by_agent)
@@ -271,9 +283,9 @@ impl Waiting {
     ///
     /// # Errors
     /// Errors of libvirt; [`Error::Invalid`] if the present run may be another one.
-    fn force(&self, agent: &Libvirt) -> Result<(), Error> {
+    fn force(&self, core: &Core) -> Result<(), Error> {
         if self.subscription.is_none()
-            || agent.events.subscription(Instant::now()) != self.subscription
+            || core.events.subscription(Instant::now()) != self.subscription
         {
             let why = "libvirt was away meanwhile, so this may be another run of the guest";
             return Err(Error::Invalid(why.to_owned()));
@@ -282,7 +294,7 @@ impl Waiting {
         let has_forced = Arc::clone(&self.has_forced);
         // An emulator that does not react is killed after some 10 s.
         let until = self.schedule.end.max(soon());
-        agent.urgent(VERB, &self.guest.id, until, move |session| {
+        core.urgent(VERB, &self.guest.id, until, move |session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             info!("forcing a guest off that did not shut down; guest={id:?}");
             // Before the call: libvirt ends the guest before it answers, and another thread checks the guest meanwhile.
@@ -295,8 +307,8 @@ impl Waiting {
 }
 
 /// Returns why the wait must end, if so.
-fn is_over(agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
-    match agent.events.is_closed() {
+fn is_over(core: &Core, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
+    match core.events.is_closed() {
         true => Some("the agent is stopping"),
         false => is_gone().then_some("the caller has disconnected"),
     }
@@ -312,7 +324,7 @@ impl Ended {
 }
 
 impl Steps<GuestResponse> for Ended {
-    fn step(&mut self, _: &Libvirt, _: &dyn Fn() -> bool) -> Step<GuestResponse> {
+    fn step(&mut self, _: &Core, _: &dyn Fn() -> bool) -> Step<GuestResponse> {
         Step::Done(Ok(self.0.take().unwrap_or_default()))
     }
 }

@@ -15,12 +15,12 @@ use crate::ops::guests::machine;
 use crate::ops::guests::saved_memory::not_saved;
 use crate::ops::hypervisor::definition::unreadable;
 use crate::ops::requests::named_guest;
-use crate::ops::{Error, Libvirt, args};
+use crate::ops::{Error, Guests, args};
 
 /// The message of the answer for a running guest.
 const NEXT_START: &str = "saved for the next start";
 
-impl Libvirt {
+impl Guests {
     /// Changes the machine in the definition of a guest, including a guest of another tool, to the request's members
     /// ([`update::MEMBERS`]). The change applies at the next start; Describe shows it as `pending`. The rest of the
     /// definition stays, and the same call again changes nothing. `virDomainDefineXML`.
@@ -39,9 +39,9 @@ impl Libvirt {
             return Err(Error::Invalid(format!("nothing to update; set one of {members}")));
         }
         let may_lose = args::may_lose(&request.args)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let (id, mut asked, host) = (guest.id.clone(), guest.clone(), self.host.clone());
-        let is_active = self.change("Update", &guest.id, deadline, move |session| {
+        let deadline = self.core.change_deadline(&request.args)?;
+        let (id, mut asked, host) = (guest.id.clone(), guest.clone(), self.core.host.clone());
+        let is_active = self.core.change("Update", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             not_saved(&domain)?;
             let xml = domain.xml(XmlKind::Definition)?;

@@ -11,7 +11,7 @@ use crate::libvirt::Connection;
 use crate::ops::disks::domain_uses::{DomainUse, Unknown, VolumeUse, all_uses};
 use crate::ops::disks::volume_owners::{guest_of, lock_of};
 use crate::ops::transaction::{Stop, Transaction};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Images, Session};
 use crate::pool::Lane;
 use crate::storage::{
     self, Maker, NewerSnapshots, Recursion, SnapshotName, StoredSnapshot, Volumes,
@@ -19,7 +19,7 @@ use crate::storage::{
 
 const NOT_VALID: Error = Error::Refused("not a valid dataset");
 
-impl Libvirt {
+impl Images {
     /// Takes a snapshot `dest` of the dataset `id`; with `recursive`, also of its descendants.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn create_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         if request.id.contains('@') {
-            self.volumes.pool().snapshot(&request.id).map_err(|_| NOT_VALID)?;
+            self.core.volumes.pool().snapshot(&request.id).map_err(|_| NOT_VALID)?;
             return Err(Error::Refused("cannot create a snapshot of a snapshot"));
         }
         let dataset = self.dataset(&request.id)?;
@@ -46,10 +46,10 @@ impl Libvirt {
         };
         let recursion = recursion(&request);
         self.check_not_below(&dataset, recursion)?;
-        let deadline = self.storage_deadline();
-        let lock = self.lock_and_recover(lock_of(&dataset), deadline)?;
+        let deadline = self.core.storage_deadline();
+        let lock = self.core.lock_and_recover(lock_of(&dataset), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
-        let transaction = Transaction::begin(&self.journal, Verb::CreateSnapshot, &subject);
+        let transaction = Transaction::begin(&self.core.journal, Verb::CreateSnapshot, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let maker = Maker::call();
             // The journal gets no step that the store refuses at once.
@@ -84,12 +84,12 @@ impl Libvirt {
     /// `need an id`, `not found`, `not a snapshot`, `not a valid dataset`.
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`].
+    /// As [`Images::create_snapshot`].
     pub fn get_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         let name = self.snapshot_name(&request.id)?;
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let look = move |volumes: &dyn Volumes| volumes.snapshot(&name, deadline);
-        let found = self.on_storage("GetSnapshot", &request.id, None, deadline, look)?;
+        let found = self.core.on_storage("GetSnapshot", &request.id, None, deadline, look)?;
         Ok(answer(&[found]))
     }
 
@@ -99,7 +99,7 @@ impl Libvirt {
     /// `not found`, `not a valid dataset`.
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`].
+    /// As [`Images::create_snapshot`].
     pub fn list_snapshots(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         let under = match request.id.as_str() {
             "" => None,
@@ -112,10 +112,10 @@ impl Libvirt {
     /// snapshots.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; the snapshot has clones; errors of storage.
+    /// As [`Images::get_snapshot`]; the snapshot has clones; errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`].
+    /// As [`Images::create_snapshot`].
     pub fn delete_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         let name = self.snapshot_name(&request.id)?;
         let dataset = name.dataset().clone();
@@ -136,17 +136,17 @@ impl Libvirt {
     /// that a running guest or another domain uses, and one that is or may be a backing file of a guest's qcow2 file.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; [`Error::InUse`]; errors of storage.
+    /// As [`Images::get_snapshot`]; [`Error::InUse`]; errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`].
+    /// As [`Images::create_snapshot`].
     pub fn rollback_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         const VERB: &str = "RollbackSnapshot";
         let name = self.snapshot_name(&request.id)?;
         no_seed(&name)?;
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
-        let lock = self.lock_guest(&id, deadline)?;
+        let lock = self.core.lock_guest(&id, deadline)?;
 
         let looked_for = name.clone();
         let look = move |volumes: &dyn Volumes| {
@@ -159,7 +159,7 @@ impl Libvirt {
             Ok((snapshot, volume))
         };
         let (snapshot, volume) =
-            self.on_storage(VERB, name.as_str(), Some(&lock), deadline, look)?;
+            self.core.on_storage(VERB, name.as_str(), Some(&lock), deadline, look)?;
 
         let dataset = name.dataset().to_string();
         let ask = move |session: &mut Session| {
@@ -168,7 +168,7 @@ impl Libvirt {
                 None => Ok(()),
             })
         };
-        self.run_locked(VERB, deadline, &lock, ask, |_, _| {})?;
+        self.core.run_locked(VERB, deadline, &lock, ask, |_, _| {})?;
 
         let newer = if request.destroy_more_recent {
             NewerSnapshots::Destroy
@@ -177,23 +177,23 @@ impl Libvirt {
         };
         let what = name.to_string();
         let roll_back = move |volumes: &dyn Volumes| volumes.rollback(&name, newer, deadline);
-        self.on_storage(VERB, &what, Some(&lock), deadline, roll_back)?;
+        self.core.on_storage(VERB, &what, Some(&lock), deadline, roll_back)?;
         Ok(answer(&[snapshot]))
     }
 
     /// Returns the content of a snapshot as a stream, which the caller reads.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`].
+    /// As [`Images::get_snapshot`].
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`], until the stream starts.
+    /// As [`Images::create_snapshot`], until the stream starts.
     pub fn send_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Read + Send>, Error> {
         let name = self.snapshot_name(&request.id)?;
         no_seed(&name)?;
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let send = move |volumes: &dyn Volumes| volumes.send(&name, deadline);
-        self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
+        self.core.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
     }
 
     /// Refuses a snapshot of a guest's volume that is or may be a backing file: the guest's disk is the file on top,
@@ -207,16 +207,16 @@ impl Libvirt {
         recursion: Recursion,
     ) -> Result<(), Error> {
         const VERB: &str = "CreateSnapshot";
-        if guest_of(dataset).is_none() && *dataset != self.volumes.pool().guests() {
+        if guest_of(dataset).is_none() && *dataset != self.core.volumes.pool().guests() {
             return Ok(());
         }
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let root = dataset.clone();
         let look = move |volumes: &dyn Volumes| volumes.volumes(Some(&root), deadline);
-        let mut volumes = self.on_storage(VERB, dataset.as_str(), None, deadline, look)?;
+        let mut volumes = self.core.on_storage(VERB, dataset.as_str(), None, deadline, look)?;
         volumes.retain(|volume| recursion == Recursion::Below || volume.name == *dataset);
         let uses = |connection: &Connection| Ok(all_uses(connection)?);
-        let domains = match self.read(Lane::Read, VERB, dataset.as_str(), deadline, uses) {
+        let domains = match self.core.read(Lane::Read, VERB, dataset.as_str(), deadline, uses) {
             Ok(domains) => domains,
             Err(error) => {
                 warn!("cannot ask libvirt which disk files are backed by {dataset}: {error}");
@@ -240,22 +240,22 @@ impl Libvirt {
 
     /// Returns the snapshots of a dataset and its descendants, or of the pool.
     fn list(&self, under: Option<storage::Dataset>) -> Result<Vec<StoredSnapshot>, Error> {
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let what = under.as_ref().map(ToString::to_string).unwrap_or_default();
         let list = move |volumes: &dyn Volumes| volumes.snapshots(under.as_ref(), deadline);
-        self.on_storage("ListSnapshots", &what, None, deadline, list)
+        self.core.on_storage("ListSnapshots", &what, None, deadline, list)
     }
 
     /// Returns the snapshot that a request names.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]. A later step detects a missing snapshot.
+    /// As [`Images::get_snapshot`]. A later step detects a missing snapshot.
     ///
     /// # Blocking
     /// Only for a name that is not a snapshot's.
     fn snapshot_name(&self, id: &str) -> Result<SnapshotName, Error> {
         if id.contains('@') {
-            return self.volumes.pool().snapshot(id).map_err(|_| NOT_VALID);
+            return self.core.volumes.pool().snapshot(id).map_err(|_| NOT_VALID);
         }
         // Fails with the proper error if there is no such dataset.
         self.list(Some(self.dataset(id)?))?;

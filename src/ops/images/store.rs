@@ -21,7 +21,7 @@ use crate::ops::hypervisor::definition::described;
 use crate::ops::images::fetches::Stage;
 use crate::ops::requests::{named_guest, respond};
 use crate::ops::transaction::{Stop, Transaction};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Images, Session};
 use crate::pool::{GuestLock, Lane};
 use crate::storage::{
     self, AdoptionRule, Dataset, Id, Maker, Recursion, VolumeSelection, VolumeSpec, Volumes,
@@ -29,7 +29,7 @@ use crate::storage::{
 
 const NEED_ID: Error = Error::Refused("need an id");
 
-impl Libvirt {
+impl Images {
     /// Checks that the disks of a guest can be made, and returns their future sizes. Changes nothing.
     ///
     /// # Errors
@@ -40,12 +40,12 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn verify_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         const VERB: &str = "VerifyDisks";
         let wanted = self.wanted_or_unmarked(VERB, &without_sources(guest.clone()), deadline)?;
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
-        let planned = self.on_storage(VERB, &guest.id, None, deadline, plan)?;
-        self.check_planned(VERB, &guest.id, &planned, false, deadline)?;
+        let planned = self.core.on_storage(VERB, &guest.id, None, deadline, plan)?;
+        self.core.check_planned(VERB, &guest.id, &planned, false, deadline)?;
         for (disk, planned) in guest.disks.iter_mut().zip(planned) {
             disk.size_mib = planned.size_mib();
         }
@@ -58,19 +58,20 @@ impl Libvirt {
     /// with written data is kept only if the guest's definition names it or its mark has the domain's uuid.
     ///
     /// # Errors
-    /// As [`Libvirt::verify_disks`]; with the step if a volume could not be made, after everything is undone.
+    /// As [`Images::verify_disks`]; with the step if a volume could not be made, after everything is undone.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn create_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_and_recover(&guest.id, deadline)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_and_recover(&guest.id, deadline)?;
         let wanted = self.wanted_or_unmarked("CreateGuestDisks", &guest, deadline)?;
-        let transaction = Transaction::begin(&self.journal, Verb::CreateGuestDisks, &guest);
-        self.make_volumes(&mut guest, wanted, false, transaction, &lock, deadline)
-            .and_then(|(transaction, _)| self.commit(transaction, &lock, deadline))
-            .map_err(|cause| self.undone(&guest, cause, &lock))?;
+        let transaction = Transaction::begin(&self.core.journal, Verb::CreateGuestDisks, &guest);
+        self.core
+            .make_volumes(&mut guest, wanted, false, transaction, &lock, deadline)
+            .and_then(|(transaction, _)| self.core.commit(transaction, &lock, deadline))
+            .map_err(|cause| self.core.undone(&guest, cause, &lock))?;
         Ok(respond(guest))
     }
 
@@ -81,19 +82,19 @@ impl Libvirt {
     /// [`Error::NoGuest`] without an id; [`Error::VolumesLeft`] for volumes that could not be destroyed.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn delete_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = named_guest(request.guest)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
-        let lock = self.lock_and_recover(&guest.id, deadline)?;
-        self.check_not_saved("DeleteGuestDisks", &lock, deadline)?;
-        let in_use = self.others("DeleteGuestDisks", lock.guest(), deadline)?.in_use;
+        let lock = self.core.lock_and_recover(&guest.id, deadline)?;
+        self.core.check_not_saved("DeleteGuestDisks", &lock, deadline)?;
+        let in_use = self.core.others("DeleteGuestDisks", lock.guest(), deadline)?.in_use;
         let destroy = move |volumes: &dyn Volumes| {
             volumes.destroy_guest(&id, VolumeSelection::Anyones, &in_use, deadline)
         };
         let removal =
-            self.on_storage("DeleteGuestDisks", &guest.id, Some(&lock), deadline, destroy)?;
+            self.core.on_storage("DeleteGuestDisks", &guest.id, Some(&lock), deadline, destroy)?;
         complete(&removal)?;
         guest.disks.clear();
         Ok(respond(guest))
@@ -105,7 +106,7 @@ impl Libvirt {
     /// A size of 0, no id, a name that is taken; errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn create_volume(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
         if request.size_mib == 0 {
             return Err(Error::Refused("need a valid size"));
@@ -120,10 +121,10 @@ impl Libvirt {
     /// `not found`, `not a volume`.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn get_volume(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
         let name = self.dataset(&request.id)?;
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let what = name.to_string();
         let look = move |volumes: &dyn Volumes| match volumes.volume(&name, deadline) {
             Ok(volume) => Ok(Some(volume)),
@@ -133,7 +134,7 @@ impl Libvirt {
             }
             Err(error) => Err(error),
         };
-        let found = self.on_storage("GetVolume", &what, None, deadline, look)?;
+        let found = self.core.on_storage("GetVolume", &what, None, deadline, look)?;
         let volume = found.ok_or(Error::Refused("not a volume"))?;
         Ok(VolumeResponse { volumes: vec![volume_answer(&volume)] })
     }
@@ -144,11 +145,11 @@ impl Libvirt {
     /// Errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn list_volumes(&self, _: VolumeRequest) -> Result<VolumeResponse, Error> {
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let list = move |volumes: &dyn Volumes| volumes.volumes(None, deadline);
-        let found = self.on_storage("ListVolumes", "", None, deadline, list)?;
+        let found = self.core.on_storage("ListVolumes", "", None, deadline, list)?;
         Ok(VolumeResponse { volumes: found.iter().map(volume_answer).collect() })
     }
 
@@ -158,22 +159,22 @@ impl Libvirt {
     /// `not found`; [`Error::VolumesLeft`] for volumes that could not be destroyed.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn delete_dataset(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
         let name = self.dataset(&request.id)?;
         const VERB: &str = "DeleteDataset";
         let what = name.clone();
-        let deadline = self.storage_deadline();
-        let lock = self.lock_and_recover(guest_of(&name).unwrap_or_default(), deadline)?;
-        self.check_not_saved(VERB, &lock, deadline)?;
-        let in_use = self.others(VERB, lock.guest(), deadline)?.in_use;
+        let deadline = self.core.storage_deadline();
+        let lock = self.core.lock_and_recover(guest_of(&name).unwrap_or_default(), deadline)?;
+        self.core.check_not_saved(VERB, &lock, deadline)?;
+        let in_use = self.core.others(VERB, lock.guest(), deadline)?.in_use;
         let delete = move |volumes: &dyn Volumes| {
             let found = volumes.volumes(Some(&name), deadline)?.into_iter();
             let itself = found.into_iter().find(|volume| volume.name == name);
             Ok((itself, volumes.delete(&name, Recursion::Below, &in_use, deadline)?))
         };
         let (volume, removal) =
-            self.on_storage(VERB, what.as_str(), Some(&lock), deadline, delete)?;
+            self.core.on_storage(VERB, what.as_str(), Some(&lock), deadline, delete)?;
         complete(&removal)?;
         // A file system has neither size nor device.
         let other = || wire::Volume { id: what.to_string(), ..wire::Volume::default() };
@@ -187,12 +188,12 @@ impl Libvirt {
     /// Errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn list_images(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let list = move |volumes: &dyn Volumes| volumes.images(deadline);
         let under_way = self.fetches.under_way();
-        let found = self.on_storage("ListImages", "", None, deadline, list)?;
+        let found = self.core.on_storage("ListImages", "", None, deadline, list)?;
         let is_there = |id: &&Id| found.iter().any(|image| image.id == **id);
         let under_way = under_way.iter().filter(|id| !is_there(id)).map(fetching_answer);
         let is_cancelled = |id: &Id| self.fetches.stage(id) == Some(Stage::Cancelled);
@@ -206,7 +207,7 @@ impl Libvirt {
     /// `not found`; [`Error::NotFetched`] for a requested image whose fetch failed.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn get_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
         // Read before the store: an image that is completed between the two reads is then in the store.
@@ -232,7 +233,7 @@ impl Libvirt {
     /// `need dest`, `not found`, a name that is taken; errors of storage.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn clone_image(&self, request: ImageRequest) -> Result<VolumeResponse, Error> {
         if request.dest.is_empty() {
             return Err(Error::Refused("need dest"));
@@ -248,7 +249,7 @@ impl Libvirt {
     /// `not found`; the image has clones.
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`].
+    /// As [`Images::verify_disks`].
     pub fn delete_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
         // Before the store: an image that is completed meanwhile is then found below.
@@ -262,19 +263,19 @@ impl Libvirt {
     }
 
     fn delete_complete_image(&self, request: ImageRequest, id: Id) -> Result<ImageResponse, Error> {
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let found = id.clone();
         let look = move |volumes: &dyn Volumes| {
             let image = volumes.image(&found, deadline)?;
             volumes.volume(&image.volume, deadline)
         };
-        let volume = self.on_storage("DeleteImage", &request.id, None, deadline, look)?;
+        let volume = self.core.on_storage("DeleteImage", &request.id, None, deadline, look)?;
         self.check_unused("DeleteImage", &volume, deadline)?;
         let delete = move |volumes: &dyn Volumes| {
             let image = volumes.image(&id, deadline)?;
             volumes.delete_image(&id, deadline).map(|()| image)
         };
-        let image = self.on_storage("DeleteImage", &request.id, None, deadline, delete)?;
+        let image = self.core.on_storage("DeleteImage", &request.id, None, deadline, delete)?;
         Ok(ImageResponse { images: vec![image_answer(&image)] })
     }
 
@@ -286,7 +287,7 @@ impl Libvirt {
     /// failed within [`FETCH_RETRY`](crate::config::fixed::FETCH_RETRY).
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`]; does not wait for the image.
+    /// As [`Images::verify_disks`]; does not wait for the image.
     pub fn request_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         if request.id.is_empty() {
             return Err(NEED_ID);
@@ -305,10 +306,10 @@ impl Libvirt {
     }
 
     fn complete_image(&self, verb: &str, id: &Id) -> Result<storage::StoredImage, Error> {
-        let deadline = self.storage_deadline();
+        let deadline = self.core.storage_deadline();
         let sought = id.clone();
         let look = move |volumes: &dyn Volumes| volumes.image(&sought, deadline);
-        self.on_storage(verb, id.as_str(), None, deadline, look)
+        self.core.on_storage(verb, id.as_str(), None, deadline, look)
     }
 
     /// Refuses to remove a volume that a domain has, or may have, as a disk or as a backing file.
@@ -319,7 +320,7 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         let uses = |connection: &Connection| Ok(all_uses(connection)?);
-        let domains = self.read(Lane::Read, verb, "", deadline, uses)?;
+        let domains = self.core.read(Lane::Read, verb, "", deadline, uses)?;
         let user = domains.into_iter().find_map(|domain| {
             let why = match domain.of_volume(&volume.device) {
                 Some(VolumeUse::Disk) => "uses it as a disk",
@@ -341,10 +342,10 @@ impl Libvirt {
         name: &Dataset,
         work: impl FnOnce(&dyn Volumes, Instant) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let deadline = self.storage_deadline();
-        let lock = guest_of(name).map(|id| self.lock_and_recover(id, deadline)).transpose()?;
+        let deadline = self.core.storage_deadline();
+        let lock = guest_of(name).map(|id| self.core.lock_and_recover(id, deadline)).transpose()?;
         let work = move |volumes: &dyn Volumes| work(volumes, deadline);
-        self.on_storage(verb, name.as_str(), lock.as_ref(), deadline, work)
+        self.core.on_storage(verb, name.as_str(), lock.as_ref(), deadline, work)
     }
 
     /// Returns the dataset that a request names.
@@ -352,7 +353,7 @@ impl Libvirt {
         if id.is_empty() {
             return Err(NEED_ID);
         }
-        self.volumes.pool().dataset(id).map_err(|_| Error::Refused("not a valid dataset"))
+        self.core.volumes.pool().dataset(id).map_err(|_| Error::Refused("not a valid dataset"))
     }
 
     /// Returns the volumes for a guest whose volumes the original image agent may have made.
@@ -373,24 +374,24 @@ impl Libvirt {
             Ok(AdoptionRule::OfDomain { maker, named })
         };
         // If libvirt does not answer, the guest counts as new, and adopts no volume with data.
-        let adoption = self.read(Lane::Read, verb, &guest.id, deadline, find);
+        let adoption = self.core.read(Lane::Read, verb, &guest.id, deadline, find);
         let adoption = adoption.unwrap_or(AdoptionRule::Unwritten);
-        let wanted = self.wanted(guest, &Maker::call(), &adoption)?.into_iter();
+        let wanted = self.core.wanted(guest, &Maker::call(), &adoption)?.into_iter();
         Ok(wanted.map(|wanted| VolumeSpec { unmarked: true, ..wanted }).collect())
     }
 
     fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> VolumeSpec {
-        let (space, maker) = (self.space(), Some(Maker::call()));
+        let (space, maker) = (self.core.space(), Some(Maker::call()));
         let (owner, adoption, unmarked, content) = (None, AdoptionRule::Any, false, None);
         VolumeSpec { volume, image, size_mib, space, owner, maker, adoption, unmarked, content }
     }
 
     /// Makes a volume that does not exist yet, or nothing.
     fn make_new(&self, verb: Verb, wanted: VolumeSpec) -> Result<VolumeResponse, Error> {
-        let deadline = self.storage_deadline();
-        let lock = self.lock_and_recover(lock_of(&wanted.volume), deadline)?;
+        let deadline = self.core.storage_deadline();
+        let lock = self.core.lock_and_recover(lock_of(&wanted.volume), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
-        let transaction = Transaction::begin(&self.journal, verb, &subject);
+        let transaction = Transaction::begin(&self.core.journal, verb, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let planned = volumes.plan(&[wanted], deadline)?;
             if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {
@@ -421,15 +422,15 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&dyn Volumes, &mut Transaction) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Error> {
-        let volumes = Arc::clone(&self.volumes);
+        let volumes = Arc::clone(&self.core.volumes);
         let work =
             move |_: &mut Session, transaction: &mut Transaction| work(&*volumes, transaction);
-        let made = self.run_steps(Lane::Storage, transaction, lock, deadline, work);
+        let made = self.core.run_steps(Lane::Storage, transaction, lock, deadline, work);
         let made = made.and_then(|(made, transaction)| {
-            self.commit(transaction, lock, deadline)?;
+            self.core.commit(transaction, lock, deadline)?;
             Ok(made)
         });
-        made.map_err(|cause| without_step(self.undone(subject, cause, lock)))
+        made.map_err(|cause| without_step(self.core.undone(subject, cause, lock)))
     }
 }
 

@@ -25,12 +25,12 @@ use crate::ops::networks::guest_networks::{self, NetworkState};
 use crate::ops::networks::{bridges, nat};
 use crate::ops::plan::{OperationPlan, Problem, step_of};
 use crate::ops::requests::named_guest;
-use crate::ops::{CommittedMemory, Error, Libvirt, args};
+use crate::ops::{CommittedMemory, Error, Guests, args};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, AdoptionRule, Maker, VolumePlans, Volumes};
 
-impl Libvirt {
-    /// Returns what [`Libvirt::create_guest`] would do with the same request.
+impl Guests {
+    /// Returns what [`Guests::create_guest`] would do with the same request.
     ///
     /// # Errors
     /// [`Error::NoGuest`]; if the agent is too busy, or the deadline has passed.
@@ -39,9 +39,9 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn plan_create_guest(&self, request: GuestRequest) -> Result<OperationPlan, Error> {
         let mut guest = named_guest(request.guest)?;
-        let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
-        let faults = check::faults(&guest, &self.host);
-        let replaced = complete(&mut guest, request.is_strict, &self.host);
+        let deadline = args::plan_deadline(&request.args, self.core.deadlines.change)?;
+        let faults = check::faults(&guest, &self.core.host);
+        let replaced = complete(&mut guest, request.is_strict, &self.core.host);
         self.fingerprint_seed(&mut guest, KeyAccess::Read)?;
         let mut operation = self.new_plan(guest);
         let mut is_started = faults.is_empty();
@@ -68,10 +68,10 @@ impl Libvirt {
         replaced: Option<String>,
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let (asked, host) = (request.clone(), self.host.clone());
-        let uses = Arc::clone(&self.uses);
+        let (asked, host) = (request.clone(), self.core.host.clone());
+        let uses = Arc::clone(&self.core.uses);
         let look = move |connection: &Connection| look_for(connection, &asked, &host, &uses);
-        let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
+        let seen = self.core.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
         let Seen { existing, steps, refused, taken, offer, missing, promised } =
             operation.unless_failed("libvirt", seen)?.unwrap_or_default();
         operation.problems.extend(refused.into_iter().map(Problem::Error));
@@ -104,7 +104,7 @@ impl Libvirt {
             }
         };
         operation.plan.steps.extend(steps);
-        operation.plan.warnings.extend(bridges::warnings(&request, &self.host));
+        operation.plan.warnings.extend(bridges::warnings(&request, &self.core.host));
         if let Some((places, _)) = places {
             for (disk, place) in operation.guest.disks.iter_mut().zip(places) {
                 DiskTarget { device: disk.device, bus: disk.bus } = place;
@@ -122,15 +122,15 @@ impl Libvirt {
         }
         let handed_in = sources(&request);
         let refused =
-            self.refused_sources("plan CreateGuest", &request.id, handed_in, None, deadline);
+            self.core.refused_sources("plan CreateGuest", &request.id, handed_in, None, deadline);
         let refused = operation.unless_failed("sources", refused)?.unwrap_or_default();
         operation.problems.extend(refused.into_iter().map(Problem::Error));
         let sources = self.plan_sources(operation, &fresh, deadline)?;
         let id = request.id.clone();
         if let Some(sources) = sources.filter(|_| is_free) {
-            let (guest, host) = (operation.guest.clone(), self.host.clone());
+            let (guest, host) = (operation.guest.clone(), self.core.host.clone());
             // The domain gets its uuid only when it is defined.
-            let files = self.own_seed_files(&guest, "UUID");
+            let files = self.core.own_seed_files(&guest, "UUID");
             let files = operation.unless_failed("seed", files)?.flatten();
             let items = files.as_ref().map(|files| files.items(&guest)).unwrap_or_default();
             let define = move || {
@@ -139,7 +139,7 @@ impl Libvirt {
                 Ok(VirDomain { fw_cfg: items, ..definition })
             };
             let what = JobName::new("plan CreateGuest", format!("{id}: definition"));
-            let domain = match self.aside(Lane::Read, what, deadline, define)? {
+            let domain = match self.core.aside(Lane::Read, what, deadline, define)? {
                 Ok(domain) => domain,
                 Err(fault) => {
                     operation.problems.push(Problem::Error(fault));
@@ -185,7 +185,7 @@ impl Libvirt {
             // The domain gets its uuid only when it is defined.
             None => (Maker::domain("UUID"), AdoptionRule::Unwritten),
         };
-        for (index, each) in self.wanted_each(&operation.guest, &maker, &adoption) {
+        for (index, each) in self.core.wanted_each(&operation.guest, &maker, &adoption) {
             match each {
                 Ok(each) => {
                     indices.push(index);
@@ -196,22 +196,22 @@ impl Libvirt {
         }
         let what = JobName::new("plan CreateGuest", operation.guest.id.as_str());
         let plan = move |volumes: &dyn Volumes| volumes.plans(&wanted, deadline);
-        let plans = self.ask_storage(what, deadline, plan);
+        let plans = self.core.ask_storage(what, deadline, plan);
         let Some(plans) = operation.unless_failed("storage", plans)? else { return Ok(fresh) };
         if let Err(error) = plans.fit() {
             operation.problems.push(Problem::Part("disks".to_owned(), error.into()));
         }
         let VolumePlans { each, .. } = plans;
         let planned = each.iter().filter_map(|planned| planned.as_ref().ok());
-        let others = match self.users_of("plan CreateGuest", &operation.guest.id, planned, deadline)
-        {
-            Err(error @ Error::Pool(_)) => return Err(error),
-            // The problem is in the list already.
-            others => others.unwrap_or_default(),
-        };
+        let others =
+            match self.core.users_of("plan CreateGuest", &operation.guest.id, planned, deadline) {
+                Err(error @ Error::Pool(_)) => return Err(error),
+                // The problem is in the list already.
+                others => others.unwrap_or_default(),
+            };
         for (index, planned) in indices.into_iter().zip(each) {
             let planned = planned.map_err(Error::from).and_then(|planned| {
-                self.check_one(&planned, uuid.is_some(), &others)?;
+                self.core.check_one(&planned, uuid.is_some(), &others)?;
                 match planned.found {
                     // As in CreateGuest itself: a new, empty disk would look like the guest's own.
                     None if uuid.is_some() => {
@@ -228,7 +228,10 @@ impl Libvirt {
                     continue;
                 }
             };
-            operation.plan.steps.extend(self.volumes.making(&planned).into_iter().map(step_of));
+            operation
+                .plan
+                .steps
+                .extend(self.core.volumes.making(&planned).into_iter().map(step_of));
             if planned.found.is_none() {
                 fresh.insert(index);
             }
@@ -246,7 +249,7 @@ impl Libvirt {
         fresh: &BTreeSet<usize>,
         deadline: Instant,
     ) -> Result<Option<Vec<SourceKind>>, Error> {
-        let (guest, host) = (operation.guest.clone(), self.host.clone());
+        let (guest, host) = (operation.guest.clone(), self.core.host.clone());
         let look = move || {
             let judged = sources::judge_each(&guest, &host);
             judged
@@ -256,8 +259,8 @@ impl Libvirt {
         };
         let what = JobName::new("plan CreateGuest", format!("{}: disks", operation.guest.id));
         let judged: Vec<(Result<SourceKind, Error>, bool)> =
-            self.aside(Lane::Read, what, deadline, look)?;
-        let made = match self.host.store {
+            self.core.aside(Lane::Read, what, deadline, look)?;
+        let made = match self.core.host.store {
             Store::Zfs | Store::None => SourceKind::Block,
             Store::Directory(_) => SourceKind::File,
         };

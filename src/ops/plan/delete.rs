@@ -14,29 +14,29 @@ use crate::ops::guests::screens;
 use crate::ops::guests::seed_files::SeedFiles;
 use crate::ops::networks::guest_networks::{self, OwnerMatch, Use};
 use crate::ops::plan::{OperationPlan, Problem, step_of};
-use crate::ops::{Error, Libvirt, args};
+use crate::ops::{Error, Guests, args};
 use crate::pool::{JobName, Lane};
 use crate::storage::{Id, InUse, PoolName, RemovalPlan, Volumes};
 
-impl Libvirt {
-    /// Returns what [`Libvirt::delete`] would do with the same request.
+impl Guests {
+    /// Returns what [`Guests::delete`] would do with the same request.
     ///
     /// # Errors
-    /// As [`Libvirt::plan_create_guest`].
+    /// As [`Guests::plan_create_guest`].
     ///
     /// # Blocking
-    /// As [`Libvirt::plan_create_guest`].
+    /// As [`Guests::plan_create_guest`].
     pub fn plan_delete(&self, request: GuestRequest) -> Result<OperationPlan, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
-        let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
+        let deadline = args::plan_deadline(&request.args, self.core.deadlines.change)?;
         let (id, asked) = (guest.id.clone(), guest.clone());
         let mut operation = self.new_plan(guest);
-        let pool = self.volumes.pool().clone();
-        let state = self.state_dir();
+        let pool = self.core.volumes.pool().clone();
+        let state = self.core.state_dir();
         let look = move |connection: &Connection| {
             look_at_leaving(connection, &asked, &pool, state.as_deref())
         };
-        let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
+        let seen = self.core.read(Lane::Read, "plan Delete", &id, deadline, look);
         let seen = operation.unless_failed("libvirt", seen)?;
         let expected = seen.as_ref().map_or(Expected::Some, |seen| seen.expected);
         let in_use = seen.as_ref().map(|seen| seen.in_use.clone()).unwrap_or_default();
@@ -53,7 +53,7 @@ impl Libvirt {
                 operation.problems.push(Problem::Error(missing.into()));
             }
             _ => operation.plan.steps.extend(
-                screens::kept_console(&id, &self.host).map(|log| PlanStep {
+                screens::kept_console(&id, &self.core.host).map(|log| PlanStep {
                     what: "remove file",
                     name: log,
                     ..PlanStep::default()
@@ -74,7 +74,7 @@ impl Libvirt {
     ) -> Result<(), Error> {
         let what = JobName::new("plan Delete", guest.to_string());
         let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, &in_use, deadline);
-        let removing = match self.ask_storage(what, deadline, look) {
+        let removing = match self.core.ask_storage(what, deadline, look) {
             // As in Delete itself.
             Err(Error::Storage(error)) if expected.allows(&error) => return Ok(()),
             removing => operation.unless_failed("storage", removing)?,

@@ -10,13 +10,13 @@ use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{Leftovers, LeftoversResponse};
 use crate::journal::{IntentState, Step, Summary, Verb};
 use crate::libvirt;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Core, Error};
 use crate::os::clock;
 use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
 use crate::storage::LeftoverVolume;
 
-impl Libvirt {
+impl Core {
     /// Returns the leftovers of one guest or of all guests, from memory.
     ///
     /// # Errors

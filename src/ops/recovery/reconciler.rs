@@ -19,7 +19,7 @@ use crate::config::fixed::{
 };
 use crate::metrics::GuestVolume;
 use crate::ops::disks::volume_owners::guest_of;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Session};
 use crate::pool::{Job, Lane};
 use crate::storage::{self, StoredVolume, Usage, Volumes};
 
@@ -127,7 +127,7 @@ impl fmt::Debug for StatusCache {
     }
 }
 
-impl Libvirt {
+impl Core {
     /// Returns the result of the last check of storage, from memory; `None` before the first check. An old result
     /// starts another check in the background.
     pub fn storage_seen(&self) -> Option<StorageStatus> {
@@ -222,7 +222,7 @@ fn look(
     volumes.usage(deadline)
 }
 
-impl Libvirt {
+impl Core {
     /// Recovers the due changes of all guests, one after the other. Returns when the next try is due.
     fn recover_due(&self) -> Option<Instant> {
         let now = Instant::now();
@@ -272,43 +272,43 @@ impl Reconciler {
     ///
     /// # Errors
     /// If the system refuses the thread.
-    pub fn start(agent: &Arc<Libvirt>) -> io::Result<Self> {
-        let agent = Arc::clone(agent);
+    pub fn start(core: &Arc<Core>) -> io::Result<Self> {
+        let core = Arc::clone(core);
         let (stop, stopped) = bounded(0);
         let (started, began) = bounded(1);
-        let retained = agent.journal.retained();
+        let retained = core.journal.retained();
         let work = move || {
             let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
             // Before the first check, so that callers see the recovered state.
-            agent.recover_due();
+            core.recover_due();
             loop {
                 if is_look {
-                    agent.look_at_libvirt();
-                    agent.look_at_storage(&mut is_prepared);
-                    *agent.status.looked.lock() = Some(Instant::now());
+                    core.look_at_libvirt();
+                    core.look_at_storage(&mut is_prepared);
+                    *core.status.looked.lock() = Some(Instant::now());
                     // The start waits for the first round alone; later sends find the channel full.
                     let _ = started.try_send(());
                 }
                 if is_look && is_prepared && !are_marks_complete {
-                    let completed = agent.complete_marks();
+                    let completed = core.complete_marks();
                     are_marks_complete = completed.is_ok();
                     if let Err(error) = completed {
                         debug!("cannot complete the marks of volumes: {error}");
                     }
                 }
-                let next = agent.recover_due();
+                let next = core.recover_due();
                 let due = next.map_or_else(never, at);
                 let again = match is_prepared && !are_marks_complete {
                     true => after(MARKS_PAUSE),
                     false => never(),
                 };
                 select! {
-                    recv(agent.status.look.requests) -> _ => is_look = true,
-                    recv(agent.status.list.requests) -> _ => {
+                    recv(core.status.look.requests) -> _ => is_look = true,
+                    recv(core.status.list.requests) -> _ => {
                         is_look = false;
-                        agent.read_volumes();
+                        core.read_volumes();
                     }
-                    recv(agent.status.marks.requests) -> _ => {
+                    recv(core.status.marks.requests) -> _ => {
                         (is_look, are_marks_complete) = (true, false);
                     }
                     recv(retained) -> _ => is_look = false,

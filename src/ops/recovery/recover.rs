@@ -13,14 +13,14 @@ use crate::events::EventKind;
 use crate::guest::wire::Guest;
 use crate::journal::{Direction, Intent, IntentState, JournalEntry, Retained, Step, Verb};
 use crate::ops::transaction::{Abort, STATE_LANE, Transaction, state_write};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Core, Error, Session};
 use crate::pool::{self, GuestLock, Job};
 use crate::storage::{InUse, Volumes};
 
 use super::leftovers::{Leftover, error_of};
 use super::table::{Kept, Recovered, Rest, in_libvirt, in_storage, row};
 
-impl Libvirt {
+impl Core {
     /// Recovers the open changes of a guest. The caller holds the guest lock.
     ///
     /// # Errors

@@ -18,10 +18,10 @@ use crate::libvirt::{Code, CpuTime, Domain, DomainStats, Error as LibvirtError, 
 use crate::metrics;
 use crate::ops::telemetry::counters::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::telemetry::samples;
-use crate::ops::{Error, Libvirt, Question};
+use crate::ops::{Error, Question, Telemetry};
 use crate::sorted::IntoSorted;
 
-impl Libvirt {
+impl Telemetry {
     /// Returns processor times: an element for each processor in the answer of `virDomainGetCPUStats`; for a driver
     /// without such numbers (every host with cgroup v2), one for each virtual processor.
     ///
@@ -31,10 +31,10 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
-        self.ask(self.cpu_question(request)?)
+        self.core.ask(self.cpu_question(request)?)
     }
 
-    /// Returns the question of [`Libvirt::cpu_metrics`].
+    /// Returns the question of [`Telemetry::cpu_metrics`].
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest; invalid arguments.
@@ -54,7 +54,7 @@ impl Libvirt {
     /// Returns the counters of each of the request's disks, by its `device`.
     ///
     /// # Errors
-    /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
+    /// As [`Telemetry::cpu_metrics`]; one unknown device fails the whole call.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -62,10 +62,10 @@ impl Libvirt {
         &self,
         request: GuestMetricsRequest,
     ) -> Result<GuestMetricsResponse, Error> {
-        self.ask(self.disk_question(request)?)
+        self.core.ask(self.disk_question(request)?)
     }
 
-    /// Returns the question of [`Libvirt::disk_metrics`].
+    /// Returns the question of [`Telemetry::disk_metrics`].
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest; invalid arguments.
@@ -84,15 +84,15 @@ impl Libvirt {
     /// Returns the counters of each of the request's NICs, by its `name`. The MAC identifies a NIC without a `device`.
     ///
     /// # Errors
-    /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
+    /// As [`Telemetry::cpu_metrics`]; one unknown device fails the whole call.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn nic_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
-        self.ask(self.nic_question(request)?)
+        self.core.ask(self.nic_question(request)?)
     }
 
-    /// Returns the question of [`Libvirt::nic_metrics`].
+    /// Returns the question of [`Telemetry::nic_metrics`].
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest; invalid arguments.
@@ -118,7 +118,7 @@ impl Libvirt {
         stand_in: samples::StandIn,
     ) -> Result<Question<GuestMetricsResponse>, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
-        let deadline = self.read_deadline(&request.args)?;
+        let deadline = self.core.read_deadline(&request.args)?;
         let asked = guest.clone();
         let question = Question::new(verb, guest.id.clone(), deadline, move |session| {
             session.read(|connection| {
@@ -128,7 +128,9 @@ impl Libvirt {
                 Ok(answer)
             })
         });
-        Ok(question.of_emulator().or_late(move |agent| agent.sampled(verb, &guest, stand_in)))
+        let (sampler, max_age) = (Arc::clone(&self.sampler), self.metrics.stand_in);
+        let stand_in = move || samples::sampled(&sampler, max_age, verb, &guest, stand_in);
+        Ok(question.of_emulator().or_late(stand_in))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::metrics::{
     self, AgentStats, Calls, Cpu, Format, GuestView, Listener, Sampler, SlowGuest, View,
 };
 use crate::ops::telemetry::counters::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
-use crate::ops::{Error, Libvirt, Opener, Session};
+use crate::ops::{Error, Opener, Session, Telemetry};
 use crate::pool::{Pool, Span};
 use crate::sorted::IntoSorted;
 use crate::threads;
@@ -47,7 +47,7 @@ pub(in crate::ops) fn start(
     Sampler::start(limits, Arc::new(open), Arc::new(changing), Arc::new(stuck))
 }
 
-impl Libvirt {
+impl Telemetry {
     /// Returns the counters of calls, which the code that answers calls updates.
     pub fn calls(&self) -> &Calls {
         &self.calls
@@ -61,20 +61,20 @@ impl Libvirt {
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
         // Before the other figures: this may wait, and they must be of the moment of the answer.
         let view = self.sampler.view();
-        self.status.refresh_for_scrape();
-        let usage = self.status.usage();
+        self.core.status.refresh_for_scrape();
+        let usage = self.core.status.usage();
         let own = AgentStats {
-            pool: self.pool.snapshot(),
+            pool: self.core.pool.snapshot(),
             calls: self.calls.counts(),
-            open_intents: self.journal.open_intents().len(),
-            leftovers: self.journal.leftovers().len(),
-            libvirt_version: self.opener.health().seen().version,
+            open_intents: self.core.journal.open_intents().len(),
+            leftovers: self.core.journal.leftovers().len(),
+            libvirt_version: self.core.opener.health().seen().version,
             listeners,
             log_lines_dropped: threads::lines_lost(threads::LOG_WRITER),
             audit_lines_dropped: threads::lines_lost(threads::AUDIT_WRITER),
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),
             limits: self.limits.all(),
-            volumes: self.status.volumes(),
+            volumes: self.core.status.volumes(),
             inside: self.agents.views(),
         };
         metrics::write(&view, &own, &self.metrics.metadata, format)
@@ -86,35 +86,36 @@ impl Libvirt {
     /// [`Error::NoSample`] without a sample, or [`Error::Silent`] if that is because libvirt does not answer.
     ///
     /// # Blocking
-    /// As [`Libvirt::metrics_text`].
+    /// As [`Telemetry::metrics_text`].
     pub fn all_metrics(
         &self,
         _: GuestMetricsRequest,
     ) -> Result<BTreeMap<String, AllGuestMetrics>, Error> {
         let view = self.sampler.view();
         if view.fast.is_none() {
-            self.opener.health().may_answer()?;
+            self.core.opener.health().may_answer()?;
             let why = view.error.unwrap_or_else(|| "the first sample is not complete".to_owned());
             return Err(Error::NoSample(why));
         }
         Ok(view.guests().map(|guest| (guest.name.to_owned(), all_of(&view, &guest))).into_map())
     }
+}
 
-    /// Returns the answer for a guest from the last sample, if that is recent enough.
-    pub(super) fn sampled(
-        &self,
-        verb: &str,
-        guest: &Guest,
-        stand_in: StandIn,
-    ) -> Option<GuestMetricsResponse> {
-        let view = self.sampler.last();
-        let (answer, age) = stand_in(&view, &view.guest(&guest.id)?, guest)?;
-        if age >= self.metrics.stand_in {
-            return None;
-        }
-        warn!("{verb} {} timed out; answered from a sample {} old", guest.id, Span(age));
-        Some(answer)
+/// Returns the answer for a guest from the last sample, if that is younger than `max_age`.
+pub(super) fn sampled(
+    sampler: &Sampler,
+    max_age: Duration,
+    verb: &str,
+    guest: &Guest,
+    stand_in: StandIn,
+) -> Option<GuestMetricsResponse> {
+    let view = sampler.last();
+    let (answer, age) = stand_in(&view, &view.guest(&guest.id)?, guest)?;
+    if age >= max_age {
+        return None;
     }
+    warn!("{verb} {} timed out; answered from a sample {} old", guest.id, Span(age));
+    Some(answer)
 }
 
 fn all_of(view: &View, guest: &GuestView<'_>) -> AllGuestMetrics {

@@ -62,7 +62,7 @@ pub(super) fn carry_out(
         Ok(permit) => permit,
         Err(error) => {
             let (why, is_late) =
-                (error.to_string(), began.elapsed() >= dispatcher.agent.deadlines().change);
+                (error.to_string(), began.elapsed() >= dispatcher.agent.core.deadlines().change);
             let refuse = |call: Result<MethodCall<'_>, _>| match call {
                 Ok(call) if is_late => call.refuse(dispatcher, Kind::Deadline, why.clone(), began),
                 Ok(call) => call.refuse_busy(dispatcher, &why, began),
@@ -72,13 +72,14 @@ pub(super) fn carry_out(
         }
     };
     let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
-    let threads = dispatcher.agent.pool().batches().begin(dispatcher.by.caller.share(), helpers);
+    let threads =
+        dispatcher.agent.core.pool().batches().begin(dispatcher.by.caller.share(), helpers);
     let batch = Batch {
         dispatcher,
         calls: &calls,
         next: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
-        begin_until: began + dispatcher.agent.deadlines().change,
+        begin_until: began + dispatcher.agent.core.deadlines().change,
     };
     let mut answers = thread::scope(|scope| {
         let helpers: Vec<_> = (0..threads.helpers)

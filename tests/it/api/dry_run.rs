@@ -498,11 +498,11 @@ fn plan_waits_for_no_other_verb_nor_past_its_deadline() {
         let args = json!({ "mistify.timeout": seconds, DRY: "true" });
         let request = json!({ "guest": guest, "args": args });
         let request = serde_json::from_value(request).expect("a request");
-        host.agent.plan_create_guest(request)
+        host.agent.guests.plan_create_guest(request)
     };
     let asked = guest("p-held", &json!([{ "size": 1 }]));
     let lock =
-        host.agent.pool().lock_guest("p-held", Instant::now() + PATIENCE).expect("it is free");
+        host.agent.core.pool().lock_guest("p-held", Instant::now() + PATIENCE).expect("it is free");
     let operation = ask(&asked, "300").expect("a plan");
     assert_eq!((operation.plan.steps.len(), operation.problems.len()), (2, 0), "{operation:?}");
     drop(lock);

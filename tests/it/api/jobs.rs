@@ -175,7 +175,7 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
     let mut answer = rpc(agent.address, "Libvirt.SetAutostart", &on);
     let id = answer["job"].take();
     assert_eq!(answer["guest"], json!({ "id": "test" }));
-    let after = agent.agent.events().last();
+    let after = agent.agent.core.events().last();
     let job = ended(agent.address, id.as_str().expect("an id"));
     // The test driver's guest cannot be started with the host, whether it is asked so or so.
     let direct = json!({ "guest": { "id": "test" }, "autostart": true });
@@ -184,7 +184,7 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
     assert_eq!(job[member], direct[member], "{job}");
     // Job.Get shows the end of a job before the event is sent.
     let ends = wait_for("the job's end is told", SOON, || {
-        let reported = agent.agent.events().wait(0, Some("test"), 100, Instant::now());
+        let reported = agent.agent.core.events().wait(0, Some("test"), 100, Instant::now());
         let reported = serde_json::to_value(&reported.events).expect("JSON");
         let mut ends = reported.as_array().expect("events").clone();
         ends.retain(|event| event["event"] == "job");
@@ -333,7 +333,7 @@ fn jobs_wait_for_their_turn_instead_of_busy() {
         user: Share::User(0),
         guest: guest.into(),
     };
-    let busy = ["one", "other"].map(|guest| agent.agent.pool().permit(&share(guest)));
+    let busy = ["one", "other"].map(|guest| agent.agent.core.pool().permit(&share(guest)));
     let ids = ["test", "job-a", "job-b", "job-c", "job-d", "job-e"]
         .map(|guest| start(agent.address, "Libvirt.SetMetadata", &json!({ "id": guest })));
     let step = json!({ "steps": 0, "step": "wait for a permit of the pool" });
@@ -355,7 +355,8 @@ fn deadline_counts_from_the_start_of_the_job() {
     config.jobs.at_once = 1;
     let agent = InProcess::start(&config);
     let address = agent.address;
-    let lock = agent.agent.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
+    let lock =
+        agent.agent.core.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
     let slow = |guest: &str, seconds: &str| {
         let args = json!({ "mistify.timeout": seconds });
         let params = json!({ "guest": { "id": guest }, "async": true, "args": args });
@@ -544,7 +545,8 @@ fn random_kills_break_no_start_and_forget_no_job() {
 #[test]
 fn a_job_that_waits_for_its_guests_key_says_so() {
     let agent = InProcess::start(&InProcess::config());
-    let lock = agent.agent.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
+    let lock =
+        agent.agent.core.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
     let id = start(agent.address, "Libvirt.SetMetadata", &test_guest("alice"));
     let step = json!({ "steps": 0, "step": "wait for other calls to the guest" });
     wait_until("it waits for the key", SOON, || get(agent.address, &id)["progress"] == step);

@@ -174,7 +174,8 @@ fn design_names_what_is_in_the_code() {
     let mut count = 0;
     for page in ["docs/design.md", "CONTRIBUTING.md"] {
         let text = fs::read_to_string(page).expect("a page");
-        let code = text.split('`').skip(1).step_by(2).filter(|code| !code.contains([' ', '/', '.', '=']));
+        let code =
+            text.split('`').skip(1).step_by(2).filter(|code| !code.contains([' ', '/', '.', '=']));
         let words = code.flat_map(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_'));
         for name in words.filter(|word| names_code(word)) {
             let is_known = tokens.contains(name) || NOT_OURS.contains(&name);

@@ -59,7 +59,14 @@ impl InProcess {
     pub(crate) fn occupy(&self, lane: Lane) -> Sender<()> {
         let (lock, release) = bounded::<()>(0);
         let workers = |agent: &Libvirt| {
-            agent.pool().snapshot().lanes.into_iter().find(|it| it.lane == lane).expect("it is one")
+            agent
+                .core
+                .pool()
+                .snapshot()
+                .lanes
+                .into_iter()
+                .find(|it| it.lane == lane)
+                .expect("it is one")
         };
         for index in 0..workers(&self.agent).workers {
             let (agent, release) = (Arc::clone(&self.agent), release.clone());
@@ -67,7 +74,7 @@ impl InProcess {
                 let name = JobName::new("occupy", index.to_string());
                 let job = Job { name, deadline: Instant::now() + PATIENCE };
                 // Ends when the test drops the other side.
-                agent.pool().run(lane, job, None, move |_| release.recv())
+                agent.core.pool().run(lane, job, None, move |_| release.recv())
             });
         }
         wait_until("all workers are busy", PATIENCE, || {
@@ -79,7 +86,7 @@ impl InProcess {
 
     /// The jobs that wait in a lane.
     pub(crate) fn queued(&self, lane: Lane) -> usize {
-        let lanes = self.agent.pool().snapshot().lanes.into_iter();
+        let lanes = self.agent.core.pool().snapshot().lanes.into_iter();
         lanes.filter(|it| it.lane == lane).map(|it| it.queued).sum()
     }
 

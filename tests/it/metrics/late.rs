@@ -34,7 +34,7 @@ impl Own {
 
     fn scrape(&self) -> Scrape {
         let asked = Instant::now();
-        Scrape::of(asked, &self.0.metrics_text(Format::Prometheus, Vec::new()))
+        Scrape::of(asked, &self.0.telemetry.metrics_text(Format::Prometheus, Vec::new()))
     }
 
     fn scrape_until(&self, what: &str, done: impl Fn(&Scrape) -> bool) -> Scrape {

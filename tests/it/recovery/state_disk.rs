@@ -181,7 +181,7 @@ fn cancel_waits_for_its_turn_to_write() {
     let agent = InProcess::start(&config);
     let share = CallShare { class: CallClass::JobFile, user: Share::User(0), guest: "".into() };
     let permits: Vec<_> = (0..config.pool.job_files)
-        .map(|_| agent.agent.pool().permit(&share).expect("it is free"))
+        .map(|_| agent.agent.core.pool().permit(&share).expect("it is free"))
         .collect();
     let call = |method: &str| {
         let body = json!({ "jsonrpc": "2.0", "method": method, "params": { "id": "1" }, "id": 1 });

@@ -343,7 +343,7 @@ fn same_create_after_a_late_one_succeeds_after_undo() {
     stack.signal_libvirtd("CONT");
     // As an orchestrator does: until it works. The first one was not called off.
     wait_until("the second succeeds", SOON, || agent.create_guest(request("60")).is_ok());
-    assert_eq!(agent.open_intents(), []);
+    assert_eq!(agent.core.open_intents(), []);
     let made = in_libvirt(&stack);
     assert!(made.contains("late\n") && made.contains("02:00:00:00:74:04"), "{made}");
     agent.delete(request("60")).expect("it is there");

@@ -39,7 +39,7 @@ fn fill(
                     name: JobName::new("slow", index.to_string()),
                     deadline: Instant::now() + PATIENCE,
                 };
-                let outcome = agent.pool().run(lane, job, None, move |_| {
+                let outcome = agent.core.pool().run(lane, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
                 });
@@ -86,7 +86,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
     let (lock, release) = bounded::<()>(0);
     let blocked = fill(agent, [Lane::Control, Lane::Storage], &release);
     wait_until("both lanes are full and everybody is in", SOON, || {
-        let snapshot = agent.pool().snapshot();
+        let snapshot = agent.core.pool().snapshot();
         let lanes = snapshot.lanes;
         let busy = |lane: Lane| {
             lanes.iter().any(|it| it.lane == lane && it.running == it.workers && it.queued > 0)
@@ -101,7 +101,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
         guest: number.to_string().into(),
     };
     let permits: Vec<_> =
-        (0..config.pool.changes).map(|number| agent.pool().permit(&share(number))).collect();
+        (0..config.pool.changes).map(|number| agent.core.pool().permit(&share(number))).collect();
     assert!(permits.iter().all(Option::is_some));
     let body = r#"{"method":"Libvirt.Shutdown","params":[{"guest":{"id":"lanes"},"args":{"mistify.timeout":"1"}}],"id":1}"#;
     let (_, late) = exchange(address, &posted(body));
@@ -128,7 +128,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
             took < Duration::from_millis(50)
         });
     }
-    let lanes = agent.pool().snapshot().lanes;
+    let lanes = agent.core.pool().snapshot().lanes;
     let full = lanes.iter().filter(|it| it.running == it.workers && it.queued > 0);
     assert_eq!(full.count(), 2, "control and storage were full all the time: {lanes:?}");
 

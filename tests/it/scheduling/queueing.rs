@@ -79,12 +79,13 @@ fn a_users_polls_do_not_wait_for_all_of_anothers() {
     let (answer, answered) = unbounded();
     let poll = |user: u32, id: &str| {
         let guest = Guest { id: id.to_owned(), ..Guest::default() };
-        let question =
-            agent.status_question(GuestRequest { guest: Some(guest), ..GuestRequest::default() });
+        let question = agent
+            .guests
+            .status_question(GuestRequest { guest: Some(guest), ..GuestRequest::default() });
         let question = question.expect("it names a guest");
-        let posting = agent.may_post(&question).expect("there is room");
+        let posting = agent.core.may_post(&question).expect("there is room");
         let answer = answer.clone();
-        agent.post(Share::User(user), posting, question, move |_| answer.send(user).unwrap());
+        agent.core.post(Share::User(user), posting, question, move |_| answer.send(user).unwrap());
     };
     let polls = PoolLimits::default().polls;
     for number in 0..4 * polls {

@@ -39,7 +39,7 @@ fn agent(uri: &str) -> Libvirt {
 }
 
 fn lane(agent: &Libvirt, lane: Lane) -> LaneSnapshot {
-    let lanes = agent.pool().snapshot().lanes;
+    let lanes = agent.core.pool().snapshot().lanes;
     lanes.into_iter().find(|snapshot| snapshot.lane == lane).expect("every lane has figures")
 }
 
@@ -84,7 +84,7 @@ fn hung_workers_are_replaced_while_libvirt_answers() {
                     name: JobName::new("stuck", number.to_string()),
                     deadline: Instant::now() + SHORT,
                 };
-                let outcome = agent.pool().run(Lane::Read, job, None, move |_| {
+                let outcome = agent.core.pool().run(Lane::Read, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
                 });
@@ -110,7 +110,7 @@ fn storage_that_is_late_is_not_libvirts_and_stays() {
     for lane in [Lane::Storage, Lane::Read] {
         let release = release.clone();
         let job = Job { name: "slow".into(), deadline: Instant::now() + SHORT };
-        let outcome = agent.pool().run(lane, job, None, move |_| {
+        let outcome = agent.core.pool().run(lane, job, None, move |_| {
             // Ends when the test drops the other side.
             let _ = release.recv();
         });
@@ -215,7 +215,7 @@ fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
             thread::spawn(move || {
                 let job = Job { name, deadline: Instant::now() + Duration::from_millis(100) };
                 // Ends when the test drops the other side.
-                agent.pool().run(lane, job, None, move |_| {
+                agent.core.pool().run(lane, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
                 })
@@ -267,7 +267,7 @@ fn hung_call_and_its_end_are_reported_with_the_guest() {
     let agent = small_agent(Duration::from_millis(200));
     let reported = |what: &str| {
         let request = EventsRequest { guest: "read-0".to_owned(), ..EventsRequest::default() };
-        let page = agent.wait_events(request).expect("from memory");
+        let page = agent.core.wait_events(request).expect("from memory");
         page.events.iter().any(|event| event.what.name() == what)
     };
     let lock = hang(&agent, &[Lane::Read]);

@@ -29,18 +29,18 @@ use crate::ops::metadata::Stored;
 use crate::ops::networks::guest_networks::{self, nic_networks};
 use crate::ops::requests::named_guest;
 use crate::ops::transaction::Transaction;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::{GuestLock, JobName, Lane};
 use crate::storage::{self, AdoptionRule, Dataset, Maker, StoredVolume};
 
 const DISK_VERB: &str = "AttachDisk";
 const NIC_VERB: &str = "AttachNic";
 
-impl Libvirt {
+impl Guests {
     /// Attaches a disk to the guest's definition, and to the guest if it runs.
     ///
     /// The disk names its `source`; or its `volume`, one of the guest's own that no disk uses; or an image or a size.
-    /// For an image or a size the agent makes a volume as in [`Libvirt::create_guest`], with the next free number
+    /// For an image or a size the agent makes a volume as in [`Guests::create_guest`], with the next free number
     /// unless the disk names a volume. Its device is the next free one, unless the disk names it.
     ///
     /// If the guest already has the disk by this source, by this volume, or as this device with the same image and
@@ -60,33 +60,33 @@ impl Libvirt {
         let disk = request.disk.ok_or_else(missing)?;
         check_attached_disk(&disk)?;
         check_place(&disk)?;
-        let deadline = self.change_deadline(&request.args)?;
+        let deadline = self.core.change_deadline(&request.args)?;
         let handed_in = Vec::from_iter(source(&disk, "disk"));
-        let lock = self.lock_with_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
+        let lock = self.core.lock_with_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
         let changed = self
             .add_disk(&guest, disk, handed_in, &lock, deadline)
-            .map_err(|cause| self.undone(&guest, cause, &lock))?;
+            .map_err(|cause| self.core.undone(&guest, cause, &lock))?;
         Ok(self.apply_live(DISK_VERB, DeviceChange::Attach, changed, &lock, deadline))
     }
 
     /// Attaches a NIC to the guest's definition, and to the guest if it runs. Makes the NIC's network, as
-    /// [`Libvirt::create_guest`] does. Attaching the same NIC again succeeds, as with disks.
+    /// [`Guests::create_guest`] does. Attaching the same NIC again succeeds, as with disks.
     ///
     /// # Errors
-    /// As [`Libvirt::attach_disk`]; [`Error::Taken`] if the guest has another NIC with this MAC.
+    /// As [`Guests::attach_disk`]; [`Error::Taken`] if the guest has another NIC with this MAC.
     ///
     /// # Blocking
-    /// As [`Libvirt::attach_disk`].
+    /// As [`Guests::attach_disk`].
     pub fn attach_nic(&self, request: NicRequest) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         let missing = || Error::Invalid("nic is missing".to_owned());
         let nic = request.nic.ok_or_else(missing)?;
-        check_attached_nic(&nic, &self.host)?;
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        check_attached_nic(&nic, &self.core.host)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         let changed = self
             .add_nic(&guest, nic, &lock, deadline)
-            .map_err(|cause| self.undone(&guest, cause, &lock))?;
+            .map_err(|cause| self.core.undone(&guest, cause, &lock))?;
         Ok(self.apply_live(NIC_VERB, DeviceChange::Attach, changed, &lock, deadline))
     }
 
@@ -102,7 +102,7 @@ impl Libvirt {
         let mut disk = asked.clone();
         self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(lock), deadline)?;
         let here = self.look_around(&disk, lock, deadline)?;
-        let mut transaction = Transaction::begin(&self.journal, Verb::AttachDisk, guest);
+        let mut transaction = Transaction::begin(&self.core.journal, Verb::AttachDisk, guest);
         if disk.bus.is_empty() {
             disk.buses()[0].clone_into(&mut disk.bus);
         }
@@ -127,13 +127,13 @@ impl Libvirt {
         if found.is_none() && disk.bus == "scsi" {
             check_scsi(&disk.device, here.definition.hardware.scsi)?;
         }
-        self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), lock, deadline)?;
+        self.core.check_sources(DISK_VERB, &guest.id, handed_in.clone(), lock, deadline)?;
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
             transaction =
                 self.give_volume(guest, &mut disk, own, &here, transaction, (lock, deadline))?;
         }
-        let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
+        let (guest, host, is_there) = (guest.clone(), self.core.host.clone(), found.is_some());
         let definition = here.definition.clone();
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let kind = judge_one(&disk, "disk", &host)?;
@@ -151,7 +151,7 @@ impl Libvirt {
             define(session, &guest, device, is_there, transaction, &keep)
         };
         let changed = self.in_definition(transaction, lock, deadline, work)?;
-        self.claim_sources(DISK_VERB, handed_in, &here.maker(), lock, deadline);
+        self.core.claim_sources(DISK_VERB, handed_in, &here.maker(), lock, deadline);
         Ok(changed)
     }
 
@@ -165,13 +165,14 @@ impl Libvirt {
         let (definition, live) = self.look_at_devices(DISK_VERB, lock, deadline)?;
         let mut here = AttachContext { definition, live, own: None, volumes: Vec::new() };
         if disk.wants_volume() {
-            let own = here.own.insert(GuestVolumeNames::new(self.volumes.pool(), lock.guest())?);
+            let own =
+                here.own.insert(GuestVolumeNames::new(self.core.volumes.pool(), lock.guest())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
                 let below = own.directory().map_err(storage::Error::Name)?;
                 let why = format!("disk.volume {} must have the form {below}/disk-1", disk.volume);
                 return Err(Error::Invalid(why));
             }
-            here.volumes = self.own_volumes(DISK_VERB, own, lock, deadline)?;
+            here.volumes = self.core.own_volumes(DISK_VERB, own, lock, deadline)?;
         }
         Ok(here)
     }
@@ -195,7 +196,7 @@ impl Libvirt {
         };
         let definitions: Vec<_> = here.live.iter().chain([&here.definition]).collect();
         let own = DomainUse::of(&definitions);
-        let (looked_for, volumes) = (path.clone(), Arc::clone(&self.volumes));
+        let (looked_for, volumes) = (path.clone(), Arc::clone(&self.core.volumes));
         let look = move || match own.of_volume(&looked_for) {
             Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
             // Outside the store, the operator is responsible for the choice of the disk.
@@ -203,7 +204,7 @@ impl Libvirt {
             _ => None,
         };
         let job = JobName::new(DISK_VERB, lock.guest());
-        match self.aside(Lane::Read, job, deadline, look)? {
+        match self.core.aside(Lane::Read, job, deadline, look)? {
             Some(why) => {
                 let what = path.display();
                 Err(Error::Taken(format!("cannot attach {what}: guest {} {why}", lock.guest())))
@@ -229,10 +230,10 @@ impl Libvirt {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
-            let others = self.others(DISK_VERB, lock.guest(), deadline)?;
-            self.check_adopted(volume, false, &others)?;
+            let others = self.core.others(DISK_VERB, lock.guest(), deadline)?;
+            self.core.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
-                self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), lock, deadline);
+                self.core.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), lock, deadline);
             }
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
@@ -243,13 +244,13 @@ impl Libvirt {
         }
         let volume = here.volume_for(own, disk)?;
         let adoption = AdoptionRule::OfDomain { maker: here.maker(), named: Vec::new() };
-        let how = (self.space(), here.maker(), adoption);
+        let how = (self.core.space(), here.maker(), adoption);
         let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =
-            self.make_volumes(&mut with_it, wanted, false, transaction, lock, deadline)?;
+            self.core.make_volumes(&mut with_it, wanted, false, transaction, lock, deadline)?;
         // The guest exists; from now on no other guest may adopt the volumes.
-        self.claim(DISK_VERB, unclaimed, here.maker(), lock, deadline);
+        self.core.claim(DISK_VERB, unclaimed, here.maker(), lock, deadline);
         *disk = with_it.disks.pop().unwrap_or_default();
         Ok(transaction)
     }
@@ -262,8 +263,8 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<Changed, Error> {
-        let transaction = Transaction::begin(&self.journal, Verb::AttachNic, guest);
-        let (guest, host) = (guest.clone(), self.host.clone());
+        let transaction = Transaction::begin(&self.core.journal, Verb::AttachNic, guest);
+        let (guest, host) = (guest.clone(), self.core.host.clone());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let definition = described(&persistent(session, &guest.id)?, XmlKind::Inactive)?;
             let connection = session.connection()?;
@@ -292,8 +293,8 @@ impl Libvirt {
         let work =
             |session: &mut Session, transaction: &mut Transaction| Ok(work(session, transaction)?);
         let (changed, transaction) =
-            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
-        self.commit(transaction, lock, deadline)?;
+            self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.core.commit(transaction, lock, deadline)?;
         Ok(changed)
     }
 }

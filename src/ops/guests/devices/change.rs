@@ -9,7 +9,7 @@ use crate::libvirt::{Domain, XmlKind};
 use crate::ops::guests::devices::device::Device;
 use crate::ops::hypervisor::definition::described;
 use crate::ops::networks::guest_networks::nic_networks;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::GuestLock;
 
 /// Whether a device is attached or detached.
@@ -47,7 +47,7 @@ impl Changed {
     }
 }
 
-impl Libvirt {
+impl Guests {
     /// Returns the domain's definition, and its live definition if it runs.
     pub(super) fn look_at_devices(
         &self,
@@ -61,7 +61,7 @@ impl Libvirt {
             let definition = described(&domain, XmlKind::Inactive)?;
             Ok((definition, running(&domain)?))
         };
-        self.run_locked(verb, deadline, lock, look, |_, _| {})
+        self.core.run_locked(verb, deadline, lock, look, |_, _| {})
     }
 }
 

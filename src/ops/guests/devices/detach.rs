@@ -19,7 +19,7 @@ use crate::ops::metadata::Stored;
 use crate::ops::networks::guest_networks::{self, OwnerMatch};
 use crate::ops::requests::named_guest;
 use crate::ops::transaction::{Stop, Transaction};
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::{GuestLock, Lane};
 use crate::sorted::IntoSorted;
 use crate::storage::{self, Volumes};
@@ -27,7 +27,7 @@ use crate::storage::{self, Volumes};
 const DISK_VERB: &str = "DetachDisk";
 const NIC_VERB: &str = "DetachNic";
 
-impl Libvirt {
+impl Guests {
     /// Detaches a disk from the guest's definition, and asks the guest to release it if it runs.
     ///
     /// The request names the disk by its `device`, its `volume`, its `source`, or several of them. A volume that this
@@ -48,8 +48,8 @@ impl Libvirt {
             let why = "disk must have a device, volume or source";
             return Err(Error::Invalid(why.to_owned()));
         }
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         // The source alone identifies the disk; a volume beside it may be a word of the caller.
         let volume = match disk.volume.as_str() {
             name if !name.is_empty() && disk.source.is_empty() => {
@@ -61,7 +61,7 @@ impl Libvirt {
         let find = |domain: &VirDomain| find_disk(domain, &disk, volume.as_deref());
         let found = find(&definition).or_else(|| find(live.as_ref()?));
         let device = found.ok_or_else(|| no_disk(&disk))?;
-        let seed = definition.metadata.seed(self.volumes.pool());
+        let seed = definition.metadata.seed(self.core.volumes.pool());
         if let (Device::Disk(disk), Some(seed)) = (&device, seed) {
             let known = definition.metadata.volume_of(&disk.target.device);
             if known == Some(seed.as_str()) {
@@ -79,18 +79,18 @@ impl Libvirt {
     /// released the NIC: the same call removes it later, and so does Delete.
     ///
     /// # Errors
-    /// As [`Libvirt::detach_disk`].
+    /// As [`Guests::detach_disk`].
     ///
     /// # Blocking
-    /// As [`Libvirt::detach_disk`].
+    /// As [`Guests::detach_disk`].
     pub fn detach_nic(&self, request: NicRequest) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         let nic = request.nic.unwrap_or_default();
         if nic.mac.is_empty() && nic.name.is_empty() {
             return Err(Error::Invalid("nic must have a mac or name".to_owned()));
         }
-        let deadline = self.change_deadline(&request.args)?;
-        let lock = self.lock_guest(&guest.id, deadline)?;
+        let deadline = self.core.change_deadline(&request.args)?;
+        let lock = self.core.lock_guest(&guest.id, deadline)?;
         let (definition, live) = self.look_at_devices(NIC_VERB, &lock, deadline)?;
         let device = find_nic(&definition, live.as_ref(), &nic)?;
         self.detach(Verb::DetachNic, NIC_VERB, guest, device, &lock, deadline)
@@ -106,7 +106,7 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<SettingResponse, Error> {
-        let transaction = Transaction::begin(&self.journal, verb, &guest);
+        let transaction = Transaction::begin(&self.core.journal, verb, &guest);
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let domain = session.domain(&guest.id)?;
             not_saved(&domain)?;
@@ -120,8 +120,8 @@ impl Libvirt {
             Ok(Changed::read(session, &domain, &guest, device)?)
         };
         let (changed, transaction) =
-            self.run_steps(Lane::Control, transaction, lock, deadline, work)?;
-        self.commit(transaction, lock, deadline)?;
+            self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
+        self.core.commit(transaction, lock, deadline)?;
         Ok(self.apply_live(name, DeviceChange::Detach, changed, lock, deadline))
     }
 
@@ -132,9 +132,9 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<PathBuf, Error> {
-        let name = self.volumes.pool().full_dataset(volume).map_err(storage::Error::Name)?;
+        let name = self.core.volumes.pool().full_dataset(volume).map_err(storage::Error::Name)?;
         let look = move |volumes: &dyn Volumes| volumes.volume(&name, deadline);
-        Ok(self.on_storage(DISK_VERB, lock.guest(), Some(lock), deadline, look)?.device)
+        Ok(self.core.on_storage(DISK_VERB, lock.guest(), Some(lock), deadline, look)?.device)
     }
 }
 

@@ -12,10 +12,10 @@ use crate::ops::guests::devices::detach;
 use crate::ops::guests::devices::device::Device;
 use crate::ops::guests::lifecycle::{condition, fill_from_live};
 use crate::ops::guests::saved_memory::why_off;
-use crate::ops::{Error, Libvirt, Session};
+use crate::ops::{Error, Guests, Session};
 use crate::pool::GuestLock;
 
-impl Libvirt {
+impl Guests {
     /// Attaches or detaches the device of a running guest, and makes the answer.
     pub(super) fn apply_live(
         &self,
@@ -35,7 +35,7 @@ impl Libvirt {
             };
             Ok((reported, condition(&domain)?, domain.xml(XmlKind::Live)?))
         };
-        let reported = match self.run_locked(verb, deadline, lock, apply_device, |_, _| {}) {
+        let reported = match self.core.run_locked(verb, deadline, lock, apply_device, |_, _| {}) {
             Ok((reported, condition, xml)) => {
                 condition.state.name().clone_into(&mut guest.state);
                 condition.reason.clone_into(&mut guest.reason);
@@ -59,8 +59,8 @@ impl Libvirt {
         lock: &GuestLock,
         deadline: Instant,
     ) {
-        let Ok(own) = GuestVolumeNames::new(self.volumes.pool(), lock.guest()) else { return };
-        let volumes = match self.own_volumes(verb, &own, lock, deadline) {
+        let Ok(own) = GuestVolumeNames::new(self.core.volumes.pool(), lock.guest()) else { return };
+        let volumes = match self.core.own_volumes(verb, &own, lock, deadline) {
             Ok(volumes) => volumes,
             Err(error) => {
                 return log::warn!("cannot read disk sizes; guest={:?}: {error}", lock.guest());

@@ -63,7 +63,7 @@ fn a_network_that_is_off_is_started_and_not_made_anew() {
     let connection = Connection::open("test:///default").expect("it is in this process");
     let network = connection.lookup_network_by_name(mac).expect("it was made");
     network.destroy().expect("it was started");
-    let plan = host.agent.plan_create_guest(request()).expect("a plan").plan;
+    let plan = host.agent.guests.plan_create_guest(request()).expect("a plan").plan;
     let planned = plan.steps.iter().map(|step| (step.what, step.name.as_str()));
     assert_eq!(planned.collect::<Vec<_>>(), [("start network", mac)]);
     host.agent.create_guest(request()).expect("it is the same");

@@ -156,7 +156,7 @@ fn batches_of_one_caller_leave_the_pool_to_others() {
     let batch = |index| send(inside.address, &changes(&format!("nobody-{index}"), 8));
     let streams: Vec<_> = (0..12).map(batch).collect();
     wait_until("4 batches run, on 11 threads, and 8 wait", PATIENCE, || {
-        let waiting = inside.agent.pool().snapshot().callers.calls_waiting;
+        let waiting = inside.agent.core.pool().snapshot().callers.calls_waiting;
         (inside.queued(Lane::Control), waiting) == (11, 8)
     });
     let other = send(inside.address, &changes("other", 1)[0]);
@@ -183,15 +183,15 @@ fn calls_that_wait_for_events_hold_no_handler() {
     };
     let wait = json!({ "guest": "waited-for", "timeout": 50 });
     let waiting: Vec<_> = (0..4).map(|_| call("Libvirt.WaitEvents", wait.clone())).collect();
-    wait_until("all four wait", PATIENCE, || inside.agent.events().waiting() == 4);
+    wait_until("all four wait", PATIENCE, || inside.agent.core.events().waiting() == 4);
     let listed = Reply::read(&mut call("Libvirt.List", json!({})));
     assert!(listed.text().contains("\"result\""), "{listed:?}");
-    inside.agent.events().note("waited-for", EventKind::Created);
+    inside.agent.core.events().note("waited-for", EventKind::Created);
     for mut stream in waiting {
         let answer = Reply::read(&mut stream);
         assert!(answer.text().contains("\"event\":\"created\""), "{answer:?}");
     }
-    assert_eq!(inside.agent.events().waiting(), 0);
+    assert_eq!(inside.agent.core.events().waiting(), 0);
     inside.end();
 }
 

@@ -47,7 +47,8 @@ fn only_guest_changes_wait_for_the_guest_lock() {
         let snapshot = json!({ "id": id, "dest": "a" });
         assert_eq!(call(&agent, "ImageStore.CreateSnapshot", &snapshot), "");
     }
-    let lock = agent.pool().lock_guest("keyed", Instant::now() + PATIENCE).expect("nobody has it");
+    let lock =
+        agent.core.pool().lock_guest("keyed", Instant::now() + PATIENCE).expect("nobody has it");
 
     let guest = json!({ "guest": { "id": "keyed", "disks": [{ "device": "vda", "size": 1 }] } });
     let snapshot = json!({ "id": "guests/keyed/disk-0@a" });
@@ -85,7 +86,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
         for (method, params) in &changes {
             waiting.push(scope.spawn(move || call(agent, method, params)));
             wait_until(&format!("{method} waits for the key"), PATIENCE, || {
-                agent.pool().snapshot().callers.locks_waiting == waiting.len()
+                agent.core.pool().snapshot().callers.locks_waiting == waiting.len()
             });
         }
         for (method, params) in [
@@ -102,7 +103,11 @@ fn only_guest_changes_wait_for_the_guest_lock() {
             looked.starts_with("cannot create mistify/guests/keyed/disk-0: it exists and differs"),
             "{looked}"
         );
-        assert_eq!(agent.pool().snapshot().callers.locks_waiting, changes.len(), "all wait still");
+        assert_eq!(
+            agent.core.pool().snapshot().callers.locks_waiting,
+            changes.len(),
+            "all wait still"
+        );
         drop(lock);
         // The rollback came first, and has the lock first.
         assert_eq!(waiting.remove(0).join().expect("it answers"), "");
