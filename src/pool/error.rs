@@ -157,7 +157,7 @@ pub enum Error {
     GuestLocked {
         /// The guest's id.
         guest: String,
-        /// How long this caller waited for the lock.
+        /// The time since the arrival of the call.
         waited: Duration,
         /// The running job that holds the lock; `None` while the lock's holder is between two jobs.
         running: Option<RunningJob>,

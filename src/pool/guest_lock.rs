@@ -176,7 +176,7 @@ pub struct GuestLock {
 }
 
 impl GuestLock {
-    /// Returns the guest's id.
+    /// Returns the guest's id, or the name of a locked dataset that belongs to no guest.
     pub fn guest(&self) -> &str {
         &self.held.guest
     }

@@ -34,7 +34,7 @@ pub(in crate::http) enum Verdict {
 }
 
 impl PeerAuth {
-    /// Makes the authorization by this access rule.
+    /// Makes a [`PeerAuth`] with this access rule.
     ///
     /// # Errors
     /// When the kernel cannot report the owners of sockets, even where everybody on this host may call: by
