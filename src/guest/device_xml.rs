@@ -1,4 +1,4 @@
-//! Single devices of a domain, as libvirt wrote them: the model cannot write every kind.
+//! Single devices of a domain, as libvirt wrote them.
 
 use crate::guest::domain::{Device, Disk, Interface, VirDomain};
 use crate::guest::domain_xml::{read_disk, read_interface, write_source};

@@ -51,13 +51,13 @@ pub struct VirDomain {
     pub hardware: Hardware,
     /// Name of the state. Not in the XML: the caller that queries libvirt sets it.
     pub state: String,
-    /// Reason of an unrequested state. Set with the state; beyond the owner's model, like all fields below.
+    /// Reason of an unrequested state. Set with the state; beyond the owner's model, like all fields below but `metadata`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Whether libvirt starts it when the host starts. Not in the XML either.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub autostart: bool,
-    /// The guest's member of this name, if the agent stores one. Not in the XML, like the next two.
+    /// The guest's member of this name, from the stored request. Describe sets it, like the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_order: Option<u64>,
     /// The guest's member of this name, in seconds.

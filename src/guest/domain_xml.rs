@@ -87,7 +87,8 @@ impl VirDomain {
     }
 }
 
-/// Writes items of QEMU's fw_cfg (<https://libvirt.org/formatdomain.html#smbios-system-information>), by their files.
+/// Writes items of QEMU's fw_cfg (<https://libvirt.org/formatdomain.html#smbios-system-information>), each with its
+/// file.
 fn write_fw_cfg(items: &[(String, String)]) -> Option<Element> {
     let entry = |(name, file): &(String, String)| {
         Element::new("entry").with("name", name).with("file", file)
@@ -414,7 +415,7 @@ impl Metadata {
         self.stored("guest", uuid).to_xml()
     }
 
-    /// Returns the element of its disks, for the same call.
+    /// Returns the element of the disks' metadata, for the same call.
     pub fn device_element(&self) -> String {
         write_device(&self.device).to_xml()
     }

@@ -5,7 +5,7 @@ use crate::guest::wire::Guest;
 use crate::guest::{memory, profile};
 
 impl Hardware {
-    /// Builds the hardware for a guest whose open members its profile has filled in.
+    /// Builds the hardware for a guest whose omitted members its profile has filled in.
     pub(super) fn for_guest(guest: &Guest) -> Self {
         let is_modern = guest.profile == profile::MODERN;
         let has_display = guest.vnc != 0 || guest.display;

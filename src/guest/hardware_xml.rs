@@ -29,7 +29,7 @@ pub(super) fn write_machine(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     if hardware.generation_id {
         parts.push(Element::new("genid"));
     }
-    let action = word(&ON_CRASH, &hardware.on_crash);
+    let action = libvirt_word(&ON_CRASH, &hardware.on_crash);
     parts.extend(action.map(|action| Element::new("on_crash").holding(action)));
     parts
 }
@@ -109,7 +109,7 @@ pub(super) fn write_devices(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     if !hardware.tablet.is_empty() {
         devices.push(Element::new("input").with("type", "tablet").with("bus", &hardware.tablet));
     }
-    if let Some(action) = word(&WATCHDOG, &hardware.watchdog) {
+    if let Some(action) = libvirt_word(&WATCHDOG, &hardware.watchdog) {
         let watchdog = Element::new("watchdog").with("model", "i6300esb");
         devices.push(watchdog.with("action", action));
     }
@@ -153,7 +153,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
         guest_agent: channels.any(is_agent_channel),
         video: devices.child("video").child("model").attribute("type").to_owned(),
         tablet: tablet.map(|it| it.attribute("bus").to_owned()).unwrap_or_default(),
-        on_crash: said(&ON_CRASH, on_crash),
+        on_crash: api_word(&ON_CRASH, on_crash),
         watchdog: read_watchdog(devices),
         clock: domain.child("clock").attribute("offset").to_owned(),
         hyperv: features.has("hyperv"),
@@ -240,7 +240,7 @@ fn read_watchdog(devices: &Element) -> String {
     // q35 has a second watchdog of its own, which libvirt 9.1 and later also list.
     let mut watchdogs = devices.children_in("", "watchdog");
     let own = watchdogs.find(|watchdog| watchdog.attribute("model") == "i6300esb");
-    said(&WATCHDOG, own.map_or("", |watchdog| watchdog.attribute("action")))
+    api_word(&WATCHDOG, own.map_or("", |watchdog| watchdog.attribute("action")))
 }
 
 fn write_clock(hardware: &Hardware, is_x86: bool) -> Option<Element> {
@@ -261,13 +261,13 @@ fn write_clock(hardware: &Hardware, is_x86: bool) -> Option<Element> {
     Some(Element::new("clock").with("offset", offset).containing(timers))
 }
 
-/// Returns libvirt's word for one of the API.
-fn word(words: &[(&str, &'static str)], said: &str) -> Option<&'static str> {
-    words.iter().find(|(own, _)| *own == said).map(|(_, libvirts)| *libvirts)
+/// Returns libvirt's word for a word of the API.
+fn libvirt_word(words: &[(&str, &'static str)], own: &str) -> Option<&'static str> {
+    words.iter().find(|(word, _)| *word == own).map(|(_, libvirts)| *libvirts)
 }
 
-/// Returns the API's word for one of libvirt; libvirt's own if the API has none.
-fn said(words: &[(&'static str, &str)], libvirts: &str) -> String {
-    let own = words.iter().find(|(_, word)| *word == libvirts);
-    own.map_or(libvirts, |(own, _)| own).to_owned()
+/// Returns the API's word for a word of libvirt; libvirt's own if the API has none.
+fn api_word(words: &[(&'static str, &str)], libvirts: &str) -> String {
+    let found = words.iter().find(|(_, word)| *word == libvirts);
+    found.map_or(libvirts, |(own, _)| own).to_owned()
 }

@@ -41,7 +41,7 @@ pub enum Fault {
     Character(char),
     /// The text has a tab or a line end, which libvirt would turn into a blank.
     NotOneLine(char),
-    /// An id has a character that is not allowed there or anywhere.
+    /// An id or a name has a character that is not allowed there.
     IdCharacter(char),
     /// An id is longer than libvirt's file names allow.
     IdLength(usize),
@@ -53,9 +53,9 @@ pub enum Fault {
     RepeatedMac,
     /// The NIC has VLAN tags, and the host uses Linux bridges.
     TagsOnLinuxBridge,
-    /// The member is larger than a definition may hold.
+    /// The member is too large.
     TooLarge {
-        /// The size as XML.
+        /// The size, as XML for members that the definition has.
         bytes: usize,
         /// The maximum size.
         max: usize,
@@ -80,7 +80,7 @@ pub enum Fault {
     },
     /// The member conflicts with another member.
     NotWith(&'static str),
-    /// The request also has another member that this one replaces.
+    /// The request also has another member, which excludes this one.
     Beside(&'static str),
     /// The text is not a password hash.
     NotHash,
@@ -108,7 +108,7 @@ pub enum Fault {
         /// The unit.
         unit: u64,
     },
-    /// The value is 0.
+    /// The value is below a minimum.
     TooLittle {
         /// The minimum.
         least: u64,

@@ -73,7 +73,7 @@ pub fn write_disk(limits: &Limits) -> Option<Element> {
         let most = limits.get(limit.member)?;
         Some(Element::new(limit.name).holding(&most.to_string()))
     });
-    some("iotune", limits.collect())
+    parent_of("iotune", limits.collect())
 }
 
 /// Reads the limits of a disk from its XML.
@@ -88,7 +88,7 @@ pub fn write_nic(limits: &Limits) -> Option<Element> {
         let average = limits.get(limit.member)? / NIC_UNIT_BYTES_S;
         Some(Element::new(limit.element).with("average", &average.to_string()))
     });
-    some("bandwidth", limits.collect())
+    parent_of("bandwidth", limits.collect())
 }
 
 /// Reads the limits of a NIC from its XML.
@@ -98,7 +98,8 @@ pub fn read_nic(interface: &Element) -> Limits {
     read(NIC.iter().map(|limit| (limit.member, average(limit), NIC_UNIT_BYTES_S)))
 }
 
-fn some(name: &str, limits: Vec<Element>) -> Option<Element> {
+/// Returns an element with these limits as children; `None` without limits.
+fn parent_of(name: &str, limits: Vec<Element>) -> Option<Element> {
     (!limits.is_empty()).then(|| Element::new(name).containing(limits))
 }
 

@@ -26,7 +26,7 @@ pub(super) fn block_kib(guest: &Guest, is_x86: bool) -> u64 {
     }
 }
 
-/// Returns the block size in MiB, for a guest whose profile and machine are filled in.
+/// Returns the block size in MiB, for a guest that has its profile and machine.
 pub(super) fn unit_mib(guest: &Guest) -> u64 {
     block_kib(guest, is_x86(&guest.machine)) / KIB_PER_MIB
 }

@@ -8,24 +8,24 @@ pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
     let (now, next) = (&live.hardware, &definition.hardware);
     let is_expanded = now.is_expanded && next.cpu_model == "host-model";
     let disks = |domain: &VirDomain| {
-        let place = |disk: &crate::guest::domain::Disk| {
+        let compared = |disk: &crate::guest::domain::Disk| {
             (disk.target.device.clone(), disk.source.path().to_owned(), disk.limits.clone())
         };
-        domain.devices.disks.iter().map(place).collect::<Vec<_>>()
+        domain.devices.disks.iter().map(compared).collect::<Vec<_>>()
     };
     let nics = |domain: &VirDomain| {
-        let nic = |nic: &crate::guest::domain::Interface| {
+        let compared = |nic: &crate::guest::domain::Interface| {
             (nic.mac.address.to_ascii_lowercase(), nic.limits.clone())
         };
-        domain.devices.interfaces.iter().map(nic).collect::<Vec<_>>()
+        domain.devices.interfaces.iter().map(compared).collect::<Vec<_>>()
     };
-    let differs_most = live.most_memory_kib() != definition.most_memory_kib();
-    let has_most = definition.memory_max_kib > 0;
+    let is_other_max = live.most_memory_kib() != definition.most_memory_kib();
+    let has_max = definition.memory_max_kib > 0;
     let members = [
-        ("memory", live.memory_kib != definition.memory_kib || (differs_most && !has_most)),
-        ("max_memory", differs_most && has_most),
+        ("memory", live.memory_kib != definition.memory_kib || (is_other_max && !has_max)),
+        ("max_memory", is_other_max && has_max),
         ("cpu", live.vcpu != definition.vcpu),
-        ("max_cpu", most(live) != most(definition)),
+        ("max_cpu", max_cpu(live) != max_cpu(definition)),
         ("cpu_model", !is_expanded && now.cpu_model != next.cpu_model),
         ("cpu_topology", now.cpu_topology != next.cpu_topology),
         ("machine", live.os.kind.machine != definition.os.kind.machine),
@@ -47,7 +47,7 @@ pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
     differing.map(|(member, _)| member.to_owned()).collect()
 }
 
-fn most(domain: &VirDomain) -> u64 {
+fn max_cpu(domain: &VirDomain) -> u64 {
     domain.vcpu_max.max(domain.vcpu)
 }
 

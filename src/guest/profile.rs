@@ -52,9 +52,9 @@ pub fn of(guest: &Guest, configured: Profile) -> Profile {
 }
 
 /// Fills in the members that a request omits, and records the applied profile in the guest.
-pub fn fill(guest: &mut Guest, configured: Profile, place: &DefinitionContext) {
+pub fn fill(guest: &mut Guest, configured: Profile, context: &DefinitionContext) {
     let profile = of(guest, configured);
-    let offer = place.offer.as_ref().filter(|_| profile == Profile::Modern);
+    let offer = context.offer.as_ref().filter(|_| profile == Profile::Modern);
     let machine = offer.and_then(Capabilities::modern_machine);
     let (Some(offer), Some(machine)) = (offer, machine) else {
         CLASSIC.clone_into(&mut guest.profile);
@@ -63,33 +63,33 @@ pub fn fill(guest: &mut Guest, configured: Profile, place: &DefinitionContext) {
     MODERN.clone_into(&mut guest.profile);
     let has_display = guest.vnc != 0 || guest.display;
     let is_kvm = guest.kind == "kvm";
-    let open = |member: &mut String, value: &str| {
+    let fill_in = |member: &mut String, value: &str| {
         if member.is_empty() {
             value.clone_into(member);
         }
     };
-    open(&mut guest.machine, machine);
-    open(&mut guest.cpu_model, if is_kvm { "host-model" } else { "maximum" });
-    open(&mut guest.firmware, "bios");
-    open(&mut guest.clock, "utc");
-    open(&mut guest.on_crash, "stop");
+    fill_in(&mut guest.machine, machine);
+    fill_in(&mut guest.cpu_model, if is_kvm { "host-model" } else { "maximum" });
+    fill_in(&mut guest.firmware, "bios");
+    fill_in(&mut guest.clock, "utc");
+    fill_in(&mut guest.on_crash, "stop");
     if has_display {
         let best = ["virtio", "vga"].into_iter().find(|model| offer.has_video(model));
-        open(&mut guest.video, best.unwrap_or_default());
+        fill_in(&mut guest.video, best.unwrap_or_default());
     }
     guest.guest_agent.get_or_insert(true);
     if guest.max_cpu == 0 {
         guest.max_cpu = match guest.cpu_topology {
             Some(topology) => topology.processors(),
-            None => place.cpus.min(offer.max_cpu).min(CPUS_MAX).max(guest.cpu),
+            None => context.cpus.min(offer.max_cpu).min(CPUS_MAX).max(guest.cpu),
         };
     }
     let queues = queues(&guest.kind, guest.cpu);
     for (index, nic) in guest.nics.iter_mut().enumerate() {
-        fill_nic(nic, queues, place.mtus.get(index).copied().unwrap_or_default());
+        fill_nic(nic, queues, context.mtus.get(index).copied().unwrap_or_default());
     }
     for (index, disk) in guest.disks.iter_mut().enumerate() {
-        fill_disk(disk, place.disks.get(index).copied().unwrap_or_default(), &place.uuid);
+        fill_disk(disk, context.disks.get(index).copied().unwrap_or_default(), &context.uuid);
     }
 }
 
@@ -101,7 +101,7 @@ pub fn queues(kind: &str, cpu: u64) -> u64 {
     }
 }
 
-/// Fills in the open members of a NIC; `queues` is the result of [`queues`] for its guest, `mtu` the MTU of its bridge.
+/// Fills in the omitted members of a NIC; `queues` is the result of [`queues`] for its guest, `mtu` the MTU of its bridge.
 pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
     if nic.model.is_empty() {
         "virtio".clone_into(&mut nic.model);
@@ -112,20 +112,20 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
     }
 }
 
-/// Fills in the open members of a disk of the guest whose domain has this uuid.
+/// Fills in the omitted members of a disk of the guest whose domain has this uuid.
 ///
-/// `native` blocks qemu when a sparse file grows, and needs a cache mode that bypasses the page cache.
-pub fn fill_disk(disk: &mut GuestDisk, place: DiskSourceInfo, uuid: &str) {
+/// The I/O mode `native` blocks qemu when a sparse file grows, and needs a cache mode that bypasses the page cache.
+pub fn fill_disk(disk: &mut GuestDisk, source: DiskSourceInfo, uuid: &str) {
     // Another medium may be on another file system, and a medium has no space to free.
     if disk.is_cdrom() {
         return;
     }
-    let cache = if place.is_block || place.is_direct { "none" } else { "" };
+    let cache = if source.is_block || source.is_direct { "none" } else { "" };
     if disk.cache.is_empty() {
         cache.clone_into(&mut disk.cache);
     }
     if disk.io.is_empty() && GuestDisk::passes_page_cache(&disk.cache) {
-        (if place.is_block { "native" } else { "threads" }).clone_into(&mut disk.io);
+        (if source.is_block { "native" } else { "threads" }).clone_into(&mut disk.io);
     }
     if disk.discard.is_empty() {
         "unmap".clone_into(&mut disk.discard);

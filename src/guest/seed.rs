@@ -183,14 +183,15 @@ fn address(nic: &Nic) -> Option<String> {
     }
     let address: IpAddr = nic.address.parse().ok()?;
     let mask: IpAddr = nic.netmask.parse().ok()?;
-    let (mask, ones) = match (address, mask) {
+    let (mask, unused_bits) = match (address, mask) {
         (IpAddr::V4(_), IpAddr::V4(mask)) => (u128::from(mask.to_bits()) << 96, 96),
         (IpAddr::V6(_), IpAddr::V6(mask)) => (mask.to_bits(), 0),
         _ => return None,
     };
     // Ones without a gap, within the width of the address.
     let prefix = mask.leading_ones();
-    (mask.count_ones() == prefix && prefix <= 128 - ones).then(|| format!("{address}/{prefix}"))
+    (mask.count_ones() == prefix && prefix <= 128 - unused_bits)
+        .then(|| format!("{address}/{prefix}"))
 }
 
 fn bits(address: IpAddr) -> u8 {

@@ -38,11 +38,11 @@ const CACHES: &[&str] = &["none", "writeback", "writethrough", "directsync", "un
 const IOS: &[&str] = &["native", "threads", "io_uring"];
 const DISCARDS: &[&str] = &["unmap", "ignore"];
 
-/// Returns the setting that the disk's source does not support. The disk's profile is already filled in; a block device
-/// without `cache` has `none`.
-pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Option<Invalid> {
+/// Returns the fault of the setting that the disk's source does not support. The profile has already filled in the
+/// disk; a block device without `cache` has `none`.
+pub fn setting_fault(place: &str, disk: &GuestDisk, source: DiskSourceInfo) -> Option<Invalid> {
     let cache = match disk.cache.as_str() {
-        "" if at.is_block => "none",
+        "" if source.is_block => "none",
         cache => cache,
     };
     let passes_cache = GuestDisk::passes_page_cache(cache);
@@ -50,7 +50,7 @@ pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Optio
         let fault = Fault::NotWith("cache: native needs none or directsync");
         return member(&format!("{place}.io"), fault);
     }
-    if passes_cache && !at.is_direct {
+    if passes_cache && !source.is_direct {
         let why = "its file system does not support O_DIRECT".to_owned();
         let fault = Fault::NotOnHost { found: disk.cache.clone(), why };
         return member(&format!("{place}.cache"), fault);
@@ -58,7 +58,7 @@ pub fn setting_fault(place: &str, disk: &GuestDisk, at: DiskSourceInfo) -> Optio
     None
 }
 
-/// Returns the fault of a guest's memory against its unit. The guest's profile is already filled in.
+/// Returns the fault of memory that is not a multiple of its unit. The profile has already filled in the guest.
 pub fn unit_fault(guest: &Guest) -> Option<Invalid> {
     memory_fault(guest, unit_mib(guest))
 }
@@ -197,8 +197,9 @@ pub(super) fn disk_faults(place: &str, disk: &GuestDisk) -> Vec<Invalid> {
         let why = "the disk: only a disk with a source can have it";
         found.extend(member(&at("format"), Fault::NotWith(why)));
     }
-    let has_own = disk.size_mib > 0 || !disk.volume.is_empty() || !disk.discard.is_empty();
-    if disk.is_cdrom() && has_own {
+    let has_volume_members =
+        disk.size_mib > 0 || !disk.volume.is_empty() || !disk.discard.is_empty();
+    if disk.is_cdrom() && has_volume_members {
         let why = "size, volume or discard: a CD-ROM has none of them";
         found.extend(member(&at("kind"), Fault::NotWith(why)));
     }
@@ -299,7 +300,8 @@ pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
         None => ("cpu", guest.cpu),
     };
     let limit = if offer.arch == "x86_64" { offer.max_cpu.min(CPUS_MAX) } else { offer.max_cpu };
-    // A guest with more processors already has the hardware that they need.
+    // Not for `cpu` alone: in an Update it is the present number, and a guest with more processors than the limit
+    // already has the hardware that they need.
     if limit > 0 && name != "cpu" {
         found.push(below(name, most, limit));
     }

@@ -3,7 +3,7 @@ use crate::guest::wire::CpuTopology;
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
-fn place() -> DefinitionContext {
+fn context() -> DefinitionContext {
     DefinitionContext {
         offer: Some(Capabilities {
             arch: "x86_64".into(),
@@ -32,38 +32,38 @@ fn guest() -> Guest {
     guest
 }
 
-fn filled(change: impl FnOnce(&mut Guest), place: &DefinitionContext) -> Guest {
+fn filled(change: impl FnOnce(&mut Guest), context: &DefinitionContext) -> Guest {
     let mut guest = guest();
     change(&mut guest);
-    fill(&mut guest, Profile::Modern, place);
+    fill(&mut guest, Profile::Modern, context);
     guest
 }
 
 #[test]
 fn classic_fills_in_nothing() {
     let mut made = guest();
-    fill(&mut made, Profile::Classic, &place());
+    fill(&mut made, Profile::Classic, &context());
     assert_eq!(made, Guest { profile: CLASSIC.into(), ..guest() });
 }
 
 #[test]
 fn modern_is_classic_where_the_driver_says_nothing() {
-    let made = filled(|_| {}, &DefinitionContext { offer: None, ..place() });
+    let made = filled(|_| {}, &DefinitionContext { offer: None, ..context() });
     assert_eq!(made, Guest { profile: CLASSIC.into(), ..guest() });
 }
 
 #[test]
 fn a_request_overrides_the_configured_profile() {
-    let made = filled(|guest| guest.profile = CLASSIC.into(), &place());
+    let made = filled(|guest| guest.profile = CLASSIC.into(), &context());
     assert_eq!(made, Guest { profile: CLASSIC.into(), ..guest() });
     let mut made = Guest { profile: MODERN.into(), ..guest() };
-    fill(&mut made, Profile::Classic, &place());
+    fill(&mut made, Profile::Classic, &context());
     assert_eq!((made.machine.as_str(), made.profile.as_str()), ("q35", MODERN));
 }
 
 #[test]
 fn modern_profile_fills_omitted_members() {
-    let made = filled(|_| {}, &place());
+    let made = filled(|_| {}, &context());
     let words = [&made.machine, &made.cpu_model, &made.firmware, &made.clock, &made.on_crash];
     assert_eq!(words, ["q35", "host-model", "bios", "utc", "stop"]);
     assert_eq!((made.guest_agent, made.max_cpu, made.video.as_str()), (Some(true), 4, ""));
@@ -84,7 +84,7 @@ fn modern_profile_fills_omitted_members() {
 
 #[test]
 fn a_guest_without_kvm_gets_all_that_qemu_can() {
-    let made = filled(|guest| guest.kind = "qemu".into(), &place());
+    let made = filled(|guest| guest.kind = "qemu".into(), &context());
     assert_eq!((made.cpu_model.as_str(), made.nics[0].queues), ("maximum", 0));
 }
 
@@ -103,7 +103,7 @@ fn members_of_the_request_stay() {
         guest.display = true;
         guest.video = "vga".into();
     };
-    let made = filled(change, &place());
+    let made = filled(change, &context());
     let mut asked = guest();
     change(&mut asked);
     assert_eq!(made.max_cpu, 6, "as many as the topology has");
@@ -117,11 +117,11 @@ fn members_of_the_request_stay() {
 #[test]
 fn a_display_gets_the_best_video_of_the_host() {
     let video = |offered: &[&str]| {
-        let mut place = place();
-        if let Some(offer) = &mut place.offer {
+        let mut context = context();
+        if let Some(offer) = &mut context.offer {
             offer.videos = offered.iter().map(|model| (*model).to_owned()).collect();
         }
-        filled(|guest| guest.vnc = -1, &place).video
+        filled(|guest| guest.vnc = -1, &context).video
     };
     assert_eq!(video(&["vga", "virtio"]), "virtio");
     assert_eq!(video(&["vga"]), "vga");

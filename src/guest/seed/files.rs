@@ -28,8 +28,8 @@ pub fn given(guest: &Guest) -> Vec<&'static str> {
     members.into_iter().filter(|(_, is_given)| *is_given).map(|(member, _)| member).collect()
 }
 
-/// Returns the prefix of the fingerprint and the whole content of a seed in files; `None` for other seeds. Different
-/// seeds have different content.
+/// Returns the prefix of the fingerprint and the whole content as bytes of a seed in files; `None` for other seeds.
+/// Different seeds have different bytes.
 pub fn canonical(guest: &Guest) -> Option<(&'static str, Vec<u8>)> {
     if !guest.ignition.0.is_empty() {
         return Some(("ignition-", format!("{IGNITION}:{}", guest.ignition.0).into_bytes()));
