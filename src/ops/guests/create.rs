@@ -132,20 +132,20 @@ impl Guests {
                     self.core.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
             }
         }
-        let (made, host, own) = (guest.clone(), self.core.host.clone(), uuid.clone());
+        let (made, host, domain_uuid) = (guest.clone(), self.core.host.clone(), uuid.clone());
         let files = self.core.own_seed_files(guest, &uuid)?;
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            Ok(make(session, &made, (request, own, replaced, files), &host, transaction)?)
+            Ok(make(session, &made, (request, domain_uuid, replaced, files), &host, transaction)?)
         };
-        let (places, transaction) =
+        let (targets, transaction) =
             self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
         self.core.commit(transaction, lock, deadline)?;
         let maker = Maker::domain(&uuid);
         self.core.claim("CreateGuest", unclaimed, maker.clone(), lock, deadline);
-        let handed_in = if places.is_empty() { handed_in } else { Vec::new() };
+        let handed_in = if targets.is_empty() { handed_in } else { Vec::new() };
         self.core.claim_sources("CreateGuest", handed_in, &maker, lock, deadline);
-        for (disk, place) in guest.disks.iter_mut().zip(places) {
-            DiskTarget { device: disk.device, bus: disk.bus } = place;
+        for (disk, target) in guest.disks.iter_mut().zip(targets) {
+            DiskTarget { device: disk.device, bus: disk.bus } = target;
         }
         Ok(())
     }
@@ -267,21 +267,20 @@ fn check_new(
 /// [`Error::Exists`] if another guest has its id.
 fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<ExistingGuest>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
-    let places = same_or_exists(session.connection()?, &domain, guest)?;
-    Ok(Some(ExistingGuest { places, uuid: domain.uuid()? }))
+    let targets = same_or_exists(session.connection()?, &domain, guest)?;
+    Ok(Some(ExistingGuest { targets, uuid: domain.uuid()? }))
 }
 
 /// A guest that exists already.
 struct ExistingGuest {
     /// The targets of its disks.
-    places: Vec<DiskTarget>,
+    targets: Vec<DiskTarget>,
     /// The uuid of its domain.
     uuid: String,
 }
 
 /// Runs the libvirt job of CreateGuest. Stores `request` with the domain, which gets `uuid`. For a guest that exists,
-/// returns the targets of its disks: disks may have been attached and detached since, so the request does not tell
-/// them.
+/// returns the targets of its disks: disks may have been attached and detached since, so the request may name others.
 fn make(
     session: &mut Session,
     guest: &Guest,
@@ -318,8 +317,8 @@ fn make(
         guest_networks::ensure(connection, (&guest.id, domain), nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
     }
-    if let Some(ExistingGuest { places, .. }) = exists {
-        return Ok(places);
+    if let Some(ExistingGuest { targets, .. }) = exists {
+        return Ok(targets);
     }
     transaction.record(Step::Domain { uuid: Some(uuid) })?;
     let defined = session.connection()?.define_domain(&xml);
@@ -397,12 +396,12 @@ pub(in crate::ops) fn same_or_exists(
     match found.metadata.guest {
         _ if !is_same => Err(other),
         Some(request) => {
-            let places = request.disks.into_iter().map(|disk| {
+            let targets = request.disks.into_iter().map(|disk| {
                 let own = found.devices.disks.iter().find(|own| own.target.device == disk.device);
                 let asked = DiskTarget { device: disk.device, bus: disk.bus };
                 own.map_or(asked, |own| own.target.clone())
             });
-            Ok(places.collect())
+            Ok(targets.collect())
         }
         None => Ok(found.devices.disks.into_iter().map(|disk| disk.target).collect()),
     }

@@ -153,8 +153,8 @@ fn leaving_steps(
     Ok((steps, missing))
 }
 
-/// Returns the names of the networks to remove with a guest if no other guest uses them, what its definition says of
-/// its volumes, and the MAC addresses of its NICs whose networks no longer exist.
+/// Returns the names of the networks to remove with a guest if no other guest uses them, the volumes to remove by its
+/// definition, and the MAC addresses of its NICs whose networks no longer exist.
 pub(in crate::ops) fn leaving(
     connection: &Connection,
     guest: &Guest,
@@ -180,8 +180,8 @@ pub(in crate::ops) fn leaving(
         let (expected, supplied, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
         return Ok((names, LeavingVolumes { expected, supplied, renamed }, Vec::new()));
     };
-    let plugged = found.devices.interfaces.iter().filter(|it| it.source.network == it.mac.address);
-    let lost = plugged.map(|it| it.mac.address.clone()).filter(|mac| !names.contains(mac));
+    let nics = found.devices.interfaces.iter().filter(|it| it.source.network == it.mac.address);
+    let lost = nics.map(|it| it.mac.address.clone()).filter(|mac| !names.contains(mac));
     let lost = lost.collect();
     let Metadata { guest: request, besides, .. } = &found.metadata;
     let volumes = LeavingVolumes {

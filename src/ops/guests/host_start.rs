@@ -106,7 +106,8 @@ pub struct HostStart {
 }
 
 impl HostStart {
-    /// Starts the thread, if guests of this boot remain to be started. A host that has no such file yet has none.
+    /// Starts the thread, if guests of this boot remain to be started. Without the file, no guest is started in this
+    /// boot.
     ///
     /// # Errors
     /// If the system refuses the thread.

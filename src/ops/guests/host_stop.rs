@@ -51,8 +51,8 @@ impl Guests {
                 break;
             }
             guests.order_by(&|a, b| rank(a).cmp(&rank(b)));
-            for place in guests.chunk_by(|a, b| a.order == b.order) {
-                let round = self.stop_place(place, end);
+            for group in guests.chunk_by(|a, b| a.order == b.order) {
+                let round = self.stop_group(group, end);
                 stopped.off += round.off;
                 stopped.forced += round.forced;
                 stopped.left.extend(round.left);
@@ -75,7 +75,7 @@ impl Guests {
     }
 
     /// Shuts these guests down in parallel.
-    fn stop_place(&self, guests: &[Scheduled], end: Instant) -> Stopped {
+    fn stop_group(&self, guests: &[Scheduled], end: Instant) -> Stopped {
         let (next, stopped) = (AtomicUsize::new(0), Mutex::new(Stopped::default()));
         let work = || {
             while let Some(guest) = guests.get(next.fetch_add(1, Ordering::Relaxed)) {

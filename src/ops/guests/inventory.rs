@@ -35,9 +35,9 @@ impl Guests {
     /// the page, and with a filter for metadata two for each guest that is checked.
     pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
         let deadline = self.core.read_deadline(&request.args)?;
-        let (wanted, agents) = (Wanted::parse(request)?, Arc::clone(&self.agents));
+        let (filter, agents) = (PageFilter::parse(request)?, Arc::clone(&self.agents));
         self.core.read(Lane::Read, "List", "guests", deadline, move |connection| {
-            Ok(wanted.page(connection, &agents)?)
+            Ok(filter.page(connection, &agents)?)
         })
     }
 
@@ -83,14 +83,14 @@ fn known_addresses(agents: &GuestAgents, id: &str, domain: &Domain) -> Vec<Addre
 }
 
 /// The filter of a page.
-struct Wanted {
+struct PageFilter {
     after: String,
     limit: usize,
     state: Option<State>,
     metadata: BTreeMap<String, String>,
 }
 
-impl Wanted {
+impl PageFilter {
     fn parse(request: ListRequest) -> Result<Self, Error> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
             0 => LIST_GUESTS,
@@ -204,12 +204,12 @@ mod tests {
     use super::*;
 
     fn refused(request: ListRequest) -> String {
-        Wanted::parse(request).err().expect("it is refused").to_string()
+        PageFilter::parse(request).err().expect("it is refused").to_string()
     }
 
     #[test]
     fn page_has_100_guests_by_default_and_1000_at_most() {
-        let limit = |limit| Wanted::parse(ListRequest { limit, ..ListRequest::default() });
+        let limit = |limit| PageFilter::parse(ListRequest { limit, ..ListRequest::default() });
         assert_eq!(limit(0).map(|it| it.limit).ok(), Some(100));
         assert_eq!(limit(1000).map(|it| it.limit).ok(), Some(1000));
         let why = refused(ListRequest { limit: u64::MAX, ..ListRequest::default() });

@@ -91,21 +91,21 @@ pub(in crate::ops) fn definition(
     sources: &[SourceKind],
     (offer, uuid): (Option<Capabilities>, &str),
 ) -> Result<VirDomain, Error> {
-    let places = guest.disks.iter().zip(sources);
-    let place = DefinitionContext {
+    let kinds = guest.disks.iter().zip(sources);
+    let context = DefinitionContext {
         offer,
-        disks: places.map(|(disk, kind)| disk_place(disk, *kind)).collect(),
+        disks: kinds.map(|(disk, kind)| source_info(disk, *kind)).collect(),
         mtus: guest.nics.iter().map(mtu).collect(),
         cpus: processors(),
         uuid: uuid.to_owned(),
     };
     let mut made = guest.clone();
-    profile::fill(&mut made, host.profile, &place);
+    profile::fill(&mut made, host.profile, &context);
     if let Some(fault) = unit_fault(&made) {
         return Err(fault.into());
     }
-    for (index, (disk, place)) in made.disks.iter().zip(&place.disks).enumerate() {
-        if let Some(fault) = setting_fault(&format!("disks[{index}]"), disk, *place) {
+    for (index, (disk, source)) in made.disks.iter().zip(&context.disks).enumerate() {
+        if let Some(fault) = setting_fault(&format!("disks[{index}]"), disk, *source) {
             return Err(fault.into());
         }
     }
@@ -122,7 +122,7 @@ pub(in crate::ops) fn definition(
 /// As [`definition`].
 pub(super) fn fill_disk(disk: &mut wire::GuestDisk, kind: SourceKind, domain: &VirDomain) {
     if domain.metadata.profile == profile::MODERN {
-        profile::fill_disk(disk, disk_place(disk, kind), &domain.uuid);
+        profile::fill_disk(disk, source_info(disk, kind), &domain.uuid);
     }
 }
 
@@ -138,10 +138,10 @@ pub(super) fn fill_nic(nic: &mut Nic, domain: &VirDomain) {
 /// # Blocking
 /// As [`definition`].
 pub(super) fn disk_fault(disk: &wire::GuestDisk, kind: SourceKind) -> Option<Invalid> {
-    setting_fault("disk", disk, disk_place(disk, kind))
+    setting_fault("disk", disk, source_info(disk, kind))
 }
 
-fn disk_place(disk: &wire::GuestDisk, kind: SourceKind) -> DiskSourceInfo {
+fn source_info(disk: &wire::GuestDisk, kind: SourceKind) -> DiskSourceInfo {
     let is_block = kind == SourceKind::Block;
     let is_direct = is_block || disk::is_direct(Path::new(&disk.source));
     DiskSourceInfo { is_block, is_direct }

@@ -112,7 +112,7 @@ impl Guests {
         Ok(())
     }
 
-    /// Sets the source of one disk of the guest with this id, which errors call `place`.
+    /// Sets the source of one disk of the guest with this id. Errors call the disk `place`.
     ///
     /// # Errors
     /// As [`Guests::resolve_cdrom_images`].
@@ -127,7 +127,7 @@ impl Guests {
         lock: Option<&GuestLock>,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if !is_open(disk) {
+        if !needs_source(disk) {
             return Ok(());
         }
         let id = Id::parse(&disk.image).map_err(storage::Error::Name)?;
@@ -143,7 +143,7 @@ impl Guests {
 }
 
 /// Returns whether a disk is a CD-ROM with an image but without a source.
-fn is_open(disk: &GuestDisk) -> bool {
+fn needs_source(disk: &GuestDisk) -> bool {
     disk.is_cdrom() && disk.source.is_empty() && !disk.image.is_empty()
 }
 

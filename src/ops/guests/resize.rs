@@ -185,7 +185,7 @@ fn find_all(
     Ok(found)
 }
 
-/// Grows one volume after the other; the transaction records each before.
+/// Grows one volume after the other; the transaction records each volume before it grows.
 fn grow(
     volumes: &dyn Volumes,
     found: Vec<(String, StoredVolume, u64)>,

@@ -10,7 +10,7 @@
 //! | Run, Create | libvirt restores the memory |
 //! | Delete | the memory is removed, too |
 //! | DiscardSaved | the memory is removed; the next start boots |
-//! | Update, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
+//! | Update, SetSeed, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
 //! | AttachDisk, AttachNic, InsertMedia, EjectMedia, SetMemory, SetCPU, SetLimits | the definition changes, and the answer says when it applies |
 //! | SetMetadata | the definition changes, which List and Describe read, whatever the restored guest has |
 //! | all others | as for a guest that is off |
@@ -24,7 +24,7 @@ use crate::ops::{Core, Error, Guests, Session};
 use crate::pool::GuestLock;
 
 /// The message of a setting's answer for a guest with saved memory.
-pub(super) const COMES_LATER: &str = "the guest has saved memory, and its next start restores the \
+pub(super) const APPLIES_LATER: &str = "the guest has saved memory, and its next start restores the \
     former settings; call Run and Poweroff, or DiscardSaved, to apply this change";
 
 impl Guests {
@@ -90,7 +90,7 @@ pub(super) fn not_saved(domain: &Domain) -> Result<(), Error> {
     }
 }
 
-/// Returns why a change did not apply to a domain at once that is off.
+/// Returns why a change did not apply at once to a domain that is off.
 pub(super) fn why_off(domain: &Domain) -> Result<&'static str, Error> {
-    Ok(if is_saved(domain)? { COMES_LATER } else { "the guest is off" })
+    Ok(if is_saved(domain)? { APPLIES_LATER } else { "the guest is off" })
 }

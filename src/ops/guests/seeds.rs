@@ -45,24 +45,24 @@ pub(in crate::ops) struct SeedKey {
 }
 
 impl SeedKey {
-    /// Creates the state of the key in this directory; without a directory, of a key in memory.
+    /// Creates a key that is read or made on first use: in this directory, or without a directory in memory.
     pub(in crate::ops) fn new(directory: Option<PathBuf>) -> Self {
         Self { directory, ..Self::default() }
     }
 
-    /// Returns the fingerprint of a seed. Without a stored key no seed has a fingerprint yet; with [`KeyAccess::Read`] the
-    /// result then comes from a random key, and matches none.
+    /// Returns the fingerprint of a seed. Without a stored key no seed has a fingerprint yet: with [`KeyAccess::Read`]
+    /// the result then comes from a random key, and matches none.
     ///
     /// # Errors
     /// If the key can neither be read nor made.
-    fn fingerprint(&self, text: &[u8], may: KeyAccess) -> io::Result<String> {
-        let mut hmac = HMAC::new(self.key(may)?);
+    fn fingerprint(&self, text: &[u8], access: KeyAccess) -> io::Result<String> {
+        let mut hmac = HMAC::new(self.key(access)?);
         hmac.update(text);
         let digits: String = hmac.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(PREFIX.to_owned() + &digits)
     }
 
-    fn key(&self, may: KeyAccess) -> io::Result<[u8; KEY_BYTES]> {
+    fn key(&self, access: KeyAccess) -> io::Result<[u8; KEY_BYTES]> {
         let mut known = self.key.lock();
         if let Some(key) = *known {
             return Ok(key);
@@ -71,7 +71,7 @@ impl SeedKey {
             Some(directory) => stored_key(directory)?,
             None => None,
         };
-        let key = match (stored, &self.directory, may) {
+        let key = match (stored, &self.directory, access) {
             (Some(key), ..) => key,
             (None, _, KeyAccess::Read) => return Ok(random::bytes()),
             (None, Some(directory), KeyAccess::Make) => new_key(directory)?,
@@ -146,14 +146,14 @@ impl Guests {
     pub(in crate::ops) fn fingerprint_seed(
         &self,
         guest: &mut Guest,
-        may: KeyAccess,
+        access: KeyAccess,
     ) -> Result<(), Error> {
         let (kind, text) = match (&guest.cloud_init, canonical(guest)) {
             (Some(cloud_init), _) => ("", cloud_init.canonical()),
             (None, Some(of_files)) => of_files,
             (None, None) => return Ok(()),
         };
-        let made = self.core.seed_key.fingerprint(&text, may);
+        let made = self.core.seed_key.fingerprint(&text, access);
         guest.seed = kind.to_owned() + &made.map_err(Error::Seed)?;
         Ok(())
     }
@@ -303,7 +303,7 @@ impl Guests {
             space: self.core.space(),
             owner: owner.clone(),
             maker: Some(maker.clone()),
-            // A volume that was not destroyed belongs to somebody else.
+            // A volume of this name that `take_back` did not destroy belongs to somebody else.
             adoption: AdoptionRule::Unwritten,
             unmarked: false,
             content: Some(content),

@@ -73,7 +73,7 @@ impl Guests {
             return asked.map(Ended::boxed);
         };
         let guest = named_guest(guest)?;
-        // Before the lookup of the run, so that no later change of libvirt is missed.
+        // Before the lookup of the run, so that the call notices a restart of libvirt after it.
         let subscription = self.core.events.subscription(Instant::now() + SHUTDOWN_LOOK);
         let deadline = self.core.read_deadline(&args)?;
         Ok(match run_of(&self.core, &guest.id, deadline)? {
@@ -243,7 +243,7 @@ impl Waiting {
     fn ask(&self, core: &Core) -> Result<(), Error> {
         let (id, run) = (self.guest.id.clone(), self.run.clone());
         core.change(VERB, &self.guest.id, self.ask_until(), move |session| {
-            match its_domain(session, &id, &run)? {
+            match domain_of_run(session, &id, &run)? {
                 Some(domain) => Ok(domain.shutdown()?),
                 None => Ok(()),
             }
@@ -255,7 +255,7 @@ impl Waiting {
         self.schedule.next().min(Instant::now() + SHUTDOWN_ASK).max(soon())
     }
 
-    /// Asks the guest agent once, as soon as its turn is free. Only its success matters.
+    /// Asks the guest agent once, as soon as it has no other command. An error is only logged.
     fn ask_agent(&mut self, core: &Core) {
         if !self.wants_agent {
             return;
@@ -270,7 +270,7 @@ impl Waiting {
         let (id, run, until) = (self.guest.id.clone(), self.run.clone(), self.ask_until());
         let name = JobName::new(VERB, id.clone()).of_emulator();
         let asked = core.once(Lane::Control, name, until, move |session: &mut Session| {
-            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
+            let Some(domain) = domain_of_run(session, &id, &run)? else { return Ok(()) };
             agent_guard.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
             agent_guard.command(&domain, &Domain::shutdown_by_agent)
         });
@@ -295,7 +295,7 @@ impl Waiting {
         // An emulator that does not react is killed after some 10 s.
         let until = self.schedule.end.max(soon());
         core.urgent(VERB, &self.guest.id, until, move |session| {
-            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
+            let Some(domain) = domain_of_run(session, &id, &run)? else { return Ok(()) };
             info!("forcing a guest off that did not shut down; guest={id:?}");
             // Before the call: libvirt ends the guest before it answers, and another thread checks the guest meanwhile.
             has_forced.store(true, Ordering::Relaxed);
@@ -330,7 +330,7 @@ impl Steps<GuestResponse> for Ended {
 }
 
 /// Returns the domain of this run; `None` if the run has ended.
-fn its_domain(session: &mut Session, id: &str, run: &Run) -> Result<Option<Domain>, Error> {
+fn domain_of_run(session: &mut Session, id: &str, run: &Run) -> Result<Option<Domain>, Error> {
     let Some(domain) = session.find(id)? else { return Ok(None) };
     let is_it = Run::of(&domain)?.as_ref() == Some(run);
     Ok(is_it.then_some(domain))

@@ -15,7 +15,7 @@ use crate::ops::guests::saved_memory::is_saved;
 use crate::ops::hypervisor::definition::described;
 use crate::ops::networks::bridges;
 
-/// Starts a domain that is off, if the paths of its disks are allowed by now; its definition may be old.
+/// Starts a domain that is off, if the paths of its disks are still allowed; its definition may be old.
 ///
 /// If a start of another caller is under way, waits for it and succeeds. That caller may have been a killed agent.
 ///

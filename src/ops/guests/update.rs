@@ -51,9 +51,9 @@ impl Guests {
                 return Err(Error::Unsupported(why));
             }
             asked.profile.clone_from(&definition.metadata.profile);
-            let it = as_it_would_be(&asked, &definition);
-            let unit = rules::unit_fault(&it);
-            if let Some(fault) = rules::faults(&it).into_iter().chain(unit).next() {
+            let after = as_it_would_be(&asked, &definition);
+            let unit = rules::unit_fault(&after);
+            if let Some(fault) = rules::faults(&after).into_iter().chain(unit).next() {
                 return Err(fault.into());
             }
             if !asked.video.is_empty() && definition.devices.graphics.kind.is_empty() {
@@ -61,7 +61,7 @@ impl Guests {
             }
             // The capabilities of this host's emulator do not apply to another architecture.
             if definition.os.kind.arch == ARCH {
-                machine::offer(session.connection()?, &it, Profile::Classic)?;
+                machine::offer(session.connection()?, &after, Profile::Classic)?;
             }
             let nvram = paths::nvram(&definition.uuid, &host);
             let updated = update::updated(&xml, &asked, &nvram).map_err(unreadable)?;

@@ -101,12 +101,12 @@ impl Guests {
     ) -> Result<Changed, Error> {
         let mut disk = asked.clone();
         self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(lock), deadline)?;
-        let here = self.look_around(&disk, lock, deadline)?;
+        let context = self.look_around(&disk, lock, deadline)?;
         let mut transaction = Transaction::begin(&self.core.journal, Verb::AttachDisk, guest);
         if disk.bus.is_empty() {
             disk.buses()[0].clone_into(&mut disk.bus);
         }
-        let found = here.find(&disk)?;
+        let found = context.find(&disk)?;
         match found {
             Some(found) if !same_disk_settings(&asked, found) || !is_on(found, &asked.bus) => {
                 return Err(Error::Taken(format!(
@@ -120,21 +120,21 @@ impl Guests {
                 found.target.bus.clone_into(&mut disk.bus);
             }
             None => {
-                disk.device = here.free_device(&disk)?;
-                self.check_not_under_own(&here, &disk, lock, deadline)?;
+                disk.device = context.free_device(&disk)?;
+                self.check_not_under_own(&context, &disk, lock, deadline)?;
             }
         }
         if found.is_none() && disk.bus == "scsi" {
-            check_scsi(&disk.device, here.definition.hardware.scsi)?;
+            check_scsi(&disk.device, context.definition.hardware.scsi)?;
         }
         self.core.check_sources(DISK_VERB, &guest.id, handed_in.clone(), lock, deadline)?;
-        let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
+        let own = context.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
             transaction =
-                self.give_volume(guest, &mut disk, own, &here, transaction, (lock, deadline))?;
+                self.give_volume(guest, &mut disk, own, &context, transaction, (lock, deadline))?;
         }
         let (guest, host, is_there) = (guest.clone(), self.core.host.clone(), found.is_some());
-        let definition = here.definition.clone();
+        let definition = context.definition.clone();
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let kind = judge_one(&disk, "disk", &host)?;
             let mut made = disk.clone();
@@ -151,7 +151,7 @@ impl Guests {
             define(session, &guest, device, is_there, transaction, &keep)
         };
         let changed = self.in_definition(transaction, lock, deadline, work)?;
-        self.core.claim_sources(DISK_VERB, handed_in, &here.maker(), lock, deadline);
+        self.core.claim_sources(DISK_VERB, handed_in, &context.maker(), lock, deadline);
         Ok(changed)
     }
 
@@ -163,18 +163,17 @@ impl Guests {
         deadline: Instant,
     ) -> Result<AttachContext, Error> {
         let (definition, live) = self.look_at_devices(DISK_VERB, lock, deadline)?;
-        let mut here = AttachContext { definition, live, own: None, volumes: Vec::new() };
+        let mut context = AttachContext { definition, live, own: None, volumes: Vec::new() };
         if disk.wants_volume() {
-            let own =
-                here.own.insert(GuestVolumeNames::new(self.core.volumes.pool(), lock.guest())?);
+            let own = context.own.insert(GuestVolumeNames::new(self.core.volumes.pool(), lock.guest())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
                 let below = own.directory().map_err(storage::Error::Name)?;
                 let why = format!("disk.volume {} must have the form {below}/disk-1", disk.volume);
                 return Err(Error::Invalid(why));
             }
-            here.volumes = self.core.own_volumes(DISK_VERB, own, lock, deadline)?;
+            context.volumes = self.core.own_volumes(DISK_VERB, own, lock, deadline)?;
         }
-        Ok(here)
+        Ok(context)
     }
 
     /// Refuses a disk that is, or may be, a backing file of another disk of the guest: both disks would write to the
@@ -184,17 +183,17 @@ impl Guests {
     /// [`Error::Taken`].
     fn check_not_under_own(
         &self,
-        here: &AttachContext,
+        context: &AttachContext,
         disk: &wire::GuestDisk,
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let path = match here.volume(disk) {
+        let path = match context.volume(disk) {
             Some(volume) => volume.device.clone(),
             None if disk.source.is_empty() => return Ok(()),
             None => PathBuf::from(&disk.source),
         };
-        let definitions: Vec<_> = here.live.iter().chain([&here.definition]).collect();
+        let definitions: Vec<_> = context.live.iter().chain([&context.definition]).collect();
         let own = DomainUse::of(&definitions);
         let (looked_for, volumes) = (path.clone(), Arc::clone(&self.core.volumes));
         let look = move || match own.of_volume(&looked_for) {
@@ -213,44 +212,44 @@ impl Guests {
         }
     }
 
-    /// Gives a disk without a source a volume: the named one, if it exists and the request sets neither image nor size,
-    /// else a new one as in CreateGuest.
+    /// Gives a disk without a source a volume: the volume that it names, if that exists and the request sets neither
+    /// image nor size, else a new one as in CreateGuest.
     fn give_volume(
         &self,
         guest: &Guest,
         disk: &mut wire::GuestDisk,
         own: &GuestVolumeNames,
-        here: &AttachContext,
+        context: &AttachContext,
         transaction: Transaction,
         (lock, deadline): (&GuestLock, Instant),
     ) -> Result<Transaction, Error> {
-        let wants_any = disk.image.is_empty() && disk.size_mib == 0;
-        if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
-            if let Some(uuid) = here.other_maker(volume) {
+        let wants_existing = disk.image.is_empty() && disk.size_mib == 0;
+        if let (true, Some(volume)) = (wants_existing, context.volume(disk)) {
+            if let Some(uuid) = context.other_maker(volume) {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
             let others = self.core.others(DISK_VERB, lock.guest(), deadline)?;
             self.core.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
-                self.core.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), lock, deadline);
+                self.core.claim(DISK_VERB, vec![volume.name.clone()], context.maker(), lock, deadline);
             }
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
             return Ok(transaction);
         }
-        if wants_any && !disk.volume.is_empty() {
+        if wants_existing && !disk.volume.is_empty() {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
         }
-        let volume = here.volume_for(own, disk)?;
-        let adoption = AdoptionRule::OfDomain { maker: here.maker(), named: Vec::new() };
-        let how = (self.core.space(), here.maker(), adoption);
+        let volume = context.volume_for(own, disk)?;
+        let adoption = AdoptionRule::OfDomain { maker: context.maker(), named: Vec::new() };
+        let how = (self.core.space(), context.maker(), adoption);
         let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =
             self.core.make_volumes(&mut with_it, wanted, false, transaction, lock, deadline)?;
         // The guest exists; from now on no other guest may adopt the volumes.
-        self.core.claim(DISK_VERB, unclaimed, here.maker(), lock, deadline);
+        self.core.claim(DISK_VERB, unclaimed, context.maker(), lock, deadline);
         *disk = with_it.disks.pop().unwrap_or_default();
         Ok(transaction)
     }
@@ -463,8 +462,8 @@ fn check_scsi(device: &str, controllers: usize) -> Result<(), Error> {
     }
 }
 
-/// Changes the request stored with a domain, and then the definition; the transaction records the step before. For a
-/// device that the definition has already, only stores it, if it is missing there.
+/// Changes the request stored with a domain, and then the definition, after the transaction has recorded the step. A
+/// device that the definition has already is only added to the stored request, if it is missing there.
 fn define(
     session: &mut Session,
     guest: &Guest,
@@ -492,7 +491,7 @@ fn define(
 /// Detaches a device from the definition and from the stored request, to undo an attach.
 ///
 /// The running guest is not involved: it gets a device only after the commit. If it has the device all the same,
-/// somebody has started it with the device, and everything stays. Returns whether that is so.
+/// somebody has started it with the device, and everything stays. Returns whether everything stayed.
 ///
 /// # Errors
 /// If libvirt does not answer, or refuses the detach.

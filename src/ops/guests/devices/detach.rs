@@ -50,7 +50,7 @@ impl Guests {
         }
         let deadline = self.core.change_deadline(&request.args)?;
         let lock = self.core.lock_guest(&guest.id, deadline)?;
-        // The source alone identifies the disk; a volume beside it may be a word of the caller.
+        // A source identifies the disk; a volume beside it may be the caller's own text.
         let volume = match disk.volume.as_str() {
             name if !name.is_empty() && disk.source.is_empty() => {
                 Some(self.device_of(name, &lock, deadline)?)
@@ -111,7 +111,7 @@ impl Guests {
             let domain = session.domain(&guest.id)?;
             not_saved(&domain)?;
             transaction.record(device.step())?;
-            match leave_definition(&domain, &device) {
+            match detach_from_definition(&domain, &device) {
                 Err(error) if error.is_unreachable() => return Err(Stop::Recover(error)),
                 // The guest still has the device, and the caller gets this error.
                 Err(error) => return Err(Stop::Clean(error)),
@@ -191,7 +191,7 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
 }
 
 /// Detaches a device from the domain's definition, if that has it.
-fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
+fn detach_from_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
     match device.element_of(domain, XmlKind::Inactive)? {
         Some(element) => Ok(domain.detach_device(&element, AffectFlags::Config)?),
         None => Ok(()),
@@ -226,7 +226,7 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
 }
 
 /// Returns whether the running guest has released a device; if not, the reason for the caller.
-pub(super) fn has_let_go(
+pub(super) fn has_released(
     session: &mut Session,
     domain: &Domain,
     id: &str,
@@ -246,6 +246,6 @@ pub(in crate::ops) fn finish(session: &mut Session, id: &str, step: &Step) -> Re
     let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
         return Ok(());
     };
-    leave_definition(&domain, &device)?;
+    detach_from_definition(&domain, &device)?;
     forget(session, &domain, id, &device)
 }

@@ -20,7 +20,7 @@ impl Guests {
     pub(super) fn apply_live(
         &self,
         verb: &str,
-        way: DeviceChange,
+        change: DeviceChange,
         changed: Changed,
         lock: &GuestLock,
         deadline: Instant,
@@ -31,7 +31,7 @@ impl Guests {
             let domain = session.domain(&id)?;
             let reported = match running(&domain)? {
                 None => Err(why_off(&domain)?.to_owned()),
-                Some(live) => apply_device(session, &domain, &id, way, &device, &live)?,
+                Some(live) => apply_device(session, &domain, &id, change, &device, &live)?,
             };
             Ok((reported, condition(&domain)?, domain.xml(XmlKind::Live)?))
         };
@@ -78,11 +78,11 @@ fn apply_device(
     session: &mut Session,
     domain: &Domain,
     id: &str,
-    way: DeviceChange,
+    change: DeviceChange,
     device: &Device,
     live: &VirDomain,
 ) -> Result<Result<(), String>, Error> {
-    let outcome = match (way, device.is_in(live)) {
+    let outcome = match (change, device.is_in(live)) {
         (DeviceChange::Attach, false) => domain.attach_device(&device.xml(), AffectFlags::Live),
         (DeviceChange::Detach, true) => match device.element_of(domain, XmlKind::Live)? {
             Some(element) => domain.detach_device(&element, AffectFlags::Live),
@@ -90,10 +90,10 @@ fn apply_device(
         },
         (DeviceChange::Attach, true) | (DeviceChange::Detach, false) => return Ok(Ok(())),
     };
-    match (way, outcome) {
+    match (change, outcome) {
         (_, Err(error)) if error.connection_lost() => Err(error.into()),
         (_, Err(error)) => Ok(Err(error.message)),
         (DeviceChange::Attach, Ok(())) => Ok(Ok(())),
-        (DeviceChange::Detach, Ok(())) => detach::has_let_go(session, domain, id, device),
+        (DeviceChange::Detach, Ok(())) => detach::has_released(session, domain, id, device),
     }
 }

@@ -40,8 +40,8 @@ pub(super) fn add_disk(
         if !asked.image.is_empty() {
             disk.size_mib = asked.size_mib;
         }
-        let place = own.of(stored.disks.len(), asked);
-        if place.is_ok_and(|volume| volume.as_str() == disk.volume) {
+        let implied = own.of(stored.disks.len(), asked);
+        if implied.is_ok_and(|volume| volume.as_str() == disk.volume) {
             asked.volume.clone_into(&mut disk.volume);
         }
     }
@@ -86,7 +86,7 @@ fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
     metadata.guest = Some(stored);
 }
 
-/// Writes the changed metadata of this device to the domain.
+/// Writes the metadata, changed for this device, to the domain.
 pub(super) fn write(domain: &Domain, stored: &Stored, device: &Device) -> Result<(), Error> {
     match device {
         Device::Disk(_) => stored.write(domain),
