@@ -40,7 +40,7 @@ impl Thread {
                     Err(error) => debug!("cannot read {NEIGHBOURS}: {error}"),
                 }
                 let mut networks = networks.clone();
-                // The NICs' own networks only lead to its bridge, and have no leases.
+                // The network of a NIC on the NAT bridge only leads to that bridge, and has no leases.
                 if self.has_nat {
                     networks.insert(Nat::NETWORK.to_owned());
                 }
@@ -83,7 +83,7 @@ impl Thread {
     fn ask_networks(&self, networks: BTreeSet<String>) -> Result<(), Error> {
         let (agents, events) = (Arc::clone(&self.agents), Arc::clone(&self.events));
         if networks.is_empty() {
-            // The leases of a guest that has left its network expire.
+            // No guest is on a network that may have leases: forget the leases of before.
             agents.report_all(Vec::new(), Source::Lease, &events);
             return Ok(());
         }

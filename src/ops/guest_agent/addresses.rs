@@ -1,7 +1,7 @@
 //! Addresses of running guests: what the agent remembers of each guest, and when it asks again.
 //!
 //! List, Describe, metrics and the page read this memory only. libvirt's events and definitions say which guests run,
-//! with which NICs and which guest agent. The thread of `clocks` asks the guest agents one after the other. It asks
+//! with which NICs and which guest agent. The thread of `clocks` asks the guest agents one after the other, and asks
 //! libvirt's networks and the kernel once for all guests.
 
 use std::collections::BTreeSet;
@@ -64,7 +64,7 @@ struct Known {
     /// When to ask the guest agent next.
     due: Option<Instant>,
     /// How often the guest agent has reported no address since it connected.
-    vain: u32,
+    empty_reports: u32,
     /// The addresses in the last event; `reported_at` is the time of that event.
     reported: BTreeSet<String>,
     reported_at: Option<Instant>,
@@ -149,8 +149,8 @@ impl Known {
         Some(GuestInside { guest: self.guest.clone(), is_connected, filesystems })
     }
 
-    /// Returns whether the agent must send an event about the addresses, and then records them as sent. They must
-    /// differ from those of the last event, and that event must be at least [`ADDRESS_EVENTS`] old.
+    /// Returns whether the agent must send an event about the addresses, and then records them as sent: if they differ
+    /// from those of the last event, and that event is at least [`ADDRESS_EVENTS`] old.
     fn is_news(&mut self, now: Instant) -> bool {
         let reported_at =
             self.reported_at.filter(|at| now.saturating_duration_since(*at) < ADDRESS_EVENTS);
@@ -163,45 +163,45 @@ impl Known {
     }
 }
 
-impl KnownGuests {
-    fn place(&self, guest: &str) -> Result<usize, usize> {
+impl Guests {
+    fn position(&self, guest: &str) -> Result<usize, usize> {
         self.known.binary_search_by(|known| known.guest.as_str().cmp(guest))
     }
 
     fn find(&self, guest: &str, run: u32) -> Option<&Known> {
-        let place = self.place(guest).ok()?;
-        self.known.get(place).filter(|known| known.run == run)
+        let position = self.position(guest).ok()?;
+        self.known.get(position).filter(|known| known.run == run)
     }
 
     fn find_any(&mut self, guest: &str) -> Option<&mut Known> {
-        let place = self.place(guest).ok()?;
-        self.known.get_mut(place)
+        let position = self.position(guest).ok()?;
+        self.known.get_mut(position)
     }
 
     /// Returns the entry of this run of a guest, and forgets former runs. When the table is full, it first forgets the
     /// guest whose guest agent has not been asked for the longest time.
     fn entry(&mut self, guest: &str, run: u32) -> Option<&mut Known> {
-        if self.place(guest).is_err() && self.known.len() >= AGENT_GUESTS {
+        if self.position(guest).is_err() && self.known.len() >= AGENT_GUESTS {
             let oldest = self.known.iter().enumerate().min_by_key(|(_, known)| known.asked);
-            if let Some(place) = oldest.map(|(place, _)| place) {
-                drop(self.known.remove(place));
+            if let Some(position) = oldest.map(|(position, _)| position) {
+                drop(self.known.remove(position));
             }
         }
-        let place = match self.place(guest) {
-            Ok(place) => place,
-            Err(place) => {
-                self.known.insert(place, Known::new(guest, run));
-                place
+        let position = match self.position(guest) {
+            Ok(position) => position,
+            Err(position) => {
+                self.known.insert(position, Known::new(guest, run));
+                position
             }
         };
-        let known = self.known.get_mut(place)?;
+        let known = self.known.get_mut(position)?;
         if known.run != run {
             *known = Known::new(guest, run);
         }
         Some(known)
     }
 
-    /// Returns when the agent asked the guest agent, if that guest agent did not answer in time.
+    /// Returns when the last command to the guest agent ended, if the guest agent did not answer that in time.
     pub(super) fn silent_since(&self, guest: &str, run: u32) -> Option<Instant> {
         self.find(guest, run).filter(|known| known.is_slow)?.asked
     }
@@ -278,7 +278,7 @@ impl GuestAgents {
             // A guest agent that reconnects all the time is asked only now and then.
             let now = Instant::now();
             known.due = Some(known.asked.map_or(now, |last| now.max(last + AGENT_REFRESH_SOON)));
-            known.vain = 0;
+            known.empty_reports = 0;
         }
     }
 
@@ -296,8 +296,8 @@ impl GuestAgents {
         let Some(known) = guests.entry(guest, run) else { return };
         let has_any = known.see(nics, source, now);
         // A guest that has just booted may have no address yet.
-        if source == Source::Agent && !has_any && known.vain < AGENT_REFRESH_SOON_TRIES {
-            known.vain += 1;
+        if source == Source::Agent && !has_any && known.empty_reports < AGENT_REFRESH_SOON_TRIES {
+            known.empty_reports += 1;
             known.due = Some(now + AGENT_REFRESH_SOON);
         }
         let is_news = known.is_news(now);
@@ -332,7 +332,7 @@ impl GuestAgents {
         }
     }
 
-    /// Returns the last seen addresses of this run of a guest. Addresses that reach beyond its link come first.
+    /// Returns the last seen addresses of this run of a guest. Addresses that reach beyond the guest's link come first.
     pub(in crate::ops) fn addresses(&self, guest: &str, run: u32) -> Vec<Address> {
         self.guests.lock().find(guest, run).map(Known::addresses).unwrap_or_default()
     }
@@ -482,7 +482,7 @@ mod tests {
         }
         let guests = agents.guests.lock();
         assert_eq!(guests.known.len(), AGENT_GUESTS);
-        // The agent asked it for addresses, and did not record it as silent.
+        // The agent did not record this guest agent as silent.
         assert!(guests.silent_since("web", 1).is_none());
         assert!(guests.silent_since("guest-0", 1).is_none(), "the one asked first is forgotten");
         assert!(guests.silent_since("guest-1", 1).is_some());

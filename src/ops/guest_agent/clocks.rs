@@ -38,7 +38,7 @@ struct Wanted {
 /// A clock that the thread must set.
 #[derive(Clone)]
 struct Clock {
-    /// The id of its guest.
+    /// The id of the guest.
     guest: String,
     /// When the guest was resumed.
     resumed: Instant,
@@ -48,6 +48,7 @@ struct Clock {
     tries: u32,
 }
 
+/// The thread `guest-agents`.
 pub(in crate::ops) struct Thread {
     pub(in crate::ops) pool: Weak<Pool<Session>>,
     pub(in crate::ops) opener: Arc<Opener>,
@@ -214,7 +215,7 @@ impl Thread {
         }
     }
 
-    /// Asks a guest's agent to set the clock, if the guest needs it.
+    /// Asks a guest's agent to set the clock, unless the guest has run without a pause since its boot.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`].

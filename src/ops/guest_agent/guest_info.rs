@@ -1,7 +1,7 @@
 //! GuestInfo: data about the inside of a guest.
 //!
-//! The guest agent can delay the call by two response timeouts: its last command starts within the first. Its texts are
-//! cut to a bound.
+//! The guest agent can delay the call by two response timeouts: the call's last command starts within the first. Texts
+//! of the guest agent are cut to a bound.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,7 +56,7 @@ fn look(
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
     let begin = Instant::now();
-    // With the turn, no other command changes the record of the last answer.
+    // While this call has the guard, no other command changes the record of the last answer.
     let agent_guard = agents.agent_guard(id, "GuestInfo");
     let unavailable = match &agent_guard {
         Err(why) => Some(*why),

@@ -31,7 +31,7 @@ pub(in crate::ops) fn permit(
     })
 }
 
-/// The purpose of a turn that freezes file systems, or has frozen them.
+/// The purpose of a guard under which file systems are being frozen, or are frozen.
 pub(super) const FROZEN: &str = "Freeze";
 
 impl GuestAgents {
@@ -42,11 +42,12 @@ impl GuestAgents {
 
     /// Acquires the exclusive right to ask the agent of this guest for `what`.
     ///
-    /// Others get it when the turn is dropped: when the job ends, even if its caller got an answer before. libvirt's
-    /// timeout for answers is a setting of the guest, not of a command, so commands must not overlap.
+    /// Others can acquire it when the guard is dropped: when the job ends, even if its caller got an answer before.
+    /// libvirt's timeout for answers is a setting of the guest, not of a command, so commands must not overlap.
     ///
     /// # Errors
-    /// [`AgentUnavailable::Busy`] while another job has the turn; [`AgentUnavailable::Frozen`] while the file systems are frozen.
+    /// [`AgentUnavailable::Busy`] while another job has the guard; [`AgentUnavailable::Frozen`] while the file systems
+    /// are frozen.
     pub(in crate::ops) fn agent_guard(
         self: &Arc<Self>,
         guest: &str,
@@ -64,7 +65,7 @@ impl GuestAgents {
         Ok(AgentGuard { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
-    /// Acquires the turn if fewer than `most` other guests' agents are asked for `what`.
+    /// Acquires the guard if fewer than `most` other guests' agents are asked for `what`.
     ///
     /// # Errors
     /// As [`GuestAgents::agent_guard`]; [`AgentUnavailable::Busy`] if `most` other guest agents are asked for `what`.
@@ -76,7 +77,7 @@ impl GuestAgents {
     ) -> Result<AgentGuard, AgentUnavailable> {
         let agent_guard = self.agent_guard(guest, what)?;
         let asked = self.asked.lock().iter().filter(|(_, it)| *it == what).count();
-        // The lock must be free here: dropping a turn acquires it.
+        // The mutex of `asked` must be free here: dropping a guard locks it.
         if asked > most { Err(AgentUnavailable::Busy(what)) } else { Ok(agent_guard) }
     }
 
