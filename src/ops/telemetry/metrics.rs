@@ -1,7 +1,7 @@
 //! CPUMetrics, DiskMetrics and NicMetrics of one guest (contract section 5).
 //!
 //! Each method needs two round trips, a lookup and one query, for any number of disks or NICs. A request for NICs
-//! without devices needs one more, for the connections of the NICs; times by host processor need one more. Values that
+//! without devices needs one more, for the live definition; times by host processor need one more. Values that
 //! the common query lacks need their own: two for a disk and one for a NIC. This applies to a missing device, a guest
 //! that is off, and the sum over all disks.
 
@@ -42,10 +42,10 @@ impl Telemetry {
         &self,
         request: GuestMetricsRequest,
     ) -> Result<Question<GuestMetricsResponse>, Error> {
-        let without = Arc::clone(&self.without_cpu_stats);
+        let without_cpu_stats = Arc::clone(&self.without_cpu_stats);
         let ask = move |domain: &Domain, _: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "cpu".to_owned();
-            answer.cpu = cpu_times(domain, &without)?.iter().map(cpu_seconds).collect();
+            answer.cpu = cpu_times(domain, &without_cpu_stats)?.iter().map(cpu_seconds).collect();
             Ok(())
         };
         self.metrics_question("CPUMetrics", request, ask, samples::cpu)
@@ -134,10 +134,13 @@ impl Telemetry {
     }
 }
 
-/// Reads the processor times of a domain. `without` records that libvirt has no times by host processor; it applies to
-/// all guests of a host, and saves that query.
-fn cpu_times(domain: &Domain, without: &AtomicBool) -> Result<Vec<CpuTime>, LibvirtError> {
-    if without.load(Ordering::Relaxed) {
+/// Reads the processor times of a domain. `without_cpu_stats` records that libvirt has no times by host processor, for
+/// any guest of the host, and saves that query.
+fn cpu_times(
+    domain: &Domain,
+    without_cpu_stats: &AtomicBool,
+) -> Result<Vec<CpuTime>, LibvirtError> {
+    if without_cpu_stats.load(Ordering::Relaxed) {
         let times = by_vcpu(&domain.vcpu_times()?);
         // A guest that is off has no times; only the other query returns the proper error.
         if !times.is_empty() {
@@ -153,7 +156,7 @@ fn cpu_times(domain: &Domain, without: &AtomicBool) -> Result<Vec<CpuTime>, Libv
         return Err(refused);
     }
     let is_of_the_host = refused.code != Code::OPERATION_INVALID;
-    without.store(is_of_the_host, Ordering::Relaxed);
+    without_cpu_stats.store(is_of_the_host, Ordering::Relaxed);
     Ok(times)
 }
 

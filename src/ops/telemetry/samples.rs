@@ -28,7 +28,7 @@ use crate::threads;
 pub(in crate::ops) type StandIn =
     fn(&View, &GuestView<'_>, &Guest) -> Option<(GuestMetricsResponse, Duration)>;
 
-/// Starts the sampler with this opener. It skips guests whose locks are held in the pool.
+/// Starts the sampler with this opener. The sampler skips guests whose guest lock is held.
 ///
 /// # Errors
 /// If the system refuses the thread.
@@ -40,11 +40,11 @@ pub(in crate::ops) fn start(
 ) -> io::Result<Sampler> {
     let (opener, pool, events) = (Arc::clone(opener), Arc::downgrade(pool), Arc::clone(events));
     let open = move |deadline| opener.open(deadline).map_err(|error| error.to_string());
-    let changing = move || pool.upgrade().map(|pool| pool.locked_guests()).unwrap_or_default();
+    let locked = move || pool.upgrade().map(|pool| pool.locked_guests()).unwrap_or_default();
     let stuck = move |guest: &str, is_stuck| {
         events.note(guest, if is_stuck { EventKind::Stuck } else { EventKind::Unstuck });
     };
-    Sampler::start(limits, Arc::new(open), Arc::new(changing), Arc::new(stuck))
+    Sampler::start(limits, Arc::new(open), Arc::new(locked), Arc::new(stuck))
 }
 
 impl Telemetry {
