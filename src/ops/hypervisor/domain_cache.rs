@@ -3,8 +3,8 @@
 //! libvirt finds a domain by its uuid. So the next query notices an undefined domain, even if
 //! another domain has its name by then, and looks the name up again. A query does not notice a
 //! renamed domain, so entries expire soon. A query that returns a domain's name with its state does
-//! not run on libvirtd's priority workers, but these two calls do: Status must work while
-//! libvirtd's other workers hang on emulators.
+//! not run on libvirtd's priority workers, but a lookup and a query of the state do: Status must
+//! work while libvirtd's other workers hang on emulators.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -66,21 +66,21 @@ mod tests {
     fn cache_is_bounded_and_each_domain_is_answered() {
         libvirt::start().unwrap();
         let connection = Connection::open("test:///default").unwrap();
-        let mut stored = DomainCache::default();
+        let mut cache = DomainCache::default();
         let (mut domains, mut most) = (Vec::new(), 0);
         for number in 0..=CACHED_DOMAINS_MAX {
             let name = format!("kept-{number}");
             let uuid = format!("7c3b0e52-0000-4000-8000-{number:012}");
             domains.push((define(&connection, &name, &uuid), name.clone()));
             for _ in 0..2 {
-                assert_eq!(stored.state(&connection, &name).unwrap().0, 5);
-                most = stored.0.len().max(most);
+                assert_eq!(cache.state(&connection, &name).unwrap().0, 5);
+                most = cache.0.len().max(most);
             }
         }
-        assert_eq!((most, stored.0.len()), (CACHED_DOMAINS_MAX, 1));
+        assert_eq!((most, cache.0.len()), (CACHED_DOMAINS_MAX, 1));
         for (domain, name) in domains {
             domain.undefine().unwrap();
-            let gone = stored.state(&connection, &name).unwrap_err();
+            let gone = cache.state(&connection, &name).unwrap_err();
             assert_eq!((gone.code, gone.call), (Code::NO_DOMAIN, "virDomainLookupByName"));
         }
     }

@@ -5,9 +5,9 @@
 //! if no worker is free. If libvirt answers no call, a further worker would hang as well: the pool starts none until
 //! libvirt answers again.
 //!
-//! A late call is not stuck yet: libvirt itself waits 30 s for a guest's lock. A call counts as stuck by its own age,
-//! whatever its caller's deadline was. The process exits only when it cannot serve at all: every worker that calls
-//! libvirt is in a stuck call although libvirt answers.
+//! A late call is not stuck yet: libvirt itself waits up to 30 s for another job on the domain. A call counts as stuck
+//! by its own age, whatever its caller's deadline was. The process exits only when it cannot serve at all: every worker
+//! that calls libvirt is in a stuck call although libvirt answers.
 
 use std::io;
 use std::mem;

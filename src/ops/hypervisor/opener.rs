@@ -19,13 +19,13 @@ use crate::ops::{Error, Health};
 /// dropped.
 #[derive(Debug)]
 pub struct Opener {
-    asks: Sender<Ask>,
+    requests: Sender<Request>,
     health: Arc<Health>,
     limits: WatchLimits,
 }
 
 /// A request for a connection.
-struct Ask {
+struct Request {
     /// The time at which the caller stops waiting.
     give_up: Instant,
     reply: Sender<Result<Connection, libvirt::Error>>,
@@ -43,11 +43,15 @@ impl Opener {
         askers: usize,
         limits: &WatchLimits,
     ) -> io::Result<Self> {
-        let (asks, asked) = bounded(askers);
-        let thread =
-            Thread { uri: uri.to_owned(), asked, health: Arc::clone(&health), pause: limits.pause };
+        let (requests, receiver) = bounded(askers);
+        let thread = Thread {
+            uri: uri.to_owned(),
+            requests: receiver,
+            health: Arc::clone(&health),
+            pause: limits.pause,
+        };
         thread::Builder::new().name("libvirt-opener".to_owned()).spawn(move || thread.serve())?;
-        Ok(Self { asks, health, limits: limits.clone() })
+        Ok(Self { requests, health, limits: limits.clone() })
     }
 
     /// Returns the state of libvirt that the thread last saw.
@@ -86,7 +90,7 @@ impl Opener {
         self.health.may_answer()?;
         let (reply, opened) = bounded(1);
         // The channel is full only with abandoned requests, behind an open that takes long.
-        if self.asks.try_send(Ask { give_up, reply }).is_err() {
+        if self.requests.try_send(Request { give_up, reply }).is_err() {
             return Err(self.health.given_up(asked));
         }
         match opened.recv_deadline(give_up) {
@@ -99,9 +103,9 @@ impl Opener {
 /// The state of the thread.
 struct Thread {
     uri: String,
-    asked: Receiver<Ask>,
+    requests: Receiver<Request>,
     health: Arc<Health>,
-    /// The pause before it tries again a libvirt that refuses.
+    /// The pause between two tries while libvirt refuses.
     pause: Duration,
 }
 
@@ -111,17 +115,17 @@ impl Thread {
     fn serve(self) {
         let mut refused = false;
         loop {
-            let ask = if refused {
-                self.asked.recv_timeout(self.pause)
+            let request = if refused {
+                self.requests.recv_timeout(self.pause)
             } else {
-                self.asked.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
-            refused = match ask {
-                Ok(ask) if ask.give_up <= Instant::now() => refused,
-                Ok(ask) => {
+            refused = match request {
+                Ok(request) if request.give_up <= Instant::now() => refused,
+                Ok(request) => {
                     let opened = self.open();
                     let refused = opened.is_err();
-                    if ask.reply.try_send(opened).is_err() {
+                    if request.reply.try_send(opened).is_err() {
                         debug!("closed a connection that opened too late; uri={}", self.uri);
                     }
                     refused

@@ -13,8 +13,8 @@ use crate::ops::{Error, Opener};
 #[derive(Debug)]
 pub struct Session {
     opener: Arc<Opener>,
-    /// Domains of the connection. They keep it open, so they are dropped first.
-    stored: DomainCache,
+    /// Domains of the connection. They keep the connection open, so they are dropped first.
+    cache: DomainCache,
     connection: Option<Connection>,
     /// The deadline of the present or the last job.
     deadline: Instant,
@@ -23,7 +23,7 @@ pub struct Session {
 impl Session {
     /// Creates a session without a connection.
     pub fn new(opener: Arc<Opener>) -> Self {
-        Self { opener, stored: DomainCache::default(), connection: None, deadline: Instant::now() }
+        Self { opener, cache: DomainCache::default(), connection: None, deadline: Instant::now() }
     }
 
     /// Sets the deadline of the job that starts; it limits the wait for a connection.
@@ -39,11 +39,11 @@ impl Session {
     /// # Blocking
     /// None with a live connection; else as [`Opener::open`], with the deadline of the job.
     pub fn connection(&mut self) -> Result<&Connection, Error> {
-        self.line().map(|(connection, _)| connection)
+        self.connected().map(|(connection, _)| connection)
     }
 
     /// Returns the connection and its cached domains.
-    fn line(&mut self) -> Result<(&Connection, &mut DomainCache), Error> {
+    fn connected(&mut self) -> Result<(&Connection, &mut DomainCache), Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
             info!("libvirt connection lost; reconnecting");
             self.release();
@@ -52,7 +52,7 @@ impl Session {
             Some(connection) => connection,
             none => none.insert(self.opener.open(self.deadline)?),
         };
-        Ok((connection, &mut self.stored))
+        Ok((connection, &mut self.cache))
     }
 
     /// Runs `call`, and runs it again on a new connection if the old one turns out to be lost. For calls that change
@@ -78,20 +78,20 @@ impl Session {
         &mut self,
         call: &mut dyn FnMut(&Connection, &mut DomainCache) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (connection, stored) = self.line()?;
-        match call(connection, stored) {
+        let (connection, cache) = self.connected()?;
+        match call(connection, cache) {
             Err(error) if error.connection_lost() => {
                 warn!("libvirt connection lost during a call; retrying: {error}");
                 self.release();
-                let (connection, stored) = self.line()?;
-                call(connection, stored)
+                let (connection, cache) = self.connected()?;
+                call(connection, cache)
             }
             outcome => outcome,
         }
     }
 
     fn release(&mut self) {
-        self.stored = DomainCache::default();
+        self.cache = DomainCache::default();
         // The error that showed the broken connection is more useful than that of closing it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
             debug!("cannot close the lost libvirt connection: {error}");
@@ -106,8 +106,8 @@ impl Session {
     /// As both, and errors of opening a connection.
     pub fn state(&mut self, name: &str) -> Result<(i32, i32), Error> {
         let mut found = (0, 0);
-        self.read_cached(&mut |connection, stored| {
-            found = stored.state(connection, name)?;
+        self.read_cached(&mut |connection, cache| {
+            found = cache.state(connection, name)?;
             Ok(())
         })?;
         Ok(found)
