@@ -24,8 +24,8 @@ pub(in crate::ops) fn warnings(guest: &Guest, host: &HostConfig) -> Vec<String> 
     missing.map(warning).collect()
 }
 
-/// Returns whether this host has no bridge of this name. A libvirt at any other URI than a local agent's may see other
-/// bridges; the answer is then `false`.
+/// Returns whether this host has no bridge of this name. libvirt at a URI that is not local may see other bridges; the
+/// answer is then `false`.
 pub fn is_missing(bridge: &str, host: &HostConfig) -> bool {
     let is_local = ["qemu:///system", "qemu:///session"].contains(&host.libvirt_uri.as_str());
     is_local && !links::exists(bridge)
@@ -63,7 +63,7 @@ pub fn of_domain(
     Ok(found)
 }
 
-/// Adds the missing bridge to the error of a start.
+/// Adds the missing bridge to the error of a start, if libvirt's message names one.
 pub(in crate::ops) fn name_missing(
     connection: &Connection,
     domain: &VirDomain,

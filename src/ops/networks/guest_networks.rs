@@ -16,7 +16,7 @@ use crate::ops::disks::domain_uses::{DomainUse, all_uses};
 use crate::ops::networks::nat;
 use crate::ops::transaction::Transaction;
 
-/// Makes and starts the NIC's network, and sets its autostart. The transaction records each change before.
+/// Makes and starts the NIC's network, and sets its autostart. The transaction records each change before it is made.
 ///
 /// An existing network of that name is adopted if it has the wanted settings and belongs to no other guest; else
 /// libvirt's own error says that the name is taken. `domain` is the uuid of the guest's domain.

@@ -1,5 +1,5 @@
 //! The agent's own network with NAT and DHCP, for hosts without a bridge. The agent makes it when a NIC first needs it,
-//! and never removes it. It makes and removes a reservation with the network of its NIC.
+//! and never removes it. It makes and removes the reservation of a NIC together with the NIC's network.
 
 use crate::config::{BridgeType, Nat};
 use crate::guest::nat::{NatNetwork, host_xml, network_xml};
@@ -38,7 +38,8 @@ pub(in crate::ops) fn ensure(
             Err(refused) => find(connection)?.ok_or(refused)?,
         },
     };
-    own(&network, nat)?;
+    // Fails for a network that is not this agent's.
+    reservations(&network, nat)?;
     network.set_autostart()?;
     if network.is_active()? {
         return Ok(());
@@ -62,7 +63,7 @@ pub(super) fn reserve(
         return Ok(());
     };
     let Some(network) = find(connection)? else { return Ok(()) };
-    match change(&own(&network, nat)?, nic)? {
+    match change(&reservations(&network, nat)?, nic)? {
         Some((change, host)) => Ok(network.reserve(change, &host)?),
         None => Ok(()),
     }
@@ -121,18 +122,18 @@ pub(in crate::ops) fn plan(
     bridge_type: BridgeType,
 ) -> Result<(Vec<PlanStep>, Vec<ops::Error>), ops::Error> {
     let (mut steps, mut refused) = (Vec::new(), Vec::new());
-    let wired = || nics.iter().filter_map(|nic| of_nic(nic, bridge_type).map(|nat| (nic, nat)));
-    let Some((_, nat)) = wired().next() else { return Ok((steps, refused)) };
+    let connected = || nics.iter().filter_map(|nic| of_nic(nic, bridge_type).map(|nat| (nic, nat)));
+    let Some((_, nat)) = connected().next() else { return Ok((steps, refused)) };
     let step = |what, xml| PlanStep { what, name: NETWORK.into(), xml, ..PlanStep::default() };
     let network = find(connection)?;
     if network.is_none() {
         steps.push(step("define network", network_xml(nat)));
     }
-    match network.as_ref().map(|network| own(network, nat)) {
+    match network.as_ref().map(|network| reservations(network, nat)) {
         Some(Err(taken @ ops::Error::Taken(_))) => return Ok((steps, vec![taken])),
         Some(hosts) => {
             let hosts = hosts?;
-            refused.extend(wired().filter_map(|(nic, _)| change(&hosts, nic).err()));
+            refused.extend(connected().filter_map(|(nic, _)| change(&hosts, nic).err()));
         }
         None => {}
     }
@@ -154,7 +155,7 @@ fn find(connection: &Connection) -> Result<Option<Network>, Error> {
 ///
 /// # Errors
 /// [`ops::Error::Taken`] for a network of another maker, or with other addresses; errors of libvirt.
-fn own(network: &Network, nat: Nat) -> Result<Vec<(String, String)>, ops::Error> {
+fn reservations(network: &Network, nat: Nat) -> Result<Vec<(String, String)>, ops::Error> {
     let found = NatNetwork::from_xml(&network.xml()?).map_err(unreadable)?;
     let whose = match found.made_with.as_str() {
         "" => "is not this agent's",
