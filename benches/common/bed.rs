@@ -12,11 +12,11 @@ use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack, measured_guest_xml};
 use crate::support::wait_until;
 
-/// All guests at once on a loaded machine.
+/// The limit for the boot of all guests at once on a loaded machine.
 const BOOT: Duration = Duration::from_secs(300);
-/// How many are started at once.
+/// Guests that are started at once.
 const STARTERS: usize = 4;
-/// For a look at how much the guests do, and what they may use of a processor in it, all together.
+/// The length of a look at the load, and the CPU time of all guests together in it below which they idle.
 const LOOK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -30,19 +30,19 @@ pub(crate) struct Bed {
     disk: BlockDevice,
 }
 
-/// CPU time of those behind an answer.
+/// CPU time of the processes that an answer depends on.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Behind {
+pub(crate) struct BackendCpu {
     pub(crate) libvirtd: Duration,
-    /// The guests' processes together; their monitors are asked, too.
+    /// The emulators of all guests together: libvirtd queries their monitors.
     pub(crate) emulators: Duration,
 }
 
 impl Bed {
-    /// So many guests, which have booted and halted.
+    /// Starts this number of guests, and waits until they have booted and halted.
     ///
     /// # Errors
-    /// Why there is no such libvirtd here.
+    /// Why no private libvirtd can run here.
     pub(crate) fn new(guests: usize) -> Result<Self, Skip> {
         let (stack, disk) = (Stack::start()?, BlockDevice::bootable(1 << 20)?);
         make_halting(disk.path());
@@ -53,7 +53,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Starts more until there are so many, and waits until they have booted and halted.
+    /// Starts further guests up to this number, and waits until they have booted and halted.
     pub(crate) fn grow(&mut self, guests: usize) {
         let before = self.guests.len();
         let name = |index| format!("g-{index}");
@@ -84,15 +84,15 @@ impl Bed {
         });
     }
 
-    /// CPU time since their starts.
-    pub(crate) fn cpu(&self) -> Behind {
+    /// Returns the CPU time of the processes since their starts.
+    pub(crate) fn cpu(&self) -> BackendCpu {
         let emulators = self.emulators.iter().map(|pid| process::cpu(*pid)).sum();
-        Behind { libvirtd: process::cpu(self.libvirtd), emulators }
+        BackendCpu { libvirtd: process::cpu(self.libvirtd), emulators }
     }
 }
 
-impl Behind {
-    /// What was used since an earlier look.
+impl BackendCpu {
+    /// Returns the CPU time used since an earlier reading.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             libvirtd: self.libvirtd.saturating_sub(before.libvirtd),
@@ -101,7 +101,7 @@ impl Behind {
     }
 }
 
-/// Has the guests of this disk halt for good where they would loop.
+/// Replaces the loop of the boot sector on this disk: its guests halt for good.
 fn make_halting(disk: &Path) {
     const HALT: [u8; 4] = [
         0xFA, // cli

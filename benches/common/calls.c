@@ -17,8 +17,8 @@
  * monitor: the same of memory, virtual processors and disks, as a slow sample does.
  * all:     the same of all six groups.
  *
- * Prints a line for each time: nanoseconds, then "elapsed" and "cpu" in nanoseconds; before them what
- * it has in memory with its connections open, "resident" in KiB.
+ * Prints "resident", the memory in KiB with the connections open; a line with the nanoseconds of each
+ * call; then "elapsed" and "cpu" in nanoseconds.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -49,9 +49,9 @@ static const char *uri;
 static size_t domains;
 static char *names[DOMAINS_MAX], *devices[DOMAINS_MAX];
 static int has_events;
-/* What one domain is asked for. */
+/* The query of one domain. */
 static enum { STATE, LOOKUP, CPU, DISK, NIC } question;
-/* Groups of statistics of all domains; 0: one domain is asked for. */
+/* Groups of statistics of all domains; 0: each call queries one domain. */
 static unsigned groups, bulk_flags;
 static uint64_t length_ns;
 static pthread_barrier_t start, end;

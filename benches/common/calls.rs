@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use super::sample::Sample;
 
-/// Which calls it makes.
+/// The calls that the program makes.
 #[derive(Clone, Copy)]
 pub(crate) enum Calls {
     /// virDomainLookupByName and virDomainGetState, as Status does.
     LookupAndState,
-    /// virDomainGetState on a handle that is kept.
+    /// virDomainGetState on a handle that was looked up before.
     State,
     /// virDomainLookupByName and the guest's processor times, as CPUMetrics does.
     LookupAndCpu,
-    /// ... its disks' counters, as DiskMetrics does.
+    /// virDomainLookupByName and the counters of the disks, as DiskMetrics does.
     LookupAndDisk,
-    /// ... its NIC's counters, as NicMetrics does.
+    /// virDomainLookupByName and the counters of the NIC, as NicMetrics does.
     LookupAndNic,
-    /// Statistics of all domains: what libvirtd knows by itself (state, interfaces).
+    /// Statistics of all domains that libvirtd knows by itself (state, interfaces).
     BulkOwn,
-    /// The same in a program that runs libvirt's event loop, as keepalive needs it.
+    /// The same in a program that runs libvirt's event loop, which keepalive needs.
     BulkOwnWithEvents,
-    /// ... what it asks emulators for (memory, virtual processors, disks).
+    /// Statistics of all domains that libvirtd asks emulators for (memory, virtual processors, disks).
     BulkMonitor,
-    /// ... all six groups.
+    /// Statistics of all domains of all six groups.
     BulkAll,
 }
 
-/// The program.
+/// The compiled program.
 pub(crate) struct Program(PathBuf);
 
 impl Program {
-    /// Compiles it.
+    /// Compiles the program.
     pub(crate) fn compile() -> Self {
         let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calls");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/common/calls.c");
@@ -44,8 +44,8 @@ impl Program {
         Self(program)
     }
 
-    /// One round: so many threads with a connection each call for so long. `guests`, by comma, are
-    /// asked for in turn where it is one that is asked for; NICs stand behind a slash.
+    /// Runs one round: each thread has a connection, and calls for this time. Calls on one guest
+    /// take `guests` in turn, a list by comma; the device of a NIC follows a guest after a slash.
     pub(crate) fn round(
         &self,
         calls: Calls,
@@ -67,7 +67,8 @@ impl Program {
         sample
     }
 
-    /// What it has in memory with one connection open on which it has asked for a state, in KiB.
+    /// Returns the resident memory of the program in KiB, with one connection on which it has
+    /// queried a state.
     pub(crate) fn resident_kib(&self, asked: (&str, &str)) -> u64 {
         let mut resident = None;
         self.run(Calls::State, asked, 1, Duration::ZERO, |what, number| {
@@ -82,7 +83,7 @@ impl Program {
         (uri, guests): (&str, &str),
         threads: usize,
         length: Duration,
-        mut line: impl FnMut(&str, u64),
+        mut on_line: impl FnMut(&str, u64),
     ) {
         let kind = match calls {
             Calls::LookupAndState => "lookup",
@@ -103,7 +104,7 @@ impl Program {
         assert!(output.status.success(), "calls.c reaches libvirt");
         for each in String::from_utf8_lossy(&output.stdout).lines() {
             let (what, number) = each.split_once(' ').unwrap_or(("", each));
-            line(what, number.parse().expect("a number"));
+            on_line(what, number.parse().expect("a number"));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-/// The guest that is asked for: the one that libvirt's test driver has.
+/// The guest of the requests: libvirt's test driver has it.
 pub(crate) const GUEST: &str = "test";
 /// The answer of every contender to a Status.
 pub(crate) const ANSWER: &str =
@@ -22,7 +22,7 @@ pub(crate) enum Constant {
 }
 
 impl Constant {
-    /// The argument that starts it.
+    /// Returns the argument that starts the server.
     pub(crate) fn argument(self) -> &'static str {
         match self {
             Self::Floor => "serve-floor",
@@ -30,7 +30,7 @@ impl Constant {
         }
     }
 
-    /// The server that an argument names.
+    /// Returns the server that an argument names.
     pub(crate) fn from_argument(argument: &str) -> Option<Self> {
         [Self::Floor, Self::Rouille].into_iter().find(|it| it.argument() == argument)
     }
@@ -42,7 +42,7 @@ impl Constant {
             Self::Rouille => rouille(),
         };
         println!("{address}");
-        // Nothing comes; only its end counts.
+        // No input arrives; only its end counts.
         let _ = io::stdin().read(&mut [0]);
     }
 }

@@ -1,4 +1,4 @@
-//! What has to be known of the machine to read the figures.
+//! The facts about the machine that a reader of the figures needs.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use mistify_libvirt::os::clock;
 
-/// When and on what this runs, and how busy the machine has been.
+/// Describes the time, the machine, and its load average.
 pub(crate) fn describe() -> String {
     let kernel = read("/proc/sys/kernel/osrelease");
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -24,7 +24,7 @@ pub(crate) fn describe() -> String {
     )
 }
 
-/// How much of all CPUs is in use, to be asked while nothing is measured: that is others' work.
+/// Returns the percentage of all CPUs in use. While nothing is measured, that is other work.
 ///
 /// # Blocking
 /// For a second.
@@ -35,7 +35,7 @@ pub(crate) fn busy_percent() -> u64 {
     100 * (after.busy - before.busy) / (after.all - before.all).max(1)
 }
 
-/// The same as a sentence, before and after a run.
+/// Returns the percentages before and after a run as a sentence.
 pub(crate) fn other_work(percent_before: u64, percent_after: u64) -> String {
     format!("CPUs busy with other work: {percent_before} % before, {percent_after} % after.")
 }

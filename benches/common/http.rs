@@ -1,5 +1,5 @@
-//! A client that keeps its connection and does little else, so that it is the server that is
-//! measured.
+//! A client that keeps its connection open and does little else, so that the figures are the
+//! server's.
 
 use std::borrow::Cow;
 use std::io::{Read, Write};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 /// Longer than any answer may take.
 const LATE: Duration = Duration::from_secs(300);
-/// Room for an answer at first; it doubles as one needs more.
+/// The first size of the buffer for an answer, in bytes. The buffer doubles for a longer answer.
 const ROOM: usize = 16 * 1024;
 
-/// A connection that is kept.
+/// A persistent connection.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -32,7 +32,7 @@ enum Length {
     Chunked,
 }
 
-/// What the first lines of an answer say.
+/// The head of an answer.
 #[derive(Clone, Copy)]
 struct Head {
     status: u16,
@@ -41,7 +41,7 @@ struct Head {
 }
 
 impl Connection {
-    /// Connects; `None` where nobody listens (yet).
+    /// Connects; `None` if no server listens (yet).
     pub(crate) fn open(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
         stream.set_nodelay(true).expect("TCP has this option");
@@ -49,7 +49,7 @@ impl Connection {
         Some(Self { stream, buffer: vec![0; ROOM] })
     }
 
-    /// One request, in one write, and its answer; `None` when the other side has closed instead.
+    /// Sends a request in one write, and returns the answer; `None` if the server has closed the connection.
     pub(crate) fn exchange(&mut self, request: &[u8]) -> Option<Answer<'_>> {
         self.stream.write_all(request).ok()?;
         let (mut filled, mut head) = (0, None);
@@ -80,7 +80,7 @@ impl Connection {
     }
 }
 
-/// A whole call of `Libvirt.<method>`, with the headers that the orchestrator's Go client writes.
+/// Returns a complete call of `Libvirt.<method>`, with the headers of the orchestrator's Go client.
 pub(crate) fn call(address: SocketAddr, method: &str, params: &Value) -> Vec<u8> {
     let body = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
     let body = body.to_string();
@@ -94,14 +94,14 @@ pub(crate) fn call(address: SocketAddr, method: &str, params: &Value) -> Vec<u8>
 }
 
 impl Answer<'_> {
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 }
 
 impl Head {
-    /// `None` before it is there whole.
+    /// Reads a head; `None` until it is complete.
     fn read(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = str::from_utf8(&bytes[..end]).expect("a head is text");
@@ -122,7 +122,7 @@ impl Head {
     }
 }
 
-/// A body that came in chunks.
+/// Returns the content of a chunked body.
 fn joined(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {

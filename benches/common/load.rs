@@ -1,4 +1,4 @@
-//! The load: a thread for each connection, which is kept; the next request after the answer.
+//! The load: each thread has a persistent connection, and sends the next request after each answer.
 
 use std::net::SocketAddr;
 use std::sync::Barrier;
@@ -8,30 +8,30 @@ use std::time::{Duration, Instant};
 use super::http::{Answer, Connection};
 use super::sample::Sample;
 
-/// Unmeasured requests of those who ask for a while, all connections together, of which each has
-/// two at least: they open what is opened when first needed.
+/// Unmeasured requests before a load with [`Repeat::For`], all connections together, and at least two on each: the
+/// server opens its own connections on first use.
 const WARM_UP: usize = 20;
 const WARM_UP_EACH: usize = 2;
-/// Between a refusal for lack of room and the next try; each of the same request doubles it, up to the
+/// The pause between a `busy` answer and the next try. Each further `busy` for the same request doubles it, up to the
 /// longest.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// How often a connection asks for what it has to ask for.
+/// How often each connection sends its requests.
 #[derive(Clone, Copy)]
 pub(crate) enum Repeat {
-    /// All requests once: a guest is created once.
+    /// Each request once, as for a CreateGuest.
     Once,
-    /// One after the other and from the beginning again, for so long.
+    /// All requests in turn, again and again, for this time.
     For(Duration),
 }
 
-/// Has a connection for each of these lists of requests, whose answers have to be right or a
-/// refusal for lack of room (`busy`). What was refused is asked for again, and its latency is
-/// counted from the first try; the CPU time is left to the caller.
+/// Sends each of these lists of requests on a connection of its own. Each answer must be right or
+/// `busy`. A refused request is sent again, and its latency counts from the first try. The caller
+/// sets the CPU time of the sample.
 ///
-/// Each connection has its first answers before the next is opened: of connections that come at
-/// once rouille's own server may leave all but the first four unserved until those are closed.
+/// Each connection gets its first answers before the next one opens. If connections open at once,
+/// rouille's own server may serve only the first four until these close.
 pub(crate) fn run(
     address: SocketAddr,
     work: &[Vec<Vec<u8>>],
@@ -101,7 +101,7 @@ impl Caller<'_> {
                 break;
             }
             let text = answer.text();
-            // The server may still count connections of the load before.
+            // The server may still count connections of the previous load.
             let is_turned_away = answer.status == 503 && text.contains("too many connections");
             let is_busy = is_turned_away || text.contains("\"error\":\"busy: ");
             assert!(is_busy, "{} {text}", answer.status);

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-/// What a figure should be.
+/// The aim of a figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Aim {
-    /// It is just told.
+    /// No aim.
     None,
     AtMost(f64),
     AtLeast(f64),
@@ -33,7 +33,7 @@ struct Claim {
     aim: Aim,
 }
 
-/// Figures of the same kinds of several contenders.
+/// Figures of several contenders in the same columns.
 struct Table {
     columns: Vec<&'static str>,
     rows: Vec<(String, Vec<f64>)>,
@@ -48,7 +48,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// One figure, its unit and what it should be.
+    /// Adds a figure with its unit and aim.
     pub(crate) fn claim(
         &mut self,
         what: impl Into<String>,
@@ -59,7 +59,7 @@ impl Report {
         self.claims.push(Claim { what: what.into(), value, unit, aim });
     }
 
-    /// A contender's row in the table that has these columns.
+    /// Adds a contender's row to the table with these columns.
     pub(crate) fn row(&mut self, who: impl Into<String>, cells: &[(&'static str, f64)]) {
         let columns: Vec<_> = cells.iter().map(|(column, _)| *column).collect();
         let row = (who.into(), cells.iter().map(|(_, value)| *value).collect());
@@ -69,12 +69,12 @@ impl Report {
         }
     }
 
-    /// A sentence of its own after the tables.
+    /// Adds a sentence after the tables.
     pub(crate) fn note(&mut self, sentence: impl Into<String>) {
         self.notes.push(sentence.into());
     }
 
-    /// Whether no figure has missed what it should be.
+    /// Returns whether no figure has missed its aim.
     pub(crate) fn is_met(&self) -> bool {
         self.claims.iter().all(|claim| claim.aim.is_met(claim.value) != Some(false))
     }
@@ -84,8 +84,8 @@ impl Report {
         write(name, &self.json(name, host))
     }
 
-    /// The same, and puts it into `target/bench/all.json`, in the place of an older one: what
-    /// `make bench-compare` takes.
+    /// As [`Report::write_json`], and writes the report into `target/bench/all.json` too, in place of
+    /// an older one: `make bench-compare` reads that file.
     pub(crate) fn write_json_among_all(&self, name: &str, host: &str) -> PathBuf {
         let all = fs::read(directory().join("all.json")).ok();
         let all = all.and_then(|text| serde_json::from_slice(&text).ok());
@@ -168,12 +168,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// The value that [`number`] shows.
+/// Returns the value that [`number`] shows.
 fn rounded(value: f64) -> f64 {
     number(value).parse().expect("a number")
 }
 
-/// As many digits as say something.
+/// Formats a number with the digits that matter.
 fn number(value: f64) -> String {
     match value.abs() {
         _ if value.fract() == 0.0 => format!("{value}"),

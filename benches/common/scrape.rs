@@ -1,16 +1,16 @@
-//! One who scrapes, over a connection that is kept as Prometheus keeps it.
+//! A client that scrapes, over a persistent connection like Prometheus.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::http::Connection;
 
-/// What both exporters tell of every guest with an interface.
+/// A series that the agent and Debian's exporter have for each guest with an interface.
 const OF_EACH_GUEST: &str = "libvirt_domain_interface_stats_receive_bytes_total{";
-/// How the agent names the time of its last fast sample.
+/// The agent's series with the duration of its last fast sample.
 const FAST_SAMPLE: &str = "mistify_metrics_sample_seconds{tier=\"fast\"} ";
 
-/// Scrapes one address.
+/// Scrapes one server.
 pub(crate) struct Scraper {
     address: SocketAddr,
     connection: Option<Connection>,
@@ -25,7 +25,7 @@ pub(crate) struct Scrape {
     text: String,
 }
 
-/// A scrape as Prometheus sends it, but that it does not ask for gzip: the agent does without.
+/// Returns a scrape as Prometheus sends it, but without gzip, which the agent does not support.
 pub(crate) fn request(address: SocketAddr) -> Vec<u8> {
     format!(
         "GET /metrics HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Prometheus/2.42.0\r\n\
@@ -36,15 +36,15 @@ pub(crate) fn request(address: SocketAddr) -> Vec<u8> {
 }
 
 impl Scraper {
-    /// Every scrape has to tell of so many guests.
+    /// Creates a scraper; each answer must have this number of guests.
     pub(crate) fn new(address: SocketAddr, guests: usize) -> Self {
         Self { address, connection: None, request: request(address), guests }
     }
 
-    /// One scrape.
+    /// Scrapes once.
     pub(crate) fn scrape(&mut self) -> Scrape {
         let begin = Instant::now();
-        // The other side closes a connection that is idle for long.
+        // The server closes a connection that is idle for long.
         let text = self.ask().or_else(|| {
             self.connection = None;
             self.ask()
@@ -56,7 +56,7 @@ impl Scraper {
         Scrape { took, text }
     }
 
-    /// `None` when the connection turns out to be closed.
+    /// Returns the answer; `None` if the server has closed the connection.
     fn ask(&mut self) -> Option<String> {
         if self.connection.is_none() {
             self.connection = Some(Connection::open(self.address).expect("it listens"));
@@ -68,13 +68,13 @@ impl Scraper {
 }
 
 impl Scrape {
-    /// How long the fast sample took that the agent answered from.
+    /// Returns the duration of the fast sample in the agent's answer.
     pub(crate) fn fast_sample(&self) -> Option<Duration> {
         let seconds = self.text.lines().find_map(|line| line.strip_prefix(FAST_SAMPLE))?;
         Some(Duration::from_secs_f64(seconds.parse().expect("seconds")))
     }
 
-    /// Slow samples that the agent has taken so far.
+    /// Returns the number of slow samples that the agent has taken.
     pub(crate) fn slow_samples(&self) -> Option<f64> {
         let series = "mistify_metrics_samples_total{tier=\"slow\"} ";
         let count = self.text.lines().find_map(|line| line.strip_prefix(series))?;

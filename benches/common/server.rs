@@ -30,10 +30,10 @@ const START: Duration = Duration::from_secs(60);
 /// Between two attempts to connect to a server that starts.
 const RETRY: Duration = Duration::from_micros(100);
 
-/// A server that runs; killed on drop.
+/// A running server; killed on drop.
 pub(crate) struct Server {
     child: Child,
-    /// Its own process, which in a stack is the child of our child.
+    /// The process of the server; in a stack, the child of `child`.
     pid: u32,
     address: SocketAddr,
     /// The agent's directory for its state and its disks.
@@ -49,16 +49,16 @@ impl Server {
         server
     }
 
-    /// The same in the stack's world of processes and files; its network is the host's.
+    /// An agent in the stack's namespaces of processes and files, and in the host's network.
     pub(crate) fn agent_inside(stack: &Stack, flags: &[&str]) -> Self {
         let (command, address, state) = agent(stack.command_outside_network(AGENT), flags);
         Self::inside(command, address, Some(state))
     }
 
-    /// Debian's exporter, in the same place.
+    /// Debian's exporter, in the same namespaces.
     ///
     /// # Errors
-    /// When it is not there.
+    /// If the exporter is missing.
     pub(crate) fn exporter(stack: &Stack) -> Result<Self, Skip> {
         let program = EXPORTERS.into_iter().find(|path| Path::new(path).exists());
         let why = "no prometheus-libvirt-exporter: tests/install-deps.sh bench";
@@ -70,7 +70,7 @@ impl Server {
         Ok(Self::inside(command, address, None))
     }
 
-    /// The original agent, where `BENCH_ORIGINAL` is the path of its program.
+    /// The original agent, if `BENCH_ORIGINAL` is the path of its program.
     pub(crate) fn original() -> Option<Self> {
         let program = env::var_os("BENCH_ORIGINAL")?;
         let address = process::free_address();
@@ -97,7 +97,7 @@ impl Server {
         Self { child, pid, address, _state: None }
     }
 
-    /// How long an agent takes from its exec until it answers a request as it is to.
+    /// Returns the time from an agent's exec to the expected answer (`is_it`) to a request.
     pub(crate) fn time_to_answer(
         flags: &[&str],
         request: impl FnOnce(SocketAddr) -> Vec<u8>,
@@ -134,12 +134,12 @@ impl Server {
         server
     }
 
-    /// Where it listens.
+    /// Returns the listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Calls a method of the agent for a guest. The call has to succeed; its result.
+    /// Calls a method of the agent for a guest, which must succeed; returns the result.
     pub(crate) fn ask(&self, method: &str, guest: &Value) -> Value {
         let mut connection = Connection::open(self.address).expect("it listens");
         let request = http::call(self.address, method, &json!({ "guest": guest }));
@@ -149,12 +149,12 @@ impl Server {
         body["result"].take()
     }
 
-    /// CPU time since its start.
+    /// Returns the server's CPU time since its start.
     pub(crate) fn cpu(&self) -> Duration {
         process::cpu(self.pid)
     }
 
-    /// What it has in memory.
+    /// Returns the server's memory.
     pub(crate) fn memory(&self) -> Memory {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs");
         let kib = |name: &str| {
@@ -168,14 +168,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // nsenter does not pass its end on. It may have ended by itself.
+        // The end of nsenter does not end the server. The server may have ended by itself.
         let kill = format!("kill -s KILL {} 2>/dev/null", self.pid);
         let _ = Command::new("/bin/sh").args(["-c", &kill]).status();
         let _ = self.child.wait();
     }
 }
 
-/// What this command has to be told to be an agent, where it will listen, and its directory.
+/// Returns the command of an agent, its listening address, and its state directory.
 fn agent(mut command: Command, flags: &[&str]) -> (Command, SocketAddr, Scratch) {
     let (state, address) = (Scratch::new(), process::free_address());
     command.args(["--config", "/dev/null", "--port", &address.port().to_string()]);
@@ -191,13 +191,13 @@ fn agent(mut command: Command, flags: &[&str]) -> (Command, SocketAddr, Scratch)
 /// A process's memory, in KiB.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory {
-    /// All pages, those of libraries that other processes have mapped too included.
+    /// All pages, including those of libraries that other processes share.
     pub(crate) resident_kib: u64,
     /// Stacks and heap.
     pub(crate) anonymous_kib: u64,
 }
 
-/// MiB, to a hundredth.
+/// Converts KiB to MiB, to a hundredth.
 pub(crate) fn mib(size_kib: u64) -> f64 {
     f64::from(u32::try_from(size_kib * 100 / 1024).expect("less than 40 TiB")) / 100.0
 }

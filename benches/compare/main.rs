@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::ratios::Compared;
 
 fn main() -> ExitCode {
-    // Cargo adds its own: `cargo bench --bench compare -- OLD NEW`.
+    // Cargo adds flags of its own: `cargo bench --bench compare -- OLD NEW`.
     let files: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let [old, new] = files.as_slice() else {
         println!("nothing to compare; it is `make bench-compare OLD=old.json`");

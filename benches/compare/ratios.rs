@@ -1,20 +1,20 @@
-//! Which ratios of an older run have become worse. Ratios alone hold from one machine to another,
-//! and only those with an aim have a better and a worse.
+//! Finds the ratios that are worse than in an older run. Only ratios can be compared between
+//! machines, and only a ratio with an aim can be better or worse.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// What is left of a ratio, at most, when it has fallen.
+/// A ratio has fallen if at most this part of it is left.
 const FALLEN: f64 = 0.9;
 
 /// One ratio with an aim.
 #[derive(Clone, Debug, PartialEq)]
 struct Ratio {
-    /// Its benchmark and what it says of itself.
+    /// The benchmark, and the words of the claim.
     name: String,
     value: f64,
-    /// Whether more is better.
+    /// Whether a larger value is better.
     is_gain: bool,
 }
 
@@ -23,16 +23,16 @@ struct Ratio {
 pub(crate) struct Compared {
     name: String,
     old: f64,
-    /// None where it was not measured any more.
+    /// `None` if the newer run did not measure the ratio.
     new: Option<f64>,
     pub(crate) has_fallen: bool,
 }
 
-/// Each ratio of the older run, both as `target/bench/all.json` has them. One that the newer run
-/// lacks has fallen.
+/// Compares each ratio of the older run; both runs have the form of `target/bench/all.json`. A ratio
+/// that the newer run lacks has fallen.
 ///
 /// # Errors
-/// What is not as it is there; no ratio at all is not, either.
+/// If a run does not have this form, or the older run has no ratio.
 pub(crate) fn compare(old: &Value, new: &Value) -> Result<Vec<Compared>, String> {
     let (old, new) = (ratios(old)?, ratios(new)?);
     if old.is_empty() {
@@ -56,7 +56,7 @@ fn ratios(all: &Value) -> Result<Vec<Ratio>, String> {
         let mut about = "";
         for claim in claims {
             let what = claim["what"].as_str().ok_or_else(|| format!("{bench}: no words"))?;
-            // What begins so goes on about the last one that does not.
+            // A claim that begins so continues the last claim that does not.
             let is_more = what.starts_with("... ");
             about = if is_more { about } else { what };
             let name = if is_more { format!("{about} {what}") } else { what.to_owned() };

@@ -1,4 +1,4 @@
-//! The latency of GuestInfo on a host of which some guest agents are dead: connected, and silent.
+//! The latency of GuestInfo on a host with some dead guest agents: connected, and silent.
 
 use std::fs;
 use std::thread;
@@ -14,14 +14,14 @@ use crate::world::{World, small_guest};
 use crate::{Plan, sample};
 
 const GUESTS: usize = 20;
-/// Of these, those with a dead agent.
+/// The number of these guests with a dead guest agent.
 const DEAD: usize = 5;
-/// Until all guest agents answer. All guests boot at once, without KVM.
+/// The limit for the wait until all guest agents answer. All guests boot at once, without KVM.
 const BOOT: Duration = Duration::from_secs(1800);
 /// Between two turns of all guests: an orchestrator that polls.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs so many guests, stops some guest agents, and asks all guests in turn: each on its own, as different callers would.
+/// Runs the guests, stops some guest agents, and calls GuestInfo for each guest in turn, as different callers would.
 ///
 /// # Errors
 /// Why the image of the small Linux cannot be made here.

@@ -34,7 +34,7 @@ pub(crate) fn image() -> Result<PathBuf, Skip> {
     linux::debian("cloud-amd64")
 }
 
-/// A running Debian guest at whose console root is logged in. It is suspended but for its turns.
+/// A running Debian guest with root logged in at its console. It is suspended except during its turns.
 pub(crate) struct Debian<'a> {
     pub(crate) booted: Booted,
     world: &'a World,
@@ -65,7 +65,8 @@ impl<'a> Debian<'a> {
         debian
     }
 
-    /// Has this guest alone run a command, with none of its disk in the host's page cache; the command's output.
+    /// Runs a command in this guest while the others are suspended, with none of its disk in the host's page cache.
+    /// Returns the output.
     pub(crate) fn take_turn(&mut self, command: &str) -> String {
         let data = text(&self.data);
         run(Command::new("sync").arg(&data));

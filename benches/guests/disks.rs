@@ -8,14 +8,14 @@ use crate::debian::{self, CONTENDERS, Debian};
 use crate::skip::Skip;
 use crate::world::World;
 
-/// What fio does: the name, its options, the field of its terse output that counts, and the unit.
+/// The patterns of fio: the name, the options, the field of its terse output that counts, and the unit.
 const PATTERNS: [(&str, &str, u32, &str); 3] = [
     ("random read, 4 KiB", "--rw=randread --bs=4k", 8, "requests/s"),
     ("random write, 4 KiB", "--rw=randwrite --bs=4k --fsync=64", 49, "requests/s"),
     ("sequential write, 1 MiB", "--rw=write --bs=1M --fsync=16", 48, "KiB/s"),
 ];
 
-/// Boots the contenders at once, and has fio run in each of them in turns.
+/// Boots the contenders at once, and runs fio in each of them in turns.
 ///
 /// # Errors
 /// Why the contenders cannot be made here.
@@ -51,7 +51,7 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
     Ok(())
 }
 
-/// Writes the medians of what [`CONTENDERS`] measured in turns, and their ratios.
+/// Writes the medians of the numbers, which [`CONTENDERS`] measured in turns, and their ratios.
 pub(crate) fn add_rates(report: &mut Report, what: &str, unit: &'static str, numbers: &[f64]) {
     let medians = [0, 1, 2].map(|contender| {
         let own = numbers.iter().skip(contender).step_by(CONTENDERS.len());

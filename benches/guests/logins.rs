@@ -27,8 +27,8 @@ const NETWORK: &str = "mistify0,address=192.168.77.2/24";
 const PROVIDED: &str = "mistify-nat";
 /// Longer than a loaded machine needs to start the agent.
 const START: Duration = Duration::from_secs(60);
-/// Ends when the SSH server of an address greets. An attempt to connect takes at most 50 ms, as a host that is not there
-/// yet does not answer. A server that accepts is waited for: many connections at once would keep it from greeting.
+/// Ends when the SSH server at an address greets. An attempt to connect takes at most 50 ms, because an absent host
+/// does not answer. After a connection the program waits for the greeting: many connections at once would delay it.
 const GREETS: &str = "
 import socket, sys, time
 while True:
@@ -43,7 +43,7 @@ while True:
 /// The limit of `create --wait`, for boots without KVM on a loaded machine, in seconds.
 const BOOT_S: &str = "1800";
 
-/// Starts so many guests with Debian's image, by the command and by hand in turns, and then waits for some.
+/// Starts guests with Debian's image, by the command and by hand in turns, and then waits for the login of some.
 ///
 /// # Errors
 /// Why Debian's image cannot be made here, or no private libvirtd can run.
@@ -126,7 +126,7 @@ fn create<'a>(id: &'a str, key: &'a str) -> [&'a str; 13] {
     ]
 }
 
-/// A libvirtd of its own whose guests have addresses by the agent's network, as after "Getting started".
+/// A private libvirtd whose guests get addresses from the agent's network, as after "Getting started".
 struct Host {
     stack: Stack,
     files: Scratch,
@@ -149,7 +149,7 @@ impl Host {
         Ok(host)
     }
 
-    /// The program, in the stack's network, where guests have addresses.
+    /// Returns a command of the program, in the stack's network, where guests have addresses.
     fn command(stack: &Stack, files: &Scratch) -> Command {
         let directory = text(files.path());
         let mut command = stack.command(AGENT);
@@ -158,7 +158,7 @@ impl Host {
         command
     }
 
-    /// Runs a command of the program, which has to succeed.
+    /// Runs a command of the program, which must succeed.
     fn agent(&self, words: &[&str]) {
         run(Self::command(&self.stack, &self.files).args(words));
     }
@@ -167,7 +167,8 @@ impl Host {
         text(&self.files.path().join(name))
     }
 
-    /// Boots a Debian: how long the command waits for its SSH server, and for how many ms after the greeting.
+    /// Boots a Debian guest. Returns how long the command waits for the guest's SSH server, and how many ms of that are
+    /// after the greeting.
     fn login(&self, key: &str) -> (Duration, f64) {
         let mut greeting = self.stack.command("python3");
         let mut greeting = greeting.args(["-c", GREETS, ADDRESS]).spawn().expect("python3 starts");
@@ -190,20 +191,20 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // It ends with its stack anyway.
+        // The agent ends with the stack anyway.
         let _ = self.agent.kill();
         let _ = self.agent.wait();
     }
 }
 
-/// What libvirt has of a guest that the agent made, and copies of its disks.
+/// The definitions of a guest that the agent made, and copies of its disks.
 struct Copies {
     id: String,
     domain: PathBuf,
     networks: Vec<(String, PathBuf)>,
-    /// Its address in the network that the agent provides, as an element of XML.
+    /// The reservation of the guest's address in the agent's network, as an XML element.
     reservation: String,
-    /// The copy, and where the guest has the disk.
+    /// For each disk the path of the copy, and the path of the disk.
     disks: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -282,7 +283,7 @@ impl Hand {
         Self { virsh, input, output }
     }
 
-    /// Makes and starts a guest; how long that takes.
+    /// Makes and starts a guest; returns the time that this takes.
     fn make(&mut self, copies: &Copies) -> Duration {
         for (_, disk) in &copies.disks {
             fs::create_dir_all(disk.parent().expect("it is in a folder"))
@@ -306,7 +307,7 @@ impl Hand {
 
     /// Types a command, and waits until it is done.
     fn types(&mut self, command: &str) {
-        // virsh repeats what is typed, which its result differs from, and writes no end of the line.
+        // virsh echoes the command, in which the quotes differ from this output, and writes no end of the line.
         const DONE: &[u8] = b"done so";
         writeln!(self.input, "{command}; echo done \"so\"").expect("virsh reads");
         let mut written = Vec::new();
@@ -320,7 +321,7 @@ impl Hand {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        // It ends with its stack anyway.
+        // virsh ends with the stack anyway.
         let _ = self.virsh.kill();
         let _ = self.virsh.wait();
     }

@@ -1,4 +1,4 @@
-//! The figures of guests: what the profile `modern` costs and gains beside `classic`.
+//! The figures of guests: the costs and gains of the profile `modern` beside `classic`.
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench guests                     about twenty minutes; needs root
@@ -9,10 +9,9 @@
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
 //! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt and from `create` to SSH, the
-//! memory of the emulator by
-//! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
-//! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or
-//! `virt-install`, the report names the missing part.
+//! memory of the emulator by `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume
+//! in the small Linux. For the throughput, a domain that `virt-install` defines is the third contender. Without qemu,
+//! the image or `virt-install`, the report names the missing part.
 
 mod agents;
 mod boots;

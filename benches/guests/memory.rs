@@ -11,7 +11,7 @@ use crate::common::server::mib;
 use crate::skip::Skip;
 use crate::world::{World, run, small_guest};
 
-/// Values of `max_cpu`; the first is what the others are compared with. 255 is the largest default.
+/// Values of `max_cpu`; the others are compared with the first. 255 is the largest default.
 const MAX_CPU: [u32; 4] = [1, 16, 64, 255];
 /// The memory of each guest, in MiB: with less, its kernel would use all memory at 255.
 const MEMORY_MIB: u64 = 512;
@@ -33,7 +33,7 @@ struct Memory {
 pub(crate) fn measure(world: &World, report: &mut Report) -> Result<(), Skip> {
     let disk = world.small_disk()?;
     let look = |max_cpu: u32| {
-        // One writer has a disk.
+        // Only one guest can write to a disk.
         let own = world.files.path().join(format!("max-{max_cpu}.raw"));
         run(Command::new("cp").arg("--sparse=always").args([&disk, &own]));
         let mut guest = small_guest(&format!("max-{max_cpu}"), "modern", &own);
@@ -70,7 +70,7 @@ pub(crate) fn measure(world: &World, report: &mut Report) -> Result<(), Skip> {
 }
 
 impl Memory {
-    /// That of a process that emulates the small Linux.
+    /// Reads the memory of an emulator that runs the small Linux.
     fn of(pid: u32) -> Self {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it runs");
         let (all, mappings) = (read("smaps_rollup"), read("smaps"));

@@ -17,7 +17,7 @@ use crate::support::Scratch;
 const BOOT: Duration = Duration::from_secs(1800);
 /// Boots of a guest until one succeeds.
 const ATTEMPTS: usize = 5;
-/// Far deadlines: a slow machine is measured all the same.
+/// Options of the agent. Deadlines are long, so that a slow machine can be measured too.
 const FLAGS: [&str; 6] =
     ["--bridge-type", "linux", "--deadline-read", "60", "--deadline-change", "240"];
 
@@ -48,7 +48,7 @@ impl World {
         Ok(Self { agent: Server::agent_inside(&stack, &flags), stack, files })
     }
 
-    /// The disk of the small Linux: a copy of the image. The guest writes nothing to it.
+    /// Returns the disk of the small Linux: a copy of the image. The guest writes nothing to the disk.
     ///
     /// # Errors
     /// Why the image cannot be made here.
@@ -56,20 +56,20 @@ impl World {
         small_disk(&self.files)
     }
 
-    /// Calls a method for a guest; the call's duration and its result.
+    /// Calls a method for a guest; returns the duration and the result.
     pub(crate) fn time(&self, method: &str, guest: &Value) -> (Duration, Value) {
         let begin = Instant::now();
         let result = self.agent.ask(method, guest);
         (begin.elapsed(), result)
     }
 
-    /// Creates and runs a guest, until its login prompt.
+    /// Creates and runs a guest, and waits for its login prompt.
     pub(crate) fn boot(&self, guest: &Value) -> Booted {
         self.agent.ask("CreateGuest", guest);
         self.time_boot(guest["id"].as_str().expect("an id"), || drop(self.agent.ask("Run", guest)))
     }
 
-    /// The same of a guest that `start` starts.
+    /// Starts a guest by `start`, and waits for its login prompt.
     pub(crate) fn time_boot(&self, id: &str, start: impl Fn()) -> Booted {
         for _ in 0..ATTEMPTS {
             eprintln!("booting {id}");
@@ -107,7 +107,7 @@ pub(crate) fn text(path: &Path) -> String {
     path.to_str().expect("scratch paths are UTF-8").to_owned()
 }
 
-/// Runs a program that has to succeed; its standard output.
+/// Runs a program, which must succeed; returns its standard output.
 pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -1,7 +1,7 @@
 //! The throughput of a disk on a ZFS volume in the small Linux, by profile and beside the domain of
 //! `virt-install`.
 //!
-//! ZFS is in the lab alone (`tests/lab`), so this program runs itself there. The lab is an emulated machine,
+//! Only the lab has ZFS (`tests/lab`), so this program runs itself there. The lab is an emulated machine,
 //! and its guests are emulated once more: no Debian boots in useful time, so `dd` measures in place of fio.
 
 use std::env;
@@ -22,7 +22,7 @@ use crate::stack::BlockDevice;
 use crate::support::Scratch;
 use crate::world::{World, run, text};
 
-/// The argument with which this program measures in the lab, in so many turns.
+/// The argument with which this program measures in the lab.
 pub(crate) const IN_LAB: &str = "--in-lab";
 /// Before each measured number in the output of the lab.
 const NUMBER: &str = "measured: ";
@@ -51,7 +51,7 @@ const PATTERNS: [(&str, f64, &str); 3] = [
     ),
 ];
 
-/// Has the contenders measured in the lab.
+/// Measures the contenders in the lab.
 ///
 /// # Errors
 /// Why the lab cannot run here.
@@ -95,7 +95,7 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
     Ok(())
 }
 
-/// A running guest at whose console root is logged in. It is suspended but for its turns.
+/// A running guest with root logged in at its console. It is suspended except during its turns.
 struct Guest {
     id: String,
     console: Console,
@@ -128,7 +128,8 @@ impl Guest {
         guest
     }
 
-    /// Has this guest alone run a command that moves so many KiB; how many in a second of the guest's clock.
+    /// Runs a command that moves this number of KiB, while the other guests are suspended. Returns the KiB in a second
+    /// of the guest's clock.
     fn take_turn(&mut self, kib: f64, command: &str) -> f64 {
         run(Command::new("zpool").args(["sync", POOL]));
         virsh(&["resume", &self.id]);
@@ -168,7 +169,7 @@ pub(crate) fn measure_in_lab(arguments: &[String]) {
     }
 }
 
-/// Defines the domain of `virt-install` with volumes in place of the device that stands for both; its name.
+/// Defines the domain of `virt-install`, with a volume for each of the two places that name `device`. Returns its name.
 fn define_other(device: &str) -> String {
     let xml = fs::read_to_string("/mnt/host/other.xml").expect("the share has it");
     let [before, between, after] = xml.split(device).collect::<Vec<_>>()[..] else {

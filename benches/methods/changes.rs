@@ -1,4 +1,4 @@
-//! Methods that change a guest: guests that are led through a life in phases.
+//! Methods that change a guest: guests pass through a life in phases.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::common::sample::{Sample, float};
 use crate::common::server::Server;
 use crate::{guest, is_right, request};
 
-/// A life: each method finds its guest as the one before has left it.
+/// A life: each method finds its guest in the state that the previous method left.
 pub(crate) const LIFE: [&str; 8] =
     ["CreateGuest", "Run", "Reboot", "Restart", "Poweroff", "Delete", "Create", "Shutdown"];
 /// Methods that remove the rest of the guest without being measured.
@@ -23,8 +23,8 @@ pub(crate) struct Phase {
     libvirtd: Duration,
 }
 
-/// Leads guests of this type through a life, `each` of them by each connection; `libvirtd` says
-/// what libvirtd has used of processors.
+/// Leads guests of this type through a life, `each` of them by each connection; `libvirtd` returns
+/// the CPU time that libvirtd has used.
 pub(crate) fn live(
     agent: &Server,
     kind: &str,
@@ -52,8 +52,7 @@ pub(crate) fn live(
     phases
 }
 
-/// The guest as a method gets it: Create makes neither volumes nor networks, so it is asked for a
-/// guest without.
+/// Returns the guest for a request of this method: Create makes neither volumes nor networks, so its guest has none.
 pub(crate) fn in_phase(method: &str, guest: &Value) -> Value {
     let mut guest = guest.clone();
     if method == "Create" {
@@ -64,7 +63,7 @@ pub(crate) fn in_phase(method: &str, guest: &Value) -> Value {
 }
 
 impl Phase {
-    /// The row of one on qemu.
+    /// Writes the row of a phase on qemu.
     pub(crate) fn write_row(mut self, report: &mut Report, guests: usize, connections: usize) {
         let calls = float(self.sample.answered);
         let cells = [

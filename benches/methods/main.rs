@@ -6,10 +6,10 @@
 //!
 //! **Reads** (Status, CPUMetrics, DiskMetrics, NicMetrics, AllMetrics, `/metrics`) are asked for at
 //! 1, 8 and 64 connections, on libvirt's test driver and on a real libvirtd with 1, 20 and 50
-//! guests, all of which are asked for in turn. There a C program that makes the same libvirt calls
-//! takes turns with the agent (the limit), on the test driver a constant answer of one thread (the
-//! floor) and one of rouille, and Debian's exporter has its turns with `/metrics`, at one
-//! connection: it has no more in practice.
+//! guests, which the requests name in turn. On libvirtd, a C program that makes the same libvirt
+//! calls takes turns with the agent (the limit). So does Debian's exporter with `/metrics`, at one
+//! connection: it has no more in practice. On the test driver, two servers with a constant answer
+//! take turns with the agent: one of one thread (the floor) and one of rouille.
 //!
 //! **Changes** (CreateGuest, Run, Reboot, Restart, Poweroff, Delete, Create, Shutdown) need a guest in the right state.
 //! So guests pass through a life in phases, all of them through one before the next; each is called once in a phase, at
@@ -19,9 +19,9 @@
 //! Shutdown return after the request to their guest. No C program is compared with them: libvirt's part of a change is
 //! the same, and the largest part.
 //!
-//! The other guests are booted, halted and running, on qemu without KVM. A proxy between an agent and libvirtd counts
-//! every round trip, while no time is measured. With 64 connections there are more callers than `pool.waiting_read` and
-//! `waiting_change` allow to wait: the others get `busy` at once and retry after 1 ms, 2, 4 and so on up to 64; their
+//! The bed's guests are booted, halted and running, on qemu without KVM. A proxy between an agent and libvirtd counts
+//! every round trip, while no time is measured. With 64 connections most changes wait for their turn in the agent
+//! (`pool.changes`, `pool.calls_waiting`). A caller that gets `busy` retries after 1 ms, 2, 4 and so on up to 64; the
 //! latency counts from the first attempt.
 
 mod changes;
@@ -65,20 +65,20 @@ use crate::common::server::{Server, mib};
 use crate::common::{host, scrape};
 use crate::skip::Skip;
 
-/// How many connections call at once.
+/// The numbers of connections that call at once.
 const CONNECTIONS: [usize; 3] = [1, 8, MANY];
-/// So many that it takes a while to open them.
+/// The largest number of connections, which takes a while to open.
 const MANY: usize = 64;
 /// Options of the agents here. Deadlines are long, so that a busy machine can be measured too.
 const FLAGS: [&str; 6] =
     ["--bridge-type", "linux", "--deadline-read", "60", "--deadline-change", "240"];
 const TEST_DRIVER: [&str; 2] = ["--libvirt-uri", "test:///default"];
-/// What stands for `/metrics` among the methods.
+/// `/metrics` among the methods.
 const METRICS: &str = "/metrics";
 
 /// How much is measured.
 struct Plan {
-    /// How many guests there are on the real libvirtd, fewest first.
+    /// The numbers of guests on the real libvirtd, fewest first.
     guests: [usize; 3],
     /// Turns of each contender, and the length of one; at [`MANY`] connections one is as long as all.
     rounds: usize,
@@ -95,7 +95,7 @@ fn main() {
     if let Some(server) = arguments.first().and_then(|word| Constant::from_argument(word)) {
         return server.serve();
     }
-    // `cargo bench` says so; `cargo test --all-targets` runs this too, and must not take minutes.
+    // `cargo bench` passes this word; `cargo test --all-targets` runs this too, and must not take minutes.
     if !arguments.iter().any(|word| word == "--bench") {
         println!("nothing to test here; the benchmark is `cargo bench --bench methods`");
         return;
@@ -122,7 +122,7 @@ fn main() {
 
 fn on_test_driver(plan: &Plan, report: &mut Report) {
     let agent = Server::agent(&[&TEST_DRIVER[..], &FLAGS].concat());
-    // Its NIC is none of those of the lives below.
+    // The guest's NIC differs from the NICs of the lives below.
     let guest = guest("test", "read", 0xFFFF);
     let guest = agent.ask("CreateGuest", &guest)["guest"].take();
     let guest = agent.ask("Run", &guest)["guest"].take();
@@ -137,7 +137,7 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
 }
 
 /// # Errors
-/// Why there is no such libvirtd here, or no exporter.
+/// Why no private libvirtd can run here, or that the exporter is missing.
 fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let mut bed = Bed::new(plan.guests[0])?;
     let program = Program::compile();
@@ -166,7 +166,7 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
 }
 
 impl Plan {
-    /// Turns of each contender at so many connections, and the length of one.
+    /// Returns the turns of each contender at this number of connections, and the length of one.
     fn turns(&self, connections: usize) -> (usize, Duration) {
         match connections {
             MANY => (1, self.round * u32::try_from(self.rounds).expect("a few")),
@@ -174,7 +174,7 @@ impl Plan {
         }
     }
 
-    /// The median time from exec until changes are taken.
+    /// Returns the median time from exec until the agent is ready for changes, in ms.
     fn start_ms(&self, libvirt_uri: &str) -> f64 {
         eprintln!("{} starts", self.starts);
         let request = |address: SocketAddr| {
@@ -188,7 +188,7 @@ impl Plan {
     }
 }
 
-/// A call of a method for a guest, or a scrape.
+/// Returns a call of a method for a guest, or a scrape.
 fn request(address: SocketAddr, method: &str, guest: &Value) -> Vec<u8> {
     match method {
         METRICS => scrape::request(address),
@@ -196,13 +196,13 @@ fn request(address: SocketAddr, method: &str, guest: &Value) -> Vec<u8> {
     }
 }
 
-/// Whether this answers a call with a success, or a scrape.
+/// Returns whether this is the answer of a successful call, or of a scrape.
 fn is_right(answer: &Answer<'_>) -> bool {
     let is_success = || answer.body.ends_with(b",\"error\":null,\"id\":1}\n");
     answer.status == 200 && (is_success() || answer.body.starts_with(b"# "))
 }
 
-/// A guest with a volume and a NIC of its own.
+/// Returns a guest with a volume and a NIC of its own.
 fn guest(kind: &str, name: &str, number: usize) -> Value {
     let mac = format!("02:00:00:01:{:02x}:{:02x}", number / 256, number % 256);
     json!({
@@ -212,7 +212,7 @@ fn guest(kind: &str, name: &str, number: usize) -> Value {
     })
 }
 
-/// One of the bed's guests as an orchestrator has it: as Run answers it.
+/// Returns one of the bed's guests as Run answers it.
 fn as_run(agent: &Server, id: &str, index: usize) -> Value {
     let asked = json!({
         "id": id, "disks": [{ "device": "vda" }],
@@ -221,7 +221,7 @@ fn as_run(agent: &Server, id: &str, index: usize) -> Value {
     agent.ask("Run", &asked)["guest"].take()
 }
 
-/// The row of one where libvirt is in its own process, or that calls none.
+/// Writes the row of a contender without a libvirtd: libvirt runs in its own process, or it calls none.
 fn write_row(report: &mut Report, who: String, connections: usize, mut sample: Sample) {
     let cells = [
         ("connections", float(connections)),

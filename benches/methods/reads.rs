@@ -1,5 +1,5 @@
-//! Methods that change nothing: asked for again and again, in turns with who does the same without
-//! an agent.
+//! Methods that change nothing: called again and again, in turns with programs that do the same
+//! without the agent.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ use crate::{CONNECTIONS, METRICS, Plan, is_right, request, write_row};
 
 pub(crate) const READS: [&str; 6] =
     ["Status", "CPUMetrics", "DiskMetrics", "NicMetrics", "AllMetrics", METRICS];
-/// Those of one guest, and the C program's calls for the same.
+/// The reads of one guest, and the C program's calls for the same.
 const BESIDE: [(&str, Calls); 4] = [
     ("Status", Calls::LookupAndState),
     ("CPUMetrics", Calls::LookupAndCpu),
     ("DiskMetrics", Calls::LookupAndDisk),
     ("NicMetrics", Calls::LookupAndNic),
 ];
-/// Where the agent is compared with the C program: at one connection it is HTTP that counts, at 64
-/// refusals do.
+/// The number of connections for the comparison with the C program: at one, HTTP dominates; at 64,
+/// the wait for a turn does.
 const COMPARED_AT: usize = 8;
 /// Scrapes of Debian's exporter in a turn of its own; each may take a tenth of a second.
 const SCRAPES: usize = 10;
@@ -74,7 +74,7 @@ pub(crate) fn on_test_driver(plan: &Plan, agent: &Server, guests: &[Value], repo
 /// Lets an agent on a real libvirtd take turns with the C program and Debian's exporter.
 ///
 /// # Errors
-/// When there is no exporter.
+/// If the exporter is missing.
 pub(crate) fn on_qemu(
     plan: &Plan,
     bed: &Bed,
@@ -129,7 +129,7 @@ pub(crate) fn on_qemu(
     Ok(())
 }
 
-/// One turn: all guests are asked for in turn, each connection beginning with another one.
+/// Runs one turn: the requests name all guests in turn, and each connection begins with another guest.
 fn round(
     server: &Server,
     method: &str,
@@ -159,7 +159,7 @@ fn scrapes(bed: &Bed, exporter: &Server) -> Run {
     Run { sample, libvirtd: bed.cpu().since(before).libvirtd }
 }
 
-/// The guests and their NICs' devices, as the C program takes them.
+/// Returns the guests and the devices of their NICs as an argument of the C program.
 fn names(guests: &[Value]) -> String {
     let text = |value: &Value| value.as_str().expect("Run answers it").to_owned();
     let name =
@@ -181,12 +181,12 @@ impl Run {
         self.libvirtd += turn.libvirtd;
     }
 
-    /// libvirtd's CPU time for each call, in ms, which is s for 1,000.
+    /// Returns libvirtd's CPU time for each call in ms, which is s for 1,000 calls.
     fn libvirtd_ms(&self) -> f64 {
         1000.0 * self.libvirtd.as_secs_f64() / float(self.sample.answered)
     }
 
-    /// The same with the server's own.
+    /// Returns the same together with the server's CPU time.
     fn together_ms(&self) -> f64 {
         self.libvirtd_ms() + self.sample.cpu_us() / 1000.0
     }

@@ -1,4 +1,4 @@
-//! Round trips to libvirt for each call, counted on their way.
+//! Round trips to libvirt for each call, counted by a proxy.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::common::server::Server;
 use crate::reads::READS;
 use crate::{FLAGS, METRICS, as_run, guest, request};
 
-/// Calls of each read, asked for one after the other.
+/// Calls of each read, one after the other.
 const CALLS: usize = 40;
 
 /// Counts the round trips of an agent that takes a new sample for each scrape, so that the count
@@ -33,14 +33,14 @@ pub(crate) fn count(bed: &Bed, report: &mut Report) {
         let mut connection = Connection::open(agent.address()).expect("it listens");
         let request = request(agent.address(), method, &asked);
         let mut call = || drop(connection.exchange(&request).expect("an answer"));
-        // Every worker opens its connection, and learns what it keeps.
+        // Every worker opens its connection, and fills its cache.
         (0..CALLS).for_each(|_| call());
         let who = if method == METRICS { "/metrics, a new fast sample each" } else { method };
         row(who, CALLS, &mut || (0..CALLS).for_each(|_| call()));
     }
     let new = guest("qemu", "trips", 0);
     let phase = |method: &str| -> Value { agent.ask(method, &in_phase(method, &new)) };
-    // The same once before: connections are opened as they are needed.
+    // Once without counting: workers open connections on first use.
     LIFE.iter().chain(&END).for_each(|method| drop(phase(method)));
     for method in LIFE {
         row(method, 1, &mut || drop(phase(method)));

@@ -1,4 +1,4 @@
-//! How long it takes to write many guests, each as real ones were sampled.
+//! The time to write the metrics of many guests, copied from samples of real ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
 use crate::support::{Scratch, wait_for};
 
-/// What the guests' balloon would tell beside, had they a system with its driver.
+/// Further figures of the balloon, which a guest without its driver does not report.
 const OF_A_BALLOON: [&str; 8] = [
     "unused",
     "available",
@@ -31,7 +31,7 @@ const MANY: usize = 1000;
 /// Longer than a loaded machine needs for a sample.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Writes 100 and 1,000 guests, each copied from one of the bed's.
+/// Writes the metrics of 100 and 1,000 guests, each copied from one of the bed's.
 pub(crate) fn measure(bed: &Bed, turns: usize, report: &mut Report) {
     let (seen, own) = (recorded(bed), own());
     let (some, many) = (multiplied(&seen, SOME), multiplied(&seen, MANY));
@@ -47,7 +47,7 @@ pub(crate) fn measure(bed: &Bed, turns: usize, report: &mut Report) {
     }
     let (some_ms, many_ms) =
         (of_some.percentile_us(50) / 1000.0, of_many.percentile_us(50) / 1000.0);
-    // The same words in each run, for who compares two.
+    // The same words in each run, so that runs can be compared.
     report.claim(format!("writing {MANY} guests: p50"), many_ms, "ms", Aim::AtMost(10.0));
     report.claim("... as a text of", float(bytes / 1024), "KiB", Aim::None);
     report.claim(format!("... {SOME} guests: p50"), some_ms, "ms", Aim::None);
@@ -55,10 +55,10 @@ pub(crate) fn measure(bed: &Bed, turns: usize, report: &mut Report) {
     report.claim(what, many_ms / some_ms, "", Aim::AtMost(12.0));
 }
 
-/// The bed's guests as the agent's own sampler sees them, both tiers.
+/// Returns a view of the bed's guests from the agent's own sampler, with both tiers.
 fn recorded(bed: &Bed) -> View {
     libvirt::start().expect("libvirt can be used");
-    // Their processes by the numbers that they have out here.
+    // The sampler runs outside the stack's namespace, so it needs the pids that the emulators have here.
     let pids = Scratch::new();
     for name in &bed.guests {
         let pid = bed.stack.qemu_pid(name).expect("it runs").to_string();
@@ -84,7 +84,7 @@ fn recorded(bed: &Bed) -> View {
     })
 }
 
-/// The same with so many guests, the balloon's figures added.
+/// Returns the view with this number of guests, with the further figures of the balloon.
 fn multiplied(seen: &View, guests: usize) -> View {
     let originals: Vec<_> = seen.guests().collect();
     let (mut fast, mut slow) = (BTreeMap::new(), BTreeMap::new());
@@ -103,7 +103,7 @@ fn multiplied(seen: &View, guests: usize) -> View {
     view
 }
 
-/// An agent that does nothing.
+/// Returns the statistics of an idle agent.
 fn own() -> AgentStats {
     let lane = |lane| LaneSnapshot {
         lane,

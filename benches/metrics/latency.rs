@@ -1,4 +1,4 @@
-//! How long a scrape takes, one after the other, and what each uses of the processors.
+//! The latency and the CPU time of scrapes, one after the other.
 
 use std::time::{Duration, Instant};
 
@@ -21,27 +21,27 @@ struct Run {
     sample: Sample,
     libvirtd: Duration,
     emulators: Duration,
-    /// What the agent says of its fast samples.
+    /// The durations of fast samples that the agent reports.
     fast: Sample,
 }
 
-/// A name, and what does one round.
+/// The name of a contender, and the function that runs one round.
 type Contender<'a> = (&'static str, &'a dyn Fn(&mut Run));
 
 /// Lets the agent, the exporter and the C program take turns.
 ///
 /// # Errors
-/// When there is no exporter.
+/// If the exporter is missing.
 pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let fresh = Server::agent_inside(&bed.stack, &["--metrics-max-age", "0"]);
-    let stored = Server::agent_inside(&bed.stack, &[]);
+    let cached = Server::agent_inside(&bed.stack, &[]);
     let exporter = Server::exporter(&bed.stack)?;
     let program = Program::compile();
     let uri = bed.stack.uri();
     let by_c = |calls| program.round(calls, (&uri, &bed.guests[0]), 1, plan.round);
     let rounds: [Contender<'_>; 7] = [
         ("agent, a new fast sample each", &|run| scrape(&fresh, plan.round, run)),
-        ("agent, a sample up to 1 s old", &|run| scrape(&stored, plan.round, run)),
+        ("agent, a sample up to 1 s old", &|run| scrape(&cached, plan.round, run)),
         ("Debian's exporter", &|run| scrape(&exporter, plan.round, run)),
         ("C: state and interfaces", &|run| run.sample.add(by_c(Calls::BulkOwn))),
         ("C: the same with libvirt's event loop", &|run| {
@@ -51,7 +51,7 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
         ("C: all six groups", &|run| run.sample.add(by_c(Calls::BulkAll))),
     ];
     let mut runs = [(); 7].map(|()| Run::default());
-    for server in [&fresh, &stored, &exporter] {
+    for server in [&fresh, &cached, &exporter] {
         warm_up(server);
     }
     for round in 1..=plan.rounds {
@@ -67,13 +67,13 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
     for (run, (name, _)) in runs.iter_mut().zip(rounds) {
         write_row(report, name, run);
     }
-    let [fresh, stored, exporter, own, own_with_events, ..] = &mut runs;
-    claim(report, fresh, stored, exporter);
+    let [fresh, cached, exporter, own, own_with_events, ..] = &mut runs;
+    claim(report, fresh, cached, exporter);
     claim_fast_sample(report, fresh, own, own_with_events);
     Ok(())
 }
 
-/// Until the agent has a slow sample, and the device counters that it finds by it.
+/// Waits until the agent has a slow sample, and scrapes again: that finds the devices' counters.
 fn warm_up(server: &Server) {
     let mut scraper = Scraper::new(server.address(), GUESTS);
     let has_both = |scrape: Scrape| scrape.slow_samples().is_none_or(|count| count >= 1.0);
@@ -109,13 +109,13 @@ fn write_row(report: &mut Report, name: &str, run: &mut Run) {
     report.row(name, &cells);
 }
 
-fn claim(report: &mut Report, fresh: &mut Run, stored: &mut Run, exporter: &mut Run) {
+fn claim(report: &mut Report, fresh: &mut Run, cached: &mut Run, exporter: &mut Run) {
     for percent in [50, 99] {
         let theirs = exporter.sample.percentile_us(percent);
         let ratio = fresh.sample.percentile_us(percent) / theirs;
         let what = format!("scrape with a new fast sample: p{percent}, times the exporter's");
         report.claim(what, ratio, "", Aim::AtMost(0.1));
-        let ratio = stored.sample.percentile_us(percent) / theirs;
+        let ratio = cached.sample.percentile_us(percent) / theirs;
         let what = format!("... with one up to 1 s old: p{percent}, times the exporter's");
         report.claim(what, ratio, "", Aim::AtMost(0.1));
     }

@@ -1,4 +1,4 @@
-//! The figures of docs/performance.md: what it costs to be scraped, beside Debian's exporter.
+//! The figures of docs/performance.md: the cost of scrapes, beside Debian's exporter.
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench metrics                     about two minutes; needs root
@@ -7,7 +7,8 @@
 //!
 //! Twenty real guests idle on a libvirtd of their own. The agent, `prometheus-libvirt-exporter` and
 //! a C program that makes the bulk calls take turns, so that the ratios hold on a machine that has
-//! other work, where absolute figures do not. Without libvirtd, qemu or the exporter it says so.
+//! other work, where absolute figures do not. Without libvirtd, qemu or the exporter, the report
+//! says so.
 
 #[expect(dead_code, reason = "other benchmarks use more of it")]
 #[path = "../common/mod.rs"]
@@ -47,10 +48,10 @@ struct Plan {
     /// Turns of each contender where scrapes come one after the other, and the length of one.
     rounds: usize,
     round: Duration,
-    /// How long scrapes are watched that come by the second. Those in 15 s are for as many times 15 s
-    /// as there are in it, one at least.
+    /// The length of a window with a scrape a second. A window with a scrape in 15 s has the multiple
+    /// of 15 s that fits into it, at least one.
     window: Duration,
-    /// How often the formatter writes.
+    /// Turns of the formatter.
     texts: usize,
 }
 
@@ -68,7 +69,7 @@ impl Plan {
 }
 
 fn main() {
-    // `cargo bench` says so; `cargo test --all-targets` runs this too, and must not take minutes.
+    // `cargo bench` passes this word; `cargo test --all-targets` runs this too, and must not take minutes.
     if !env::args().any(|word| word == "--bench") {
         println!("nothing to test here; the benchmark is `cargo bench --bench metrics`");
         return;

@@ -1,9 +1,9 @@
-//! What being scraped costs by the second, as Prometheus scrapes: seldom.
+//! The cost of scrapes at the intervals of Prometheus.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::bed::{Bed, Behind};
+use crate::common::bed::{BackendCpu, Bed};
 use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
 use crate::common::scrape::Scraper;
@@ -18,14 +18,15 @@ const OFTEN: Duration = Duration::from_secs(1);
 struct Window {
     length: Duration,
     sample: Sample,
-    behind: Behind,
+    behind: BackendCpu,
     slow_samples: f64,
 }
 
-/// A short window without scrapes, and two of each, at one scrape a second and at one in 15 s.
+/// Measures a short window without scrapes, and for each server a window with a scrape a second and one with a scrape
+/// in 15 s.
 ///
 /// # Errors
-/// When there is no exporter.
+/// If the exporter is missing.
 pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let (agent, exporter) = (Server::agent_inside(&bed.stack, &[]), Server::exporter(&bed.stack)?);
     for server in [&agent, &exporter] {
@@ -59,12 +60,12 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
 impl Window {
     fn of(bed: &Bed, server: &Server, every: Option<Duration>, length: Duration) -> Self {
         let mut scraper = Scraper::new(server.address(), GUESTS);
-        // Opens what is opened at first, and tells how many samples there have been.
+        // Opens the connections, and returns the number of samples so far.
         let first = every.map(|_| scraper.scrape());
         let slow_before = first.and_then(|scrape| scrape.slow_samples()).unwrap_or_default();
         let mut sample = Sample::default();
         let mut slow_after = slow_before;
-        // Then the next is as long after the last as all others.
+        // So that the first measured scrape also has this interval before it.
         thread::sleep(every.unwrap_or_default());
         let (begin, own, behind) = (Instant::now(), server.cpu(), bed.cpu());
         let end = begin + length;
@@ -83,17 +84,17 @@ impl Window {
         Self { length: sample.elapsed, sample, behind, slow_samples: slow_after - slow_before }
     }
 
-    /// Thousandths of a processor.
+    /// Returns a CPU time in thousandths of a processor.
     fn share(&self, cpu: Duration) -> f64 {
         1000.0 * cpu.as_secs_f64() / self.length.as_secs_f64()
     }
 
-    /// Of the server and libvirtd.
+    /// Returns the share of the server and libvirtd together.
     fn together(&self) -> f64 {
         self.share(self.sample.cpu + self.behind.libvirtd)
     }
 
-    /// The median and the longest, in µs.
+    /// Returns the median and the longest latency, in µs.
     fn percentiles(&mut self) -> (f64, f64) {
         (self.sample.percentile_us(50), self.sample.percentile_us(100))
     }

@@ -1,5 +1,4 @@
-//! Those who call: orchestrators with guests of their own, one who scrapes, and listeners to
-//! events.
+//! The callers: orchestrators with guests of their own, a scraper, and listeners to events.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,7 +13,7 @@ use crate::support::Random;
 use crate::totals::Outcome;
 use crate::world::{World, guest};
 
-/// What is called, and how often among the others.
+/// The methods, and the weight of each.
 const METHODS: [(&str, u64); 33] = [
     ("CreateGuest", 16),
     ("Run", 16),
@@ -50,8 +49,7 @@ const METHODS: [(&str, u64); 33] = [
     ("WaitEvents", 1),
     (BATCH, 2),
 ];
-/// Among the methods: a batch of reads, a Delete that only says what it would do, a Run that
-/// outlives its request.
+/// Special calls among the methods: a batch of reads, a Delete that only returns its plan, a Run as a job.
 const BATCH: &str = "a batch";
 const PLAN: &str = "Delete, dry_run";
 const JOB: &str = "Run, async";
@@ -59,21 +57,22 @@ const JOB: &str = "Run, async";
 const CUT_ONE_IN: u64 = 20;
 /// Longest pause between two calls of a caller, in milliseconds.
 const PAUSE_MS: u64 = 40;
-/// Calls after one that was cut, until what it did counts as over: its request may still be on its
-/// way.
+/// Calls after a cut one, until the effect of that one counts as complete: its request may still be under way.
 const DOUBT: usize = 5;
 /// A listener's patience with one read.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A caller's guest, and whether it exists according to the caller.
 struct Owned {
-    /// As it was asked for first.
+    /// The guest in the CreateGuest request.
     asked: Value,
-    /// As the agent answered it last.
+    /// The guest in the agent's last answer.
     known: Value,
-    /// One that comes and goes.
+    /// A NIC that is attached and detached.
     second_nic: Value,
+    /// Whether the guest exists; `None` if the caller does not know.
     is_there: Option<bool>,
+    /// Calls until an earlier cut call counts as complete.
     doubt: usize,
 }
 
@@ -104,7 +103,7 @@ impl Owned {
         Self { known: asked.clone(), asked, second_nic, is_there: None, doubt: DOUBT }
     }
 
-    /// Takes in what came of a call, and says what cannot be.
+    /// Records the outcome of a call; returns a violation if the outcome is impossible.
     fn learn(&mut self, method: &str, outcome: Outcome, answered: Option<Value>) -> Option<String> {
         if let Some(guest) = answered.filter(|guest| guest.is_object()) {
             self.known = guest;
@@ -125,7 +124,7 @@ impl Owned {
             }
             ("CreateGuest" | "Create", Outcome::Ok) => self.is_there = Some(true),
             ("Delete", Outcome::Ok | Outcome::NotFound) => self.is_there = Some(false),
-            // What was started may still come to an end, or be undone.
+            // The call may still complete, or be undone.
             ("CreateGuest" | "Create" | "Delete", Outcome::Late | Outcome::Failed)
             | (_, Outcome::Unavailable) => self.is_there = None,
             _ => {}
@@ -211,7 +210,7 @@ fn call_once(
             }),
         },
     };
-    // That one answers but the disk that it was asked for.
+    // ResizeDisk answers with only the requested disk.
     (outcome, Some(guest).filter(|_| outcome == Outcome::Ok && !resized))
 }
 
@@ -223,7 +222,7 @@ fn batch(params: &Value) -> Value {
     ["Status", "Describe", "CPUMetrics", "Status"].into_iter().enumerate().map(call).collect()
 }
 
-/// Every call of a batch is answered, in its order.
+/// Checks that each call of a batch has an answer, in order.
 fn of_batch(world: &World, answers: &[Value]) -> Outcome {
     let ids: Vec<_> = answers.iter().filter_map(|answer| answer["id"].as_u64()).collect();
     if ids != [0, 1, 2, 3] {
@@ -238,8 +237,8 @@ enum Exchanged {
     Nothing,
 }
 
-/// Sends a call on a connection of its own, and cuts it at random where `cut` says so: before its
-/// last byte, after it, or in the middle of the answer.
+/// Sends a call on a new connection. With `cut`, closes the connection at random: before the last byte of the request,
+/// after it, or in the middle of the answer.
 fn exchange(agent: &Agent, path: &str, body: &str, cut: Option<&Random>) -> Exchanged {
     let text = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -266,7 +265,7 @@ fn exchange(agent: &Agent, path: &str, body: &str, cut: Option<&Random>) -> Exch
     answer().unwrap_or(Exchanged::Nothing)
 }
 
-/// Scrapes until `over`, as a Prometheus and a person beside it do.
+/// Scrapes until `over`, at random intervals.
 pub(crate) fn scrape(world: &World, seed: u64, over: &AtomicBool) {
     let random = Random::new(seed);
     while !over.load(Ordering::Relaxed) {
@@ -285,7 +284,7 @@ pub(crate) fn scrape(world: &World, seed: u64, over: &AtomicBool) {
     }
 }
 
-/// The whole answer, head included.
+/// Returns the whole answer, with its head.
 fn get(agent: &Agent, path: &str) -> Option<String> {
     let mut stream = agent.try_connect()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
@@ -321,7 +320,7 @@ fn listen_for(agent: &Agent, length: Duration, is_reading: bool, over: &AtomicBo
             thread::sleep(QUIET);
             continue;
         }
-        // The agent was killed; an error is that nothing happens for a while.
+        // The agent was killed. An error means only that no event arrived for a while.
         if let Ok(0) = stream.read(&mut buffer) {
             return Outcome::NoAnswer;
         }

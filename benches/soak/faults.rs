@@ -1,4 +1,4 @@
-//! What goes wrong meanwhile, one thing at a time.
+//! The faults during the soak, one at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use crate::support::Random;
 use crate::world::{GUESTS, World, id, send};
 
-/// Which faults come.
+/// The kinds of faults.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Faults {
-    /// All but one: the agent lives on.
+    /// All but kills of the agent.
     ButKills,
-    /// The agent is killed, too.
+    /// Also kills of the agent.
     All,
 }
 
-/// How often the end is looked for in a longer wait.
+/// The interval of checks for the end during a wait.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Has one fault after the other, with pauses, until `over`; each is cured before it returns.
+/// Causes one fault after the other, with pauses, until `over`; ends each fault before the next.
 pub(crate) fn cause(world: &World, faults: Faults, seed: u64, over: &AtomicBool) {
     let random = Random::new(seed);
     while !over.load(Ordering::Relaxed) {
@@ -45,7 +45,7 @@ pub(crate) fn cause(world: &World, faults: Faults, seed: u64, over: &AtomicBool)
 
 fn stop_an_emulator(world: &World, random: &Random, over: &AtomicBool) {
     let number = usize::try_from(random.below(GUESTS as u64)).expect("few guests");
-    // It may be off.
+    // The guest may be off.
     let Some(pid) = world.stack.qemu_pid(&id(number)) else { return };
     world.stats.fault("an emulator was stopped and went on");
     send("STOP", pid);

@@ -66,26 +66,26 @@ use crate::world::{GUESTS, Vitals, World};
 
 const CALLERS: usize = 4;
 const LISTENERS: usize = 2;
-/// Seeds of one time of work: each thread has its own.
+/// Seeds of one period of work: each thread has its own.
 const SEEDS: u64 = 16;
-/// Guests that each caller makes and deletes until that is looked at.
+/// Guests that each thread makes and deletes between two checks of the number of events.
 const LIVES: usize = 50;
-/// Most that memory may be at the end, and have grown by, in MiB.
+/// The maximum of the memory at the end, and of its growth, in MiB.
 const MEMORY_MIB: f64 = 14.0;
 const GROWTH_MIB: f64 = 1.0;
-/// Between two looks at whether the agent lives.
+/// The interval of the checks that the agent runs.
 const LOOK: Duration = Duration::from_secs(1);
-/// Rows of the table of memory over time, for each time of work.
+/// Rows of the table of memory over time, for each period of work.
 const ROWS: u32 = 10;
 
-/// How long, and by which numbers.
+/// The length and the seed of a run.
 struct Plan {
     length: Duration,
     seed: u64,
 }
 
 impl Plan {
-    /// What the environment says, which nobody has asked for otherwise.
+    /// Reads the plan from the environment; `None` without `SOAK_MINUTES`.
     fn read() -> Option<Self> {
         let number = |name| -> Option<u64> {
             let text = env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -147,7 +147,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Calls and faults for so long.
+    /// Runs calls and faults for this time.
     fn work(&mut self, length: Duration, faults: Faults) {
         let (over, world) = (AtomicBool::new(false), self.world);
         let mut seeds = self.seed..;
@@ -165,9 +165,9 @@ impl Run<'_> {
                 let seed = seed();
                 scope.spawn(move || callers::listen(world, seed, over));
             }
-            let (scrapes, troubles) = (seed(), seed());
-            scope.spawn(move || callers::scrape(world, scrapes, over));
-            scope.spawn(move || faults::cause(world, faults, troubles, over));
+            let (scrape_seed, fault_seed) = (seed(), seed());
+            scope.spawn(move || callers::scrape(world, scrape_seed, over));
+            scope.spawn(move || faults::cause(world, faults, fault_seed, over));
             let (begin, mut rows) = (Instant::now(), 0);
             while begin.elapsed() < length {
                 thread::sleep(LOOK.min(length.saturating_sub(begin.elapsed())));
@@ -182,7 +182,7 @@ impl Run<'_> {
     }
 
     fn write_row(&mut self) {
-        // It may be started again just now.
+        // The agent may be starting now.
         let Some(now) = self.world.vitals() else { return };
         let cells = [
             ("anonymous MiB", mib(now.anonymous_kib)),
@@ -192,14 +192,14 @@ impl Run<'_> {
             ("calls so far", float(self.world.stats.calls())),
         ];
         let seconds = self.begin.elapsed().as_secs();
-        // What a run that is cut off has shown.
+        // So that an interrupted run has shown its figures.
         eprintln!("after {seconds} s: {:.1} MiB of anonymous memory", mib(now.anonymous_kib));
         self.report.row(format!("after {seconds} s"), &cells);
     }
 }
 
-/// Makes and deletes guests without anything, and has jobs, until the agent keeps no more events and
-/// ended jobs than it does by then.
+/// Runs jobs, and makes and deletes guests without disks and NICs, until the agent's rings of events and of ended jobs
+/// are full: they do not grow further then.
 fn fill_rings(world: &World) {
     eprintln!("filling the rings of events and jobs");
     let life = world.agent();
@@ -226,7 +226,7 @@ fn fill_rings(world: &World) {
     }
 }
 
-/// How many events it has kept.
+/// Returns the number of stored events.
 fn events(agent: &Agent) -> usize {
     let (mut after, mut count) = (json!(0), 0);
     loop {

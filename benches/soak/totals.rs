@@ -1,4 +1,4 @@
-//! What happened, counted.
+//! Counts of calls, faults and violations.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::common::report::Report;
 use crate::common::sample::float;
 
-/// Most violations that are kept in words; all are counted.
+/// The maximum number of violations with their text; all are counted.
 const VIOLATIONS_SHOWN: usize = 20;
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Ok,
@@ -19,19 +19,19 @@ pub(crate) enum Outcome {
     Exists,
     WrongState,
     Busy,
-    /// It came too late, or was ended by its deadline.
+    /// The call passed its deadline.
     Late,
     /// libvirt is away.
     Unavailable,
     /// Any other error of a method.
     Failed,
-    /// The caller went away.
+    /// The caller closed the connection.
     Cut,
     /// The agent was killed meanwhile, or had no room for the connection.
     NoAnswer,
 }
 
-/// Its columns, in the order of the enum.
+/// The columns of [`Outcome`], in its order.
 const COLUMNS: [&str; 10] = [
     "ok",
     "not found",
@@ -54,7 +54,7 @@ pub(crate) struct Totals {
 }
 
 impl Outcome {
-    /// By the error of `/rpc`; none where no call of the soak may end so.
+    /// Returns the outcome for an error code of `/rpc`; `None` for an error that no call of the soak may have.
     pub(crate) fn of_code(code: i64) -> Option<Self> {
         Some(match code {
             -32001 => Self::NotFound,
@@ -63,13 +63,13 @@ impl Outcome {
             -32005 => Self::Busy,
             -32006 | -32007 => Self::Late,
             -32009 => Self::Unavailable,
-            // Invalid parameters: a console that is not kept, a disk that would shrink.
+            // Invalid parameters (-32602): a console without a log, a disk that would shrink.
             -32602 | -32000 | -32004 | -32008 | -32012..=-32010 => Self::Failed,
             _ => return None,
         })
     }
 
-    /// By the answer of the original's path.
+    /// Returns the outcome for an error of the original's path.
     pub(crate) fn of_text(error: &Value) -> Self {
         match error.as_str() {
             None => Self::Ok,
@@ -95,7 +95,7 @@ impl Totals {
         *self.faults.lock().entry(what.to_owned()).or_default() += 1;
     }
 
-    /// What may not happen.
+    /// Records an event that must not occur.
     pub(crate) fn violation(&self, what: &str) {
         eprintln!("violation: {what}");
         let (count, shown) = &mut *self.violations.lock();
@@ -105,12 +105,12 @@ impl Totals {
         }
     }
 
-    /// How many of these, and the first of them.
+    /// Returns the number of violations, and the text of the first ones.
     pub(crate) fn violations(&self) -> (usize, Vec<String>) {
         self.violations.lock().clone()
     }
 
-    /// All calls so far.
+    /// Returns the number of calls so far.
     pub(crate) fn calls(&self) -> usize {
         self.calls.lock().values().flatten().sum()
     }

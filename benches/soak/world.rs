@@ -1,5 +1,5 @@
-//! What the soak runs in: a libvirtd of its own, a store in a directory, and one life of the agent
-//! after the other.
+//! The environment of the soak: a private libvirtd, a store in a directory, and one process of the
+//! agent after the other.
 
 use std::fs;
 use std::path::Path;
@@ -19,26 +19,25 @@ use crate::stack::{Stack, in_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
 use crate::totals::Totals;
 
-/// Guests at most; each caller has some of them to itself.
+/// The maximum number of guests; each caller has its own.
 pub(crate) const GUESTS: usize = 8;
 /// The image of guests' first disks.
 pub(crate) const IMAGE: &str = "boot";
-/// Longer than a loaded machine needs for what takes seconds.
+/// Longer than a loaded machine needs for work of some seconds.
 pub(crate) const SOON: Duration = Duration::from_secs(240);
-/// For the deletion of one guest, and from one remedy for a lock to the next: libvirt itself looks for
-/// an emulator that is gone for half a minute.
+/// The limit for the deletion of one guest, and the pause between two remedies for a lock that libvirt keeps: libvirt
+/// itself looks half a minute for an emulator that is gone.
 const DELETED: Duration = Duration::from_secs(600);
 const FREED: Duration = Duration::from_secs(150);
-/// Until everything that was under way is over: an idle sampler takes a minute to end.
+/// The limit for the wait for rest: an idle sampler takes a minute to end.
 const REST: Duration = Duration::from_secs(180);
-/// How long figures have to stay what they are until they count.
+/// The time for which figures must not change until they count.
 const STILL: Duration = Duration::from_secs(5);
-/// Between two looks while waiting for rest.
+/// The interval of checks during a wait.
 const LOOK: Duration = Duration::from_millis(500);
-/// Calls at once that make every worker open its connection.
+/// Parallel calls that make every worker open its connection.
 const BURST: usize = 16;
-/// What libvirt says of a guest whose lock it keeps for ever, as it does now and then when it is
-/// killed while it starts one.
+/// libvirt's error for a guest whose state change lock it keeps forever, as it may after a kill during a start.
 const LOCKED: &str = "[Code-68]";
 
 /// The environment of a run.
@@ -48,17 +47,17 @@ pub(crate) struct World {
     life: RwLock<Arc<Inside>>,
     store: Scratch,
     state: Scratch,
-    /// What was there before the first call.
+    /// The objects that existed before the first call.
     before: Vec<String>,
 }
 
-/// What must not grow.
+/// The figures of the agent's process that must not grow.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vitals {
     pub(crate) anonymous_kib: u64,
     pub(crate) resident_kib: u64,
     pub(crate) threads: usize,
-    /// What each is open on, sorted, without the numbers of sockets.
+    /// The target of each descriptor, sorted, without the numbers of sockets.
     pub(crate) descriptors: Vec<String>,
     /// To libvirtd.
     pub(crate) connections: usize,
@@ -73,14 +72,14 @@ impl World {
         let life = RwLock::new(Arc::new(start(&stack, store.path(), state.path())));
         let stats = Totals::default();
         let mut world = Self { stack, stats, life, store, state, before: Vec::new() };
-        // A store that was used once has what it keeps.
+        // The store creates its own directories with the first guest.
         world.insist("CreateGuest", &json!({ "guest": guest(0) }));
         world.delete_all();
         world.before = world.everything();
         Ok(world)
     }
 
-    /// The agent as it lives now.
+    /// Returns the present agent.
     pub(crate) fn agent(&self) -> Arc<Inside> {
         Arc::clone(&self.life.read())
     }
@@ -101,9 +100,9 @@ impl World {
         self.examine_log(&life);
     }
 
-    /// Starts the agent anew where it has ended, which it never should by itself.
+    /// Starts the agent again if it has ended by itself, which is a violation.
     pub(crate) fn see_that_it_lives(&self) {
-        // Nobody kills it while this is held.
+        // No thread kills the agent while this lock is held.
         let life = self.life.read();
         if is_alive(life.pid()) {
             return;
@@ -121,7 +120,7 @@ impl World {
         }
     }
 
-    /// What the agent's process has now; connections are not counted.
+    /// Returns the figures of the agent's process now, without its connections.
     pub(crate) fn vitals(&self) -> Option<Vitals> {
         let pid = self.agent().pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -138,8 +137,8 @@ impl World {
         })
     }
 
-    /// Waits until nothing is under way any more, and figures stay what they are. Every worker has
-    /// its connection then, and the sampler has none.
+    /// Waits until no work is under way, and the figures stay the same. Then every worker has its
+    /// connection, and the sampler has none.
     pub(crate) fn at_rest(&self) -> Vitals {
         eprintln!("waiting for rest");
         let life = self.agent();
@@ -148,7 +147,7 @@ impl World {
             let jobs = life.agent.health().1["jobs"].take();
             jobs["queued"] == 0 && jobs["running"] == 0
         });
-        // What the sampler keeps open of guests that are gone goes with its next sample.
+        // With its next sample, the sampler closes the files of guests that no longer exist.
         self.has_to_be("the metrics know no guest any more", || {
             let metrics = life.agent.request("GET", "/metrics", &[], b"").text();
             !metrics.contains("domain=\"")
@@ -172,7 +171,7 @@ impl World {
         last
     }
 
-    /// Waits for what has to come soon, and has it noted where it does not.
+    /// Waits for a condition, and records a violation if it does not become true in time.
     fn has_to_be(&self, what: &str, is_so: impl Fn() -> bool) {
         let end = Instant::now() + SOON;
         while !is_so() {
@@ -183,7 +182,7 @@ impl World {
         }
     }
 
-    /// As many calls at once as there are workers, of each lane for guests.
+    /// Makes as many parallel calls as there are workers, on each lane that calls libvirt.
     fn burst(&self) {
         let life = self.agent();
         for method in ["Status", "Reboot", "Poweroff"] {
@@ -207,7 +206,7 @@ impl World {
         })
     }
 
-    /// Clients that libvirtd has; nobody but the agent is one for long.
+    /// Returns the number of libvirtd's clients; only the agent is one for long.
     fn connections(&self) -> usize {
         let mut admin = self.stack.command("virt-admin");
         let output = admin.args(["client-list", "libvirtd"]).output().expect("it starts");
@@ -223,7 +222,7 @@ impl World {
         wait_until(method, SOON, || life.agent.call_with(method, params)["error"].is_null());
     }
 
-    /// Deletes every guest, as persistently as an orchestrator has to.
+    /// Deletes every guest, and retries as an orchestrator must.
     pub(crate) fn delete_all(&self) {
         for number in 0..GUESTS {
             let guest = guest(number);
@@ -243,7 +242,7 @@ impl World {
         }
     }
 
-    /// One try, and its error. The agent lives, and nobody kills it meanwhile.
+    /// Tries a Delete once; returns the error. No thread kills the agent meanwhile.
     fn cannot_delete(&self, guest: &Value) -> Option<String> {
         let answer = self.agent().agent.call("Delete", guest);
         let error = answer["error"].as_str().filter(|error| !error.starts_with("[Code-42]"))?;
@@ -263,13 +262,13 @@ impl World {
             send("KILL", pid);
         }
         for kind in ["xml", "pid"] {
-            // It may not have been written.
+            // The file may be missing.
             let _ = fs::remove_file(self.stack.path(&format!("/run/libvirt/qemu/{id}.{kind}")));
         }
         self.stack.start_libvirtd();
     }
 
-    /// Processes of this stack with such a word among theirs.
+    /// Returns the processes of this stack whose command line contains a word.
     fn processes_with(&self, word: &str) -> Vec<u32> {
         let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let ours = namespace(self.agent().pid());
@@ -352,7 +351,7 @@ pub(crate) fn id(number: usize) -> String {
 /// Sends a signal to a process that may be gone.
 pub(crate) fn send(name: &str, pid: u32) {
     let kill = format!("kill -s {name} {pid} 2>/dev/null");
-    // It is no matter then.
+    // An error does not matter then.
     let _ = Command::new("/bin/sh").args(["-c", &kill]).status();
 }
 

@@ -1,4 +1,4 @@
-//! Status, asked of a server again and again.
+//! The load of Status calls on a server.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -12,18 +12,18 @@ use crate::common::load::{self, Repeat};
 use crate::common::sample::Sample;
 use crate::common::server::Server;
 
-/// A server, and how many requests it has answered in all rounds.
+/// A server under load, and the number of requests that it has answered in all rounds.
 pub(crate) struct Asked {
     pub(crate) server: Server,
     served: Cell<usize>,
 }
 
-/// A Status as the orchestrator sends it.
+/// Returns a Status call as the orchestrator sends it.
 pub(crate) fn request(address: SocketAddr) -> Vec<u8> {
     http::call(address, "Status", &json!({ "guest": { "id": GUEST } }))
 }
 
-/// Whether this is the answer to it.
+/// Returns whether this is the answer to [`request`].
 pub(crate) fn is_answer(answer: &Answer<'_>) -> bool {
     answer.status == 200 && *answer.body == *ANSWER.as_bytes()
 }
@@ -33,7 +33,7 @@ impl Asked {
         Self { server, served: Cell::new(0) }
     }
 
-    /// One round of load on it.
+    /// Runs one round of load on the server.
     pub(crate) fn round(&self, connections: usize, length: Duration) -> Sample {
         let work = vec![vec![request(self.server.address())]; connections];
         let before = self.server.cpu();
@@ -43,7 +43,7 @@ impl Asked {
         sample
     }
 
-    /// Requests that it has answered in all rounds.
+    /// Returns the number of requests that the server has answered in all rounds.
     pub(crate) fn served(&self) -> usize {
         self.served.get()
     }

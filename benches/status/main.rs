@@ -1,4 +1,4 @@
-//! The figures of docs/performance.md: what the agent costs beside the same work without it.
+//! The figures of docs/performance.md: the cost of the agent, beside the same work without it.
 //!
 //!     cargo bench --bench status                   about two minutes; needs a C compiler
 //!     BENCH_QUICK=1 cargo bench --bench status     the same in seconds, for trying it out
@@ -46,10 +46,10 @@ use crate::load::Asked;
 use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack};
 
-/// The name of the constant-answer server of one thread: the floor under any.
+/// The name of the constant-answer server of one thread: the floor under any server.
 const FLOOR: &str = "one thread, constant answer (floor)";
 const TEST_DRIVER: &str = "test:///default";
-/// After its start an agent has all its threads long before this is over.
+/// Longer than an agent needs to start all its threads.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// How much is measured.
@@ -63,7 +63,7 @@ struct Plan {
     starts: usize,
 }
 
-/// What one contender reached with so many connections.
+/// The figures of one contender with this number of connections.
 struct Row {
     contender: &'static str,
     connections: usize,
@@ -71,11 +71,11 @@ struct Row {
     rate: f64,
     p50_us: f64,
     p99_us: f64,
-    /// CPU time of its process per request.
+    /// CPU time of the contender's process per request.
     cpu_us: f64,
 }
 
-/// A name, and what does one round with so many connections for so long.
+/// The name of a contender, and the function that runs one round with a number of connections for a time.
 type Contender<'a> = (&'static str, &'a dyn Fn(usize, Duration) -> Sample);
 
 impl Row {
@@ -105,7 +105,7 @@ fn write_rows(report: &mut Report, rows: impl IntoIterator<Item = Row>) {
 }
 
 impl Plan {
-    /// Lets the contenders take turns.
+    /// Runs the contenders in turns.
     fn race<const N: usize>(&self, connections: usize, contenders: [Contender<'_>; N]) -> [Row; N] {
         let mut samples = [(); N].map(|()| Sample::default());
         for round in 1..=self.rounds {
@@ -121,7 +121,7 @@ impl Plan {
         })
     }
 
-    /// The median time from exec to the first answer.
+    /// Returns the median time from exec to the first answer, in ms.
     fn start_ms(&self, libvirt_uri: &str) -> f64 {
         eprintln!("{} starts: {libvirt_uri}", self.starts);
         let flags = ["--libvirt-uri", libvirt_uri];
@@ -136,7 +136,7 @@ fn main() {
     if let Some(server) = arguments.first().and_then(|word| Constant::from_argument(word)) {
         return server.serve();
     }
-    // `cargo bench` says so; `cargo test --all-targets` runs this too, and must not take minutes.
+    // `cargo bench` passes this word; `cargo test --all-targets` runs this too, and must not take minutes.
     if !arguments.iter().any(|word| word == "--bench") {
         println!("nothing to test here; the benchmark is `cargo bench --bench status`");
         return;
@@ -168,8 +168,8 @@ fn main() {
     println!("\nAs JSON: {}", report.write_json_among_all("status", &host).display());
 }
 
-/// The agent on libvirt's test driver, whose calls cost next to nothing, beside servers that call
-/// nothing; and its memory before and after.
+/// Measures the agent on libvirt's test driver, whose calls cost next to nothing, beside servers that
+/// make no call; and the agent's memory before and after.
 fn on_test_driver(plan: &Plan, program: &Program, report: &mut Report) {
     let agent = Asked::new(Server::agent(&["--libvirt-uri", TEST_DRIVER]));
     thread::sleep(SETTLE);
@@ -221,7 +221,7 @@ fn on_test_driver(plan: &Plan, program: &Program, report: &mut Report) {
     write_rows(report, many);
 }
 
-/// The agent on libvirt's test driver beside the original, which a caller with one connection finds faster.
+/// Measures the agent on libvirt's test driver beside the original, which is faster with one connection.
 fn beside_original(plan: &Plan, original: &Asked, report: &mut Report) {
     let agent = Asked::new(Server::agent(&["--libvirt-uri", TEST_DRIVER]));
     thread::sleep(SETTLE);
@@ -240,10 +240,10 @@ fn beside_original(plan: &Plan, original: &Asked, report: &mut Report) {
     }
 }
 
-/// The agent on a real libvirtd with a running guest, beside a C program that makes its calls.
+/// Measures the agent on a real libvirtd with a running guest, beside a C program that makes the same calls.
 ///
 /// # Errors
-/// Why there is no such libvirtd here.
+/// Why no private libvirtd can run here.
 fn on_qemu(plan: &Plan, program: &Program, report: &mut Report) -> Result<(), Skip> {
     let stack = Stack::start()?;
     let disk = BlockDevice::bootable(1 << 20)?;
@@ -285,7 +285,7 @@ fn on_qemu(plan: &Plan, program: &Program, report: &mut Report) -> Result<(), Sk
     Ok(())
 }
 
-/// Packages behind the normal dependencies, ours among them.
+/// Returns the number of packages in the normal dependencies, including this one.
 fn packages() -> usize {
     let words = ["tree", "--locked", "--edges", "normal", "--prefix", "none", "--no-dedupe"];
     let tree = Command::new(env!("CARGO"))
