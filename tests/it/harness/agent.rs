@@ -1,4 +1,4 @@
-//! The agent as its callers have it: the real program on a port of its own, and a plain client.
+//! The agent as a process: the real program on a port of its own, and a plain client.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,10 +17,10 @@ use super::support::{Scratch, poll, signal, wait_for, wait_until};
 const START: Duration = Duration::from_secs(60);
 /// Longer than any call of these tests may take.
 const ANSWER: Duration = Duration::from_secs(300);
-/// How much of the log of an agent a failed test shows.
+/// The lines of an agent's log that a failed test shows.
 const LOG_LINES: usize = 200;
 
-/// The threads that write for others, in the order in which one waits for the other.
+/// The agent's writer threads; each may wait for the next one.
 const WRITERS: [&str; 3] = ["audit-names", "audit-writer", "log-writer"];
 
 /// The agent's program.
@@ -52,44 +52,44 @@ impl Log {
     }
 }
 
-/// Copies the program. A process of its own does: a child that another test starts meanwhile would hold a file
-/// that is written here, and a program that somebody can write does not start (ETXTBSY).
+/// Copies the program, by a separate process. If this process wrote the file, a child that another test starts
+/// meanwhile could inherit the open file, and a program that is open for writing does not start (ETXTBSY).
 pub(crate) fn copy_program(to: &Path) {
     let copied = Command::new("cp").arg(PROGRAM).arg(to).status().expect("cp starts");
     assert!(copied.success(), "{}", to.display());
 }
 
 impl Agent {
-    /// An agent on libvirt's test driver, whose state is the agent's own.
+    /// Starts an agent on libvirt's test driver, whose state belongs to the agent's process.
     pub(crate) fn on_test_driver() -> Self {
         Self::start(&["--libvirt-uri", "test:///default"])
     }
 
-    /// An agent with these flags, on a port that the system chooses, with its log at info.
+    /// Starts an agent with these flags, on a port that the system chooses, with its log at info.
     pub(crate) fn start<S: AsRef<OsStr>>(flags: &[S]) -> Self {
         Self::start_in(None, flags)
     }
 
-    /// The same with a variable in its environment.
+    /// Starts an agent with a variable in its environment.
     pub(crate) fn start_in<S: AsRef<OsStr>>(variable: Option<(&str, &str)>, flags: &[S]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.envs(variable);
         Self::run(command, flags)
     }
 
-    /// The same in a shell, which runs `script` first.
+    /// Starts an agent from a shell, which runs `script` first.
     pub(crate) fn start_after<S: AsRef<OsStr>>(script: &str, flags: &[S]) -> Self {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!(r#"{script}; exec "$0" "$@""#), PROGRAM]);
         Self::run(shell, flags)
     }
 
-    /// What this command starts, which passes its words on.
+    /// Starts an agent by this command, which passes its arguments on.
     pub(crate) fn run<S: AsRef<OsStr>>(command: Command, flags: &[S]) -> Self {
         Self::try_run(command, flags).unwrap_or_else(|log| panic!("it does not start: {log}"))
     }
 
-    /// The same, or the log of one that has ended instead of listening.
+    /// Starts an agent by this command; returns the log of an agent that ends before it listens.
     pub(crate) fn try_run<S: AsRef<OsStr>>(
         mut command: Command,
         flags: &[S],
@@ -117,29 +117,28 @@ impl Agent {
         }
     }
 
-    /// Where it listens.
+    /// Returns the listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process.
+    /// Returns the pid of the agent.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far, the lines of all calls that are answered included; for a line that no
-    /// answer follows, use [`Self::logged`].
+    /// Returns the log so far, with the lines of all answered calls; for a line that no answer follows, use
+    /// [`Self::logged`].
     pub(crate) fn log(&self) -> String {
         self.wait_for_writers();
         self.log.read()
     }
 
-    /// Waits until it has written what it has queued for its log and its audit file; not for one that
-    /// has ended.
+    /// Waits until the agent has written all lines that it has queued for its log and its audit file. Returns at once
+    /// if the agent has ended.
     ///
-    /// A thread of its that has put something into a queue has woken the writer. So a writer that
-    /// sleeps has nothing to write, unless it waits for one that does not sleep: all are seen to sleep
-    /// twice.
+    /// A thread that puts a line into a queue wakes the writer. So a sleeping writer has nothing to write, unless it
+    /// waits for another writer that does not sleep. Therefore all must sleep at two checks.
     pub(crate) fn wait_for_writers(&self) {
         let mut seen_asleep = 0;
         let all_sleep = || {
@@ -150,31 +149,31 @@ impl Agent {
         wait_until("its writers sleep", START, all_sleep);
     }
 
-    /// Whether its thread of this name, if there is one, waits for something.
+    /// Returns whether the agent's thread of this name sleeps, or does not exist.
     fn sleeps(&self, name: &str) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
-        // A thread that ends meanwhile is none of these.
+        // A thread that ends meanwhile does not count.
         let stats = tasks.into_iter().flatten().flatten();
         let mut stats = stats.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
         let stat = stats.find(|stat| stat.contains(&format!("({name})")));
-        // Stopped or frozen ones write no more either.
+        // Stopped threads write nothing either.
         stat.is_none_or(|stat| {
             !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['R', 'D']))
         })
     }
 
-    /// Waits until its log contains `text`, and returns the first line that does.
+    /// Waits until the agent's log contains `text`, and returns the first line with it.
     pub(crate) fn logged(&self, text: &str) -> String {
         let line = || self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
         poll(START, line).unwrap_or_else(|| panic!("{text:?} is not in the log:\n{}", self.log()))
     }
 
-    /// Sends it a signal by name.
+    /// Sends the agent a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the agent.
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("it is our child")
     }
@@ -189,22 +188,22 @@ impl Agent {
         log
     }
 
-    /// An open connection to it.
+    /// Opens a connection to the agent.
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address)
     }
 
-    /// The same where it may take none.
+    /// Opens a connection, if the agent accepts one.
     pub(crate) fn try_connect(&self) -> Option<TcpStream> {
         TcpStream::connect(self.address).ok()
     }
 
-    /// Calls `Libvirt.<method>` with this guest; the whole answer.
+    /// Calls `Libvirt.<method>` with this guest; returns the whole answer.
     pub(crate) fn call(&self, method: &str, guest: &Value) -> Value {
         self.call_with(method, &json!({ "guest": guest }))
     }
 
-    /// Calls `Libvirt.<method>` with these parameters; the whole answer.
+    /// Calls `Libvirt.<method>` with these parameters; returns the whole answer.
     pub(crate) fn call_with(&self, method: &str, params: &Value) -> Value {
         let request = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
         let reply = self.post(request.to_string().as_bytes());
@@ -212,12 +211,12 @@ impl Agent {
         serde_json::from_slice(&reply.body).expect("the answer is JSON")
     }
 
-    /// Calls `Libvirt.<method>` on an agent that may die under it: the whole answer, if one comes.
+    /// Calls `Libvirt.<method>` on an agent that may die meanwhile; returns the whole answer, if there is one.
     pub(crate) fn try_call(&self, method: &str, guest: &Value) -> Option<Value> {
         self.try_call_with(method, &json!({ "guest": guest }))
     }
 
-    /// The same with these parameters.
+    /// As [`Self::try_call`], with these parameters.
     pub(crate) fn try_call_with(&self, method: &str, params: &Value) -> Option<Value> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
@@ -225,21 +224,21 @@ impl Agent {
         read_result(&mut stream)
     }
 
-    /// The result of a call that has to succeed.
+    /// Returns the result of a call that must succeed.
     pub(crate) fn ok(&self, method: &str, guest: &Value) -> Value {
         let mut answer = self.call(method, guest);
         assert_eq!(answer["error"], Value::Null, "{method} {guest}");
         answer["result"].take()
     }
 
-    /// The error of a call that has to fail.
+    /// Returns the error of a call that must fail.
     pub(crate) fn error(&self, method: &str, guest: &Value) -> String {
         let answer = self.call(method, guest);
         assert_eq!(answer["result"], Value::Null, "{method} {guest}: {answer}");
         answer["error"].as_str().expect("a failed call has an error text").to_owned()
     }
 
-    /// The answer of an image store's method, if one comes before the agent ends.
+    /// Calls a method of the image store; returns the answer, unless the agent ends before.
     pub(crate) fn try_store(&self, method: &str, request: &Value) -> Option<Value> {
         let call =
             json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
@@ -259,30 +258,30 @@ impl Agent {
         address.parse().expect("an address")
     }
 
-    /// The error of an image store's method, none for a success.
+    /// Calls a method of the image store; returns the error, if any.
     pub(crate) fn store_error(&self, method: &str, request: &Value) -> Option<String> {
         let answer = self.try_store(method, request).expect("the agent answers");
         answer["error"].as_str().map(str::to_owned)
     }
 
-    /// Its health: the status of the answer, and what it says.
+    /// Returns the agent's health: the status of the answer, and the JSON.
     pub(crate) fn health(&self) -> (u16, Value) {
         self.get("/healthz")
     }
 
-    /// Whether everything that it started is recovered.
+    /// Returns whether the agent has no open intent.
     pub(crate) fn is_recovered(&self) -> bool {
         self.health().1["journal"]["open"] == json!([])
     }
 
-    /// The status and the JSON of what is at this path.
+    /// Returns the status and the JSON of a GET of this path.
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         let reply = self.request("GET", path, &[], b"");
         (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
     }
 
-    /// Waits until it has started to hear what libvirt tells, on a connection of its own; the number of
-    /// that event.
+    /// Waits until the agent receives libvirt's events, on a connection of its own; returns the number of the event
+    /// `connected`.
     pub(crate) fn receives_events(&self) -> u64 {
         wait_for("it hears libvirt", START, || {
             let answer = self.call_with("WaitEvents", &json!({ "after": 0, "timeout": 0 }));
@@ -291,7 +290,7 @@ impl Agent {
         })
     }
 
-    /// The guest's state by Status.
+    /// Returns the guest's state by Status.
     pub(crate) fn state(&self, id: &str) -> String {
         let answer = self.ok("Status", &json!({ "id": id }));
         answer["guest"]["state"].as_str().unwrap_or_default().to_owned()
@@ -333,7 +332,7 @@ impl Agent {
     }
 }
 
-/// A whole call of `Libvirt.<method>` with these parameters, for a connection of its own.
+/// Returns a complete call of `Libvirt.<method>` with these parameters, for a connection of its own.
 pub(crate) fn call_text(method: &str, params: &Value) -> String {
     let call = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
     let body = call.to_string();
@@ -344,7 +343,7 @@ pub(crate) fn call_text(method: &str, params: &Value) -> String {
     )
 }
 
-/// The answer to it, if a whole one comes before the connection's end.
+/// Reads the answer to a call, if it is complete at the end of the connection.
 pub(crate) fn read_result(stream: &mut impl Read) -> Option<Value> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
@@ -360,7 +359,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended already, which was then the test's business.
+        // The agent may have ended already, by its test.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -381,14 +380,14 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Reads a connection to its end and takes it for one answer.
+    /// Reads a connection to its end, as one answer.
     pub(crate) fn read(stream: &mut impl Read) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("the agent answers and closes");
         Self::parse(&bytes)
     }
 
-    /// Takes bytes apart that are one answer.
+    /// Parses the bytes of one answer.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         let (head, body) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 4..]);
@@ -404,12 +403,12 @@ impl Reply {
         }
     }
 
-    /// A header's value.
+    /// Returns the value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(each, _)| each == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -1,22 +1,22 @@
 //! The smallest guest: one sector of 16-bit code that makes a guest's counters move and obeys
 //! the power button.
 //!
-//! It counts its boots in sector 3 of its disk, then reads sector 2 and writes it back at every eighth
+//! The code counts its boots in sector 3 of its disk, then reads sector 2 and writes it back at every eighth
 //! timer tick, about twice a second: an emulated processor waits busily for the disk, so more would
 //! take the host's processors from the tests.
-//! With ACPI in the domain (`<features><acpi/></features>`) `virsh shutdown` turns it off within a
-//! tick; without ACPI it never notices, as a guest without an operating system does.
+//! With ACPI in the domain (`<features><acpi/></features>`) `virsh shutdown` turns the guest off within
+//! a tick. Without ACPI the guest ignores it, like a guest without an operating system.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes that a boot sector has.
+/// The size of a boot sector in bytes.
 const SECTOR: usize = 512;
 /// Where [`CODE`]'s loop begins: the first byte after the set-up.
 pub(crate) const LOOP: usize = 42;
-/// Where it counts its boots: the first word of the third sector.
+/// The offset of the count of boots on the disk: the first word of the third sector.
 const BOOTS: u64 = 1024;
 
 // The ACPI registers of qemu's pc machine, where SeaBIOS puts them: PM1a status 0x600 (bit 8: the power button was
@@ -79,12 +79,12 @@ const LET_GO: [u8; 18] = [
     // next:
     0xEB, 0xC4,             // jmp  loop
 ];
-/// Writes a text, up to a zero, to the first serial console, and goes on with the code behind it.
+/// Writes a text, up to a zero, to the first serial console, and continues with the code after this code.
 #[rustfmt::skip]
 const TELLS: [u8; 18] = [
     0x31, 0xC0,             // xor  ax, ax
     0x8E, 0xD8,             // mov  ds, ax
-    0xBE, 0x00, 0x7C,       // mov  si, 0x7C00      the text; where it is in the sector is added
+    0xBE, 0x00, 0x7C,       // mov  si, 0x7C00      the text; its offset in the sector is added
     0xBA, 0xF8, 0x03,       // mov  dx, 0x3F8       the serial console
     // next:
     0xAC,                   // lodsb
@@ -94,17 +94,17 @@ const TELLS: [u8; 18] = [
     0xEB, 0xF8,             // jmp  next
     // done:
 ];
-/// Where [`TELLS`] has the offset of the text.
+/// The position in [`TELLS`] of the offset of the text.
 const TEXT: usize = 5;
-/// Where [`CODE`] waits for the next tick.
+/// The position in [`CODE`] of the wait for the next tick.
 const WAIT: usize = 84;
 
-/// The first sector of a bootable disk.
+/// Returns the first sector of a bootable disk.
 pub(crate) fn boot_sector() -> [u8; SECTOR] {
     boot_sector_of(&CODE)
 }
 
-/// The first sector of a disk that boots this code, of at most 510 bytes.
+/// Returns the first sector of a disk that boots this code, of at most 510 bytes.
 pub(crate) fn boot_sector_of(code: &[u8]) -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     sector[..code.len()].copy_from_slice(code);
@@ -112,8 +112,8 @@ pub(crate) fn boot_sector_of(code: &[u8]) -> [u8; SECTOR] {
     sector
 }
 
-/// The same of a guest that lets go of devices when it is asked to, as one with an operating system
-/// does.
+/// Returns the boot sector of a guest that releases devices on request, like a guest with an
+/// operating system.
 pub(crate) fn obliging_boot_sector() -> [u8; SECTOR] {
     let mut sector = boot_sector();
     sector[WAIT..WAIT + LET_GO.len()].copy_from_slice(&LET_GO);
@@ -128,14 +128,14 @@ pub(crate) fn write_image(path: &Path, bytes: u64) -> io::Result<()> {
     file.write_all(&boot_sector())
 }
 
-/// The same, of a guest that first writes `text` to its serial console.
+/// Makes the image of a guest that first writes `text` to its serial console.
 pub(crate) fn write_telling_image(path: &Path, bytes: u64, text: &str) -> io::Result<()> {
     write_image(path, bytes)?;
     let sector = telling_boot_sector(text.as_bytes(), &CODE);
     OpenOptions::new().write(true).open(path)?.write_all_at(&sector, 0)
 }
 
-/// A boot sector that writes `text` to the first serial console, and then runs `code`.
+/// Returns a boot sector that writes `text` to the first serial console, and then runs `code`.
 pub(crate) fn telling_boot_sector(text: &[u8], code: &[u8]) -> [u8; SECTOR] {
     let mut all = [&TELLS, code, text, &[0]].concat();
     let offset = u8::try_from(TELLS.len() + code.len())
@@ -144,7 +144,7 @@ pub(crate) fn telling_boot_sector(text: &[u8], code: &[u8]) -> [u8; SECTOR] {
     boot_sector_of(&all)
 }
 
-/// How often a guest has booted from this disk.
+/// Returns how often a guest has booted from this disk.
 pub(crate) fn boots(disk: &Path) -> io::Result<u16> {
     let mut count = [0; 2];
     File::open(disk)?.read_exact_at(&mut count, BOOTS)?;

@@ -1,4 +1,4 @@
-//! What passes everything on between an agent and libvirtd, and counts the calls of libvirt's API.
+//! A proxy between an agent and libvirtd that counts the calls of libvirt's API.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +15,7 @@ const REMOTE_PROGRAM: u32 = 0x2000_8086;
 /// Length, program, version, procedure, kind, serial number and status of a message.
 const HEADER_BYTES: usize = 28;
 
-/// The way through which calls are counted.
+/// The proxy.
 pub(crate) struct Counting {
     calls: Arc<AtomicUsize>,
     socket: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    /// A way to this libvirtd.
+    /// Starts a proxy for this libvirtd.
     pub(crate) fn start(stack: &Stack) -> Self {
         let directory = Scratch::new();
         let socket = directory.path().join("sock");
@@ -35,9 +35,9 @@ impl Counting {
             for agent in listener.incoming() {
                 let (agent, counted) = (agent.expect("the agent connects"), Arc::clone(&counted));
                 let libvirtd = UnixStream::connect(&libvirtd).expect("libvirtd listens");
-                let (mut from, mut to) = (both(&libvirtd), both(&agent));
+                let (mut from, mut to) = (cloned(&libvirtd), cloned(&agent));
                 thread::spawn(move || io::copy(&mut from, &mut to));
-                // It ends with its connection.
+                // The thread ends with its connection.
                 thread::spawn(move || pass_calls(agent, libvirtd, &counted));
             }
         });
@@ -49,13 +49,13 @@ impl Counting {
         format!("qemu:///system?socket={}", self.socket.display())
     }
 
-    /// Calls so far; each is counted before libvirtd has it.
+    /// Returns the number of calls so far. Each call is counted before libvirtd gets it.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
 
-fn both(stream: &UnixStream) -> UnixStream {
+fn cloned(stream: &UnixStream) -> UnixStream {
     stream.try_clone().expect("a descriptor is free")
 }
 

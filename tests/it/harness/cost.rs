@@ -1,7 +1,7 @@
-//! Why a test is slow: whatever takes seconds says so, and the gate's table shows it beside the time of
-//! each test over 5 s.
+//! Reasons for slow tests: code that takes seconds states its reason, and the gate's table shows the reasons beside
+//! the time of each test over 5 s.
 //!
-//! `MISTIFY_TEST_COSTS` names a file that gets one line a reason: test, reason, separated by a tab.
+//! `MISTIFY_TEST_COSTS` names a file that gets a line for each reason: test and reason, separated by a tab.
 
 use std::env;
 use std::fs::OpenOptions;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Makes a library of a file of this directory, to be loaded before others.
+/// Compiles a file of this directory to a library that is loaded before others.
 fn library(source: &str) -> PathBuf {
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source).with_extension("so");
     let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness")).join(source);
@@ -15,13 +15,13 @@ fn library(source: &str) -> PathBuf {
     library
 }
 
-/// What lets the system's calls fail.
+/// Returns the library that lets system calls fail.
 pub(crate) fn faults() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| library("faults.c"))
 }
 
-/// What lets libvirt's calls fail.
+/// Returns the library that lets libvirt's calls fail.
 pub(crate) fn calls() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| library("libvirt_fails.c"))

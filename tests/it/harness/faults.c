@@ -1,4 +1,4 @@
-// Loaded into an agent before libc: lets a call fail, as the real thing does not on demand.
+// Loaded into an agent before libc: makes a call fail on demand.
 //
 //   FAULT=CALL:ERRNO:NUMBER[:PART]   the NUMBERth of these calls fails, once, with that error; of those
 //                                    that name a path, only calls for one with PART in it count;
@@ -6,7 +6,7 @@
 //   FAULT=CALL:ERRNO:*[:PART]        all of them fail
 //   FAULT_WHILE=FILE                 none fails, and each waits as long as that file exists
 //
-// It says on standard error when it has done so.
+// The library reports each such call on standard error.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -105,7 +105,7 @@ int epoll_wait(int set, struct epoll_event *events, int most, int timeout) {
     return fails("epoll_wait", "") ? -1 : REAL(epoll_wait)(set, events, most, timeout);
 }
 
-// A wrong count: the array ends where it did, and what follows is no pointer.
+// Returns a wrong count, beyond the end of the array; the further entries are no pointers.
 static int too_many(const char *name, void ***list, int count) {
     if (count < 0 || list == NULL || *list == NULL || !fails(name, ""))
         return count;

@@ -14,7 +14,7 @@ use super::skip::{Skip, require};
 use super::support::{Scratch, wait_until};
 use super::zpool::Pool;
 
-/// Longer than a loaded machine needs for what takes a second or two.
+/// Longer than a loaded machine needs for work of a second or two.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const TEST_DRIVER: &str = "test:///default";
 pub(crate) const MIB: usize = 1024 * 1024;
@@ -25,7 +25,7 @@ pub(crate) struct Bed {
     pub(crate) agent: Agent,
     pub(crate) address: SocketAddr,
     pub(crate) scratch: Scratch,
-    /// The pool of the zfs store; none for a directory store, which is a directory in `scratch`.
+    /// The pool of the ZFS store; `None` for a directory store, which is a directory in `scratch`.
     pub(crate) pool: Option<Pool>,
 }
 
@@ -38,17 +38,17 @@ impl Bed {
         Some(Self::on(TEST_DRIVER, Some(require("lab", Pool::own(256))?)))
     }
 
-    /// On any libvirt, with the zfs store where there is a pool.
+    /// Starts an agent on the libvirt at `uri`, with the ZFS store if there is a pool.
     pub(crate) fn on(uri: &str, pool: Option<Pool>) -> Self {
         Self::with_flags(uri, pool, &[])
     }
 
-    /// The same with more flags.
+    /// Starts an agent with further flags.
     pub(crate) fn with_flags(uri: &str, pool: Option<Pool>, more: &[&str]) -> Self {
         Self::of(Command::new(PROGRAM), uri, pool, more)
     }
 
-    /// The same by a command that starts the agent.
+    /// Starts an agent by this command.
     pub(crate) fn of(command: Command, uri: &str, pool: Option<Pool>, more: &[&str]) -> Self {
         let scratch = Scratch::new();
         let mut flags = vec!["--libvirt-uri".to_owned(), uri.to_owned()];
@@ -65,17 +65,17 @@ impl Bed {
         Self { agent, address, scratch, pool }
     }
 
-    /// Where the image store is served.
+    /// Returns the address of the image store.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The full name of a dataset or snapshot.
+    /// Returns the full name of a dataset or snapshot.
     pub(crate) fn full(&self, name: &str) -> String {
         format!("{}/{name}", self.pool.as_ref().map_or("mistify", |pool| &pool.name))
     }
 
-    /// The device, file or directory of a dataset.
+    /// Returns the device, file or directory of a dataset.
     pub(crate) fn path(&self, dataset: &str) -> PathBuf {
         match &self.pool {
             Some(_) => Path::new("/dev/zvol").join(self.full(dataset)),
@@ -83,14 +83,14 @@ impl Bed {
         }
     }
 
-    /// The size of a dataset's device or file.
+    /// Returns the size of a dataset's device or file.
     pub(crate) fn size_mib(&self, dataset: &str) -> usize {
         let mut disk = File::open(self.path(dataset)).expect("the disk is there");
         let bytes = disk.seek(SeekFrom::End(0)).expect("it has an end");
         usize::try_from(bytes).expect("a small disk") / MIB
     }
 
-    /// Whether there is no such dataset.
+    /// Returns whether there is no such dataset.
     pub(crate) fn is_absent(&self, dataset: &str) -> bool {
         let list = self.call("ListSnapshots", &json!({ "id": dataset }));
         list.is_err_and(|error| error == "not found")
@@ -101,7 +101,7 @@ impl Bed {
         self.agent.request_at(self.address, "POST", "/_mistify_RPC_", &json, body.as_bytes())
     }
 
-    /// Calls `ImageStore.<method>`; its result, or its error's text.
+    /// Calls `ImageStore.<method>`; returns the result, or the error's text.
     pub(crate) fn call(&self, method: &str, params: &Value) -> Result<Value, String> {
         let method = format!("ImageStore.{method}");
         let request = json!({ "method": method, "params": [params], "id": 1 });
@@ -114,19 +114,19 @@ impl Bed {
         }
     }
 
-    /// The result of a call that has to succeed.
+    /// Returns the result of a call that must succeed.
     pub(crate) fn ok(&self, method: &str, params: &Value) -> Value {
         let answer = self.call(method, params);
         answer.unwrap_or_else(|error| panic!("{method} {params}: {error}"))
     }
 
-    /// The error of a call that has to fail.
+    /// Returns the error of a call that must fail.
     pub(crate) fn error(&self, method: &str, params: &Value) -> String {
         let answer = self.call(method, params);
         answer.err().unwrap_or_else(|| panic!("{method} {params} succeeds"))
     }
 
-    /// The guest that a call answers that has to succeed.
+    /// Returns the guest in the answer of a call that must succeed.
     pub(crate) fn guest(&self, method: &str, guest: &Value) -> Value {
         self.ok(method, &json!({ "guest": guest }))["guest"].take()
     }
@@ -135,12 +135,12 @@ impl Bed {
         self.error(method, &json!({ "guest": guest }))
     }
 
-    /// Full names of all volumes.
+    /// Returns the full names of all volumes.
     pub(crate) fn volumes(&self) -> Vec<String> {
         ids(&self.ok("ListVolumes", &json!({}))["volumes"])
     }
 
-    /// Makes an image of a raw disk that begins with `content`; false where that cannot be.
+    /// Makes an image of a raw disk that begins with `content`; returns `false` without qemu-img.
     pub(crate) fn import(&self, id: &str, content: &[u8], mib: usize) -> bool {
         if require("qemu", qemu_img()).is_none() {
             return false;

@@ -27,7 +27,7 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
-    /// The default on libvirt's test driver and a port that the system chooses.
+    /// Returns the default configuration, on libvirt's test driver and a port that the system chooses.
     pub(crate) fn config() -> Config {
         let mut config = Config::default();
         config.host.libvirt_uri = "test:///default".to_owned();
@@ -50,14 +50,14 @@ impl InProcess {
         Self { agent, address, running, jobs }
     }
 
-    /// What its front counts.
+    /// Returns the HTTP counters.
     pub(crate) fn counters(&self) -> Counters {
         self.running.counters()
     }
 
-    /// Keeps all workers of a lane busy until what it answers is dropped.
+    /// Keeps all workers of a lane busy until the returned sender is dropped.
     pub(crate) fn occupy(&self, lane: Lane) -> Sender<()> {
-        let (lock, release) = bounded::<()>(0);
+        let (occupied, release) = bounded::<()>(0);
         let workers = |agent: &Libvirt| {
             agent
                 .core
@@ -73,18 +73,18 @@ impl InProcess {
             std::thread::spawn(move || {
                 let name = JobName::new("occupy", index.to_string());
                 let job = Job { name, deadline: Instant::now() + PATIENCE };
-                // Ends when the test drops the other side.
-                agent.core.pool().run(lane, job, None, move |_| release.recv())
+                // Ends when the test drops the sender.
+                agent.pool().run(lane, job, None, move |_| release.recv())
             });
         }
         wait_until("all workers are busy", PATIENCE, || {
             let seen = workers(&self.agent);
             seen.running == seen.workers
         });
-        lock
+        occupied
     }
 
-    /// The jobs that wait in a lane.
+    /// Returns the number of jobs that wait in a lane.
     pub(crate) fn queued(&self, lane: Lane) -> usize {
         let lanes = self.agent.core.pool().snapshot().lanes.into_iter();
         lanes.filter(|it| it.lane == lane).map(|it| it.queued).sum()

@@ -1,16 +1,16 @@
-// Loaded into an agent before libvirt: while the file that FAULTS names is there, libvirt's calls are
-// counted down in it, and the last of them fails, once.
+// Loaded into an agent before libvirt. While the file that FAULTS names exists, the library counts libvirt's calls
+// down in it, and makes the last of them fail, once.
 //
-//   refused NUMBER   it is not done, and the error is one of the call alone
-//   lost NUMBER      it is not done, and the error is that the connection is gone
-//   unheard NUMBER   it is done, and the error is that the connection is gone; counted are only calls
-//                    that change something
-//   killed NUMBER    it is not done, and the agent is killed
-//   died NUMBER      it is done, and the agent is killed; counted as with unheard
-//   slow NUMBER      it takes 3 s more
+//   refused NUMBER   the call is not made, and its error concerns this call alone
+//   lost NUMBER      the call is not made, and its error says that the connection is lost
+//   unheard NUMBER   the call is made, and its error says that the connection is lost; only calls that change
+//                    something count
+//   killed NUMBER    the call is not made, and the agent is killed
+//   died NUMBER      the call is made, and the agent is killed; the same calls count as for unheard
+//   slow NUMBER      the call takes 3 s more
 //
-// Then the file goes, and the call is named on standard error. Where the name of a call follows, only that call
-// is counted.
+// Then the library removes the file, and names the call on standard error. If the name of a call follows the number,
+// only that call counts.
 #include <dlfcn.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
@@ -64,7 +64,7 @@ static enum how how(const char *call, int changes) {
     return how;
 }
 
-// Leaves an error of libvirt's own: that of a call which is handed nothing.
+// Sets an error of libvirt itself: that of a call with a null argument.
 static void leave_error(enum how how) {
     if (how == REFUSED)
         virSecretFree(NULL);

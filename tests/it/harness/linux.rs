@@ -1,4 +1,4 @@
-//! Real Linux guests: what `tests/linux/` makes, and a person at their serial console.
+//! Real Linux guests: the images of `tests/linux/`, and a user at their serial console.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -14,14 +14,14 @@ use super::skip::Skip;
 use super::stack::Stack;
 use super::support::{Scratch, poll, wait_until};
 
-/// What the small guest needs, in MiB.
+/// The memory of the small guest, in MiB.
 pub(crate) const SMALL_MIB: u64 = 256;
-/// Longer than a loaded machine without KVM needs to boot the small guest (8 s on one that is idle).
+/// Longer than a loaded machine without KVM needs to boot the small guest (8 s on an idle machine).
 const BOOT: Duration = Duration::from_secs(120);
 /// Longer than a command takes in a guest on a loaded machine.
 const COMMAND: Duration = Duration::from_secs(60);
 
-/// A recipe of `tests/linux/`; the image, which is made once for all checkouts.
+/// Runs a script of `tests/linux/`; returns its image, which is made once for all checkouts.
 fn recipe(script: &str, flavour: &str) -> Result<PathBuf, Skip> {
     slow("makes or finds an image of a Linux guest");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/").to_owned() + script;
@@ -33,23 +33,23 @@ fn recipe(script: &str, flavour: &str) -> Result<PathBuf, Skip> {
     }
 }
 
-/// The small guest's disk image, raw, 64 MiB.
+/// Returns the small guest's disk image, raw, 64 MiB.
 pub(crate) fn small() -> Result<PathBuf, Skip> {
     static IMAGE: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
     IMAGE.get_or_init(|| recipe("small.sh", "")).clone()
 }
 
-/// An ISO image from which the small guest starts: `hybrid` or `plain`.
+/// Returns an ISO image from which the small guest starts: `hybrid` or `plain`.
 pub(crate) fn iso(flavour: &str) -> Result<PathBuf, Skip> {
     recipe("iso.sh", flavour)
 }
 
-/// The disk image of a whole Debian with this kernel, qcow2; root's key is beside it.
+/// Returns the qcow2 disk image of a complete Debian with this kernel; root's key is beside the image.
 pub(crate) fn debian(flavour: &str) -> Result<PathBuf, Skip> {
     recipe("debian.sh", flavour)
 }
 
-/// A copy of the small guest's disk in a directory of the test's.
+/// Copies the small guest's disk into a directory of the test.
 pub(crate) fn small_disk(directory: &Scratch) -> Result<PathBuf, Skip> {
     let disk = directory.path().join("linux.raw");
     // Sparse stays sparse.
@@ -60,16 +60,17 @@ pub(crate) fn small_disk(directory: &Scratch) -> Result<PathBuf, Skip> {
 
 /// A running guest's serial console, at which root is logged in.
 pub(crate) struct Console {
-    line: File,
+    terminal: File,
     /// What was read since the last command.
     read: String,
     /// The whole console output of the guest.
     all: String,
+    /// How many times slower the guest is than on this machine.
     slowness: u32,
 }
 
 impl Drop for Console {
-    /// What was read helps to understand a failure.
+    /// Shows the console output after a failure.
     fn drop(&mut self) {
         if thread::panicking() {
             println!("the console of the guest: {:?}", self.all);
@@ -83,7 +84,7 @@ impl Console {
         Self::open(stack, id).logged_in()
     }
 
-    /// The same at this terminal, of a guest that is `slowness` times slower than one on this machine.
+    /// Logs in at this terminal of a guest that is `slowness` times slower than a guest on this machine.
     pub(crate) fn log_in_at(terminal: &Path, slowness: u32) -> Self {
         Self::at(terminal, slowness).logged_in()
     }
@@ -100,21 +101,21 @@ impl Console {
         Self::at(&stack.path(path.trim()), 1)
     }
 
-    fn at(terminal: &Path, slowness: u32) -> Self {
-        let line = OpenOptions::new()
+    fn at(path: &Path, slowness: u32) -> Self {
+        let terminal = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(terminal)
+            .open(path)
             .expect("the guest's terminal");
-        Self { line, read: String::new(), all: String::new(), slowness }
+        Self { terminal, read: String::new(), all: String::new(), slowness }
     }
 
-    /// Waits for the login prompt of a guest that boots; whether it comes. Without KVM on a busy machine a
-    /// kernel panics now and then, because it finds its timer too slow.
+    /// Waits for the login prompt of a guest that boots; returns whether it appears. Without KVM on a busy machine the
+    /// kernel sometimes panics, because its timer is too slow.
     pub(crate) fn sees_prompt(&mut self, limit: Duration) -> bool {
         slow("waits for a real guest boot");
-        // A prompt that came before this terminal was opened is lost; the next comes for an empty line.
+        // A prompt from before this terminal was opened is lost; an empty line makes the guest write another one.
         self.read_until(&["login: ", "Kernel panic"], limit, Some("\n")) == 0
     }
 
@@ -124,28 +125,28 @@ impl Console {
         self.read_until(&["assword: "], COMMAND, None);
         self.type_in("debian\n");
         self.read_until(&["# "], COMMAND, None);
-        // A shell that writes nothing of its own between the lines, nor does the kernel. As it begins it drops some of
-        // what was typed before: so it says READY only where it has read this from its beginning.
+        // Neither the shell nor the kernel writes anything between the outputs of commands. A starting shell may drop
+        // typed characters: so it writes READY only if it has read BEGIN from its first character.
         const BEGIN: &str = "stty -echo && A=READY; dmesg -n 1; PS1=; echo $A\n";
         self.type_in("exec env PS1= sh\n");
         self.type_in(BEGIN);
         self.read_until(&["READY\r\n"], COMMAND, Some(BEGIN));
-        // It may have been typed several times.
+        // BEGIN may have been typed several times.
         self.run("true");
     }
 
-    /// Types a command; what it writes, which has to end well.
+    /// Types a command, which must succeed; returns its output.
     pub(crate) fn run(&mut self, command: &str) -> String {
         self.read.clear();
-        // The shell puts its marks together, so that an echo of what was typed is not taken for them.
+        // The shell composes the marks, so that an echo of the typed text does not contain them.
         let end = "echo END-''$?";
         self.type_in(&format!("echo BEGIN-''; {command}\n{end}\n"));
-        // With the end of its line, which else would be the beginning of what the next command writes.
+        // With the end of the line: else the output of the next command would begin with it.
         self.read_until(&["END-0\r\n"], COMMAND, None);
         let (output, _) = self.read.rsplit_once("END-0").expect("its end");
         let (_, output) = output.split_once("BEGIN-\r\n").expect("its beginning");
-        // The echo may be on again: the guest's login, which waits for the shell, now and then turns it on. Then the
-        // shell echoes the line, and asks where the cursor is.
+        // The echo may be on again: the guest's login program, which waits for the shell, sometimes turns it on. Then
+        // the shell echoes the line, and queries the position of the cursor.
         output.replace("\x1b[6n", "").replace('\r', "").replace(&format!("{end}\n"), "")
     }
 
@@ -157,17 +158,17 @@ impl Console {
     }
 
     fn type_in(&mut self, text: &str) {
-        self.line.write_all(text.as_bytes()).expect("the guest's terminal takes it");
+        self.terminal.write_all(text.as_bytes()).expect("the guest's terminal takes it");
     }
 
-    /// Reads until one of the texts is there, and types `again` now and then; the number of the text.
+    /// Reads until one of the texts appears, and types `again` at intervals; returns the number of the text.
     fn read_until(&mut self, texts: &[&str], limit: Duration, again: Option<&str>) -> usize {
         let mut turns = 0_u32;
         let limit = limit * self.slowness;
         let found = poll(limit, || {
             turns += 1;
             let mut bytes = [0; 4096];
-            match self.line.read(&mut bytes) {
+            match self.terminal.read(&mut bytes) {
                 Ok(count) => {
                     let text = String::from_utf8_lossy(&bytes[..count]);
                     self.read.push_str(&text);
@@ -184,8 +185,8 @@ impl Console {
     }
 }
 
-/// Fails where `trim` gives the host back less than 90 % of what a file system on the guest's second disk frees;
-/// `used` is what the disk takes on the host, in bytes.
+/// Fails if `trim` returns less than 90 % of the space to the host that a file system on the guest's second disk frees;
+/// `used` returns the space of the disk on the host, in bytes.
 pub(crate) fn discarded_space_is_freed(
     console: &mut Console,
     mib: u64,

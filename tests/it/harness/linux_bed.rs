@@ -19,15 +19,15 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// None where it cannot be had here.
+    /// Starts a bed; `None` if it cannot run here.
     pub(crate) fn new(flags: &[&str]) -> Option<Self> {
         Self::on(require("qemu", Stack::shared())?, flags)
     }
 
-    /// With a libvirtd for this test alone: agents of other tests also ask the guest agents that they see, and libvirt
-    /// asks a guest agent one thing at a time.
+    /// Starts a bed with a libvirtd for this test alone: agents of other tests also ask the guest agents that they see,
+    /// and libvirt asks a guest agent one thing at a time.
     pub(crate) fn alone(flags: &[&str]) -> Option<Self> {
-        // It ends with the tests, as the shared one does.
+        // The stack ends with the test process, like the shared one.
         Self::on(Box::leak(Box::new(require("qemu", Stack::start())?)), flags)
     }
 
@@ -41,7 +41,7 @@ impl Bed {
         Some(Self { stack, agent: Agent::start(&all), disk: text(&disk), files })
     }
 
-    /// A guest on that disk, with these members besides.
+    /// Returns a guest on the bed's disk, with these further members.
     pub(crate) fn guest(&self, id: &str, members: &Value) -> Value {
         let mut guest = json!({
             "id": id, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
@@ -53,7 +53,7 @@ impl Bed {
         guest
     }
 
-    /// Creates and runs it, and logs in.
+    /// Creates and runs a guest, and logs in.
     pub(crate) fn running(&self, guest: &Value) -> Console {
         self.agent.ok("CreateGuest", guest);
         self.agent.ok("Run", guest);

@@ -1,4 +1,4 @@
-//! What the tests share: a libvirtd and an agent of their own, Linux guests, waiting on conditions.
+//! Code that the tests share: private libvirtds and agents, Linux guests, waiting on conditions.
 
 pub(crate) mod agent;
 pub(crate) mod boot_sector;

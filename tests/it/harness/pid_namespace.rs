@@ -1,12 +1,12 @@
-//! The agent where guests' processes have the numbers that libvirt says.
+//! The agent in the stack's pid namespace, where emulators have the pids that libvirt reports.
 
 use std::process::Command;
 
 use super::agent::{Agent, PROGRAM};
 use super::stack::{Stack, child_of};
 
-/// An agent in the stack's world of processes and files, where libvirt and the kernel speak of the
-/// same processes; its network is the tests'.
+/// An agent in the stack's namespaces of processes and files, where libvirt and the kernel use the
+/// same pids, and in the tests' network.
 pub(crate) struct Inside {
     pub(crate) agent: Agent,
     pid: u32,
@@ -19,7 +19,7 @@ impl Inside {
         Self { agent, pid }
     }
 
-    /// Its process, for signals from outside.
+    /// Returns the agent's process, for signals from outside.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
@@ -27,7 +27,7 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        // nsenter, which the test started, does not pass its end on. It may be over already.
+        // The end of nsenter, the test's child, does not end the agent. The agent may have ended already.
         let kill = format!("kill -s KILL {} 2>/dev/null", self.pid);
         let _ = Command::new("/bin/sh").args(["-c", &kill]).status();
     }

@@ -1,4 +1,4 @@
-//! What the agent exports as metrics, by series.
+//! The metrics of the agent, by series.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,13 +24,13 @@ impl Inside {
     }
 }
 
-/// One scrape's values by series, as in `libvirt_up` or `x_total{domain="a",tier="b"}`, and when it was
-/// asked for.
+/// The values of a scrape by series, such as `libvirt_up` or `x_total{domain="a",tier="b"}`, and the time
+/// of the request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scrape(pub(crate) BTreeMap<String, f64>, pub(crate) Instant);
 
 impl Scrape {
-    /// What is answered with this text to a question of `asked`.
+    /// Parses the answer to a request of the time `asked`.
     pub(crate) fn of(asked: Instant, text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let values = samples.map(|line| {
@@ -48,21 +48,21 @@ impl Scrape {
         self.get(series).unwrap_or_else(|| panic!("{series} in {:#?}", self.0))
     }
 
-    /// The age of a guest's values.
+    /// Returns the age of a guest's values in seconds.
     pub(crate) fn age(&self, guest: &str, tier: &str) -> Option<f64> {
         let series =
             format!("mistify_guest_sample_age_seconds{{domain=\"{guest}\",tier=\"{tier}\"}}");
         self.get(&series)
     }
 
-    /// Whether a guest's values are of a sample that began after `since`, however long the answer took.
+    /// Returns whether a guest's values come from a sample that began after `since`, however long the answer took.
     pub(crate) fn is_newer(&self, guest: &str, tier: &str, since: Instant) -> bool {
         let time = self.1.saturating_duration_since(since).as_secs_f64();
         self.age(guest, tier).is_some_and(|age| age < time)
     }
 
-    /// Whether no slow sample is under way, nor will be for some seconds: the last one, of all these guests,
-    /// began a short while ago, and no call is late.
+    /// Returns whether no slow sample is under way or will start within some seconds: the last one, of all these
+    /// guests, began a short while ago, and no call is late.
     pub(crate) fn is_at_rest(&self, guests: &[String]) -> bool {
         let is_young = |guest: &String| self.age(guest, "slow").is_some_and(|age| age < 10.0);
         guests.iter().all(is_young) && self.value("mistify_metrics_calls_late") == 0.0

@@ -17,7 +17,7 @@ const HALTS: [u8; 3] = [
     0xEB, 0xFD,       // jmp  done
 ];
 
-/// Writes what the base64 text encodes to a file.
+/// Decodes a base64 text into a file.
 pub(crate) fn unbase64(text: &str, to: &Path) {
     let script = "import base64, sys
 data = base64.b64decode(sys.stdin.read(), validate=True)
@@ -31,7 +31,7 @@ open(sys.argv[1], 'wb').write(data)";
     assert!(python.wait().expect("it ends").success());
 }
 
-/// A guest with a screen that says a text on its serial console.
+/// Returns a guest with a screen that writes a text to its serial console.
 pub(crate) fn telling(id: &str, text: &[u8], files: &Scratch) -> Value {
     let disk = files.path().join(id);
     let mut image = telling_boot_sector(text, &HALTS).to_vec();

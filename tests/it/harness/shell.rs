@@ -1,4 +1,4 @@
-//! The commands that ask an agent, in a pipe or on a terminal.
+//! The commands that call an agent, in a pipe or on a terminal.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::agent::{Agent, PROGRAM};
 use super::support::{Scratch, wait_until};
 
-/// Longer than a loaded machine needs for what takes milliseconds.
+/// Longer than a loaded machine needs for work of some milliseconds.
 const SOON: Duration = Duration::from_secs(60);
-/// What clears the line of a terminal.
+/// The text that clears the line of a terminal.
 pub(crate) const CLEARED: &str = "\r\u{1b}[K";
 
 /// A shell on the host of an agent.
@@ -25,7 +25,7 @@ impl Shell {
         Self::with(Scratch::new(), &[])
     }
 
-    /// With this directory, and these flags of the agent.
+    /// Starts an agent with its socket in this directory, and with these flags.
     pub(crate) fn with(directory: Scratch, flags: &[&str]) -> Self {
         let socket = directory.path().join("s").display().to_string();
         let all = [&["--libvirt-uri", "test:///default", "--socket", &socket], flags].concat();
@@ -42,20 +42,20 @@ impl Shell {
         self.agent.address().port().to_string()
     }
 
-    /// A command with this on its standard input.
+    /// Runs a command with this text on its standard input.
     pub(crate) fn feed(&self, words: &[&str], input: &str) -> Output {
         let mut command = Command::new(PROGRAM);
         command.args(["--config", "/dev/null", "--port", &self.port()]).args(words);
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().expect("it starts");
         let mut stdin = child.stdin.take().expect("stdin was piped");
-        // Who does not read it has ended already.
+        // A command that does not read it has ended already.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output().expect("it is our child")
     }
 
-    /// The JSON that a command answers in a pipe.
+    /// Returns the JSON that a command writes into a pipe.
     pub(crate) fn ask(&self, words: &[&str]) -> Value {
         let output = self.feed(words, "");
         assert!(output.status.success(), "{words:?}: {output:?}");
@@ -63,7 +63,7 @@ impl Shell {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// What a command that fails says, after its status.
+    /// Returns the exit status and the error text of a command that fails.
     pub(crate) fn fail(&self, words: &[&str]) -> String {
         let output = self.feed(words, "");
         assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
@@ -71,7 +71,7 @@ impl Shell {
         format!("{} {why}", output.status.code().expect("a status"))
     }
 
-    /// What a command writes on a terminal.
+    /// Returns the output of a command on a terminal.
     pub(crate) fn on_terminal(&self, words: &str) -> String {
         on_terminal(&self.agent, words)
     }
@@ -84,7 +84,7 @@ impl Shell {
     }
 }
 
-/// What a command writes on a terminal that asks this agent.
+/// Returns the output of a command on a terminal; the command calls this agent.
 pub(crate) fn on_terminal(agent: &Agent, words: &str) -> String {
     let port = agent.address().port();
     let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");

@@ -1,23 +1,23 @@
 //! Skips tests that cannot run here: a skipped test prints the reason, is counted, and fails if the machine has
 //! promised to meet its requirement.
 //!
-//! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
+//! - `MISTIFY_TEST_REQUIRE`: the needs that must be met, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
 //!   `openrpc`: python3-jsonschema and jsonrpcclient, `browser`: Chromium and its driver, `go`: Go,
 //!   `landlock`: a kernel with Landlock (unit tests of `src/os/confine`), and `no-zfs`: a host without ZFS's programs.
-//!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself, and
-//!   `bare` by `make test-new-user`, which does, too.
-//! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
+//!   `lab` is met only in the virtual machine of `make test-lab`, and `bare` only in `make test-new-user`; these
+//!   targets require them.
+//! - `MISTIFY_TEST_SKIPS`: a file that gets a line for each skip: need, test and reason, separated by tabs.
 
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::thread;
 
-/// Why a test cannot run here, in words for a person.
+/// The reason why a test cannot run here.
 #[derive(Clone, Debug)]
 pub(crate) struct Skip(pub(crate) String);
 
-/// What a test needs, or nothing when the test has to end here:
+/// Returns the resource that a test needs, or `None` if the test must end here:
 /// `let Some(stack) = require("qemu", Stack::shared()) else { return };`
 pub(crate) fn require<T>(need: &str, found: Result<T, Skip>) -> Option<T> {
     let Skip(why) = match found {
@@ -34,7 +34,7 @@ fn names(list: &str, need: &str) -> bool {
     list.split(',').any(|word| word.trim() == need)
 }
 
-/// Standard error itself, not `eprintln`: the test runner hides that of a test that passes.
+/// Reports a skip on standard error itself: the test runner hides `eprintln` of a test that passes.
 fn note(need: &str, why: &str) -> io::Result<()> {
     let why = why.replace(['\n', '\t'], " ");
     let thread = thread::current();

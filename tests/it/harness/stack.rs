@@ -1,6 +1,6 @@
-//! A real libvirtd with qemu of the tests' own, in namespaces that end with the test process.
+//! A private libvirtd with qemu, in namespaces that end with the test process.
 //!
-//! `tests/stack/up.sh` makes it. libvirtd's socket is reached from outside through
+//! `tests/stack/up.sh` makes them. Processes outside reach libvirtd's socket through
 //! `/proc/<init>/root`, where `<init>` is the first process of the namespaces.
 
 use std::ffi::OsStr;
@@ -21,26 +21,26 @@ use super::support::{Scratch, poll, wait_for, wait_until};
 
 /// Longer than a loaded machine needs to get an emulated guest to its boot sector.
 const BOOT: Duration = Duration::from_secs(120);
-/// How long a guest on KVM may take for that; without hardware support it may never get there.
+/// The limit for a guest on KVM; without hardware support it may never get to its boot sector.
 const BOOT_ON_KVM: Duration = Duration::from_secs(20);
-/// Longer than a loaded machine needs for anything that takes milliseconds.
+/// Longer than a loaded machine needs for work of some milliseconds.
 const SOON: Duration = Duration::from_secs(60);
 
-/// What libvirtd sees of the host's cgroups.
+/// The cgroups that libvirtd sees.
 #[derive(Clone, Copy)]
 pub(crate) enum Cgroup {
     /// cgroup v2 alone: today's hosts. `virDomainGetCPUStats` fails.
     V2,
-    /// The cpu and cpuacct controllers of v1, where this machine has them.
+    /// The cpu and cpuacct controllers of v1, if this machine has them.
     V1,
 }
 
-/// What the bridge `mistify0` is.
+/// The kind of the bridge `mistify0`.
 #[derive(Clone, Copy)]
 pub(crate) enum Bridge {
-    /// One of the kernel.
+    /// A bridge of the kernel.
     Linux,
-    /// One of Open vSwitch, in userspace.
+    /// A bridge of Open vSwitch, in userspace.
     OpenVSwitch,
 }
 
@@ -58,22 +58,22 @@ struct Control {
 }
 
 impl Stack {
-    /// The one stack that tests of this process share; guests in it need names of their own.
+    /// Returns the stack that the tests of this process share; each test needs its own names for guests.
     pub(crate) fn shared() -> Result<&'static Self, Skip> {
         slow("uses real libvirtd and qemu");
         static SHARED: OnceLock<Result<Stack, Skip>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref().map_err(Skip::clone)
     }
 
-    /// The one stack that tests which kill agents share. libvirtd 9.0 can crash when a client dies, so
-    /// these tests disturb no others, and wait for libvirtd after a death ([`wait_for_libvirt`]).
+    /// Returns the stack that the tests share which kill agents. libvirtd 9.0 can crash when a client dies, so
+    /// these tests have a stack apart from the others, and wait for libvirtd after a death ([`wait_for_libvirt`]).
     pub(crate) fn for_kills() -> Result<&'static Self, Skip> {
         slow("uses real libvirtd and qemu");
         static FOR_KILLS: OnceLock<Result<Stack, Skip>> = OnceLock::new();
         FOR_KILLS.get_or_init(Self::start).as_ref().map_err(Skip::clone)
     }
 
-    /// A stack of the test's own, for tests that stop libvirtd.
+    /// Starts a stack for one test, for tests that stop libvirtd.
     pub(crate) fn start() -> Result<Self, Skip> {
         Self::start_with(Cgroup::V2, Bridge::Linux)
     }
@@ -82,7 +82,7 @@ impl Stack {
         Self::start_as("root", cgroup, bridge)
     }
 
-    /// One whose emulators run as this user, in the group of the same name.
+    /// Starts a stack whose emulators run as this user, in the group of the same name.
     pub(crate) fn start_as(user: &str, cgroup: Cgroup, bridge: Bridge) -> Result<Self, Skip> {
         if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
             return Err(Skip("only root can make the namespaces".to_owned()));
@@ -105,7 +105,7 @@ impl Stack {
             Cgroup::V2 => "v2",
             Cgroup::V1 => "v1",
         };
-        // What qemu can do depends on its user, who may not open /dev/kvm.
+        // qemu's capabilities depend on its user, who may be unable to open /dev/kvm.
         let cache = format!("{}/qemu-capabilities-of-{user}", env!("CARGO_TARGET_TMPDIR"));
         let mut unshare = Command::new("unshare")
             .args(["-m", "-n", "-p", "--fork", "--mount-proc", "--kill-child"])
@@ -122,31 +122,32 @@ impl Stack {
             commands: unshare.stdin.take().expect("standard input was piped"),
             answers: BufReader::new(unshare.stdout.take().expect("standard output was piped")),
         };
-        let word = control.answer();
-        if word != "ready" {
+        let answer = control.answer();
+        if answer != "ready" {
             drop(control);
-            // Only its end matters: the reason is in the word or on standard error.
+            // Only the end of the process matters: the reason is in the answer or on standard error.
             let _ = unshare.wait();
-            return Err(Skip(format!("tests/stack/up.sh: {word}")));
+            return Err(Skip(format!("tests/stack/up.sh: {answer}")));
         }
         let init = child_of(unshare.id());
         Ok(Self { unshare, init, control: Mutex::new(Some(control)) })
     }
 
-    /// What libvirt's clients outside the namespaces connect to.
+    /// Returns the URI for libvirt's clients outside the namespaces.
     pub(crate) fn uri(&self) -> String {
         let socket = self.path("/run/libvirt/libvirt-sock");
         format!("qemu:///system?socket={}", socket.display())
     }
 
-    /// An absolute path in the stack as a path for the tests' own process, sockets included.
+    /// Returns an absolute path in the stack as a path for the test's process; also for sockets.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.init))
     }
 
-    /// A program to be run in the namespaces: there libvirt is `qemu:///system`, the pid files
-    /// hold, and the loopback is the stack's. It ends with the stack. Its working directory is `/`;
-    /// the spawned child is nsenter, which ends as the program does: signals go to [`child_of`] it.
+    /// Returns a command of a program in the namespaces: there libvirt is `qemu:///system`, the pid
+    /// files are right, and the loopback is the stack's. The program ends with the stack. Its working
+    /// directory is `/`. The spawned child is nsenter, which ends with the program's status; send
+    /// signals to the [`child_of`] nsenter.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let target = self.init.to_string();
@@ -154,7 +155,7 @@ impl Stack {
         command
     }
 
-    /// The same with the tests' own network: what it listens on is reached from outside.
+    /// Returns such a command in the tests' own network, where tests can connect to the program.
     pub(crate) fn command_outside_network(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let target = self.init.to_string();
@@ -169,7 +170,7 @@ impl Stack {
         virsh.stdin(Stdio::null()).output().expect("virsh starts")
     }
 
-    /// Runs a virsh command that has to succeed; its standard output.
+    /// Runs a virsh command that must succeed; returns its standard output.
     pub(crate) fn virsh_ok(&self, arguments: &[&str]) -> String {
         let output = self.virsh(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -177,14 +178,14 @@ impl Stack {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The process of a running guest, for signals from outside; none when it does not run.
+    /// Returns the emulator's process, for signals from outside; `None` if the guest is off.
     pub(crate) fn qemu_pid(&self, domain: &str) -> Option<u32> {
         let file = self.path(&format!("/run/libvirt/qemu/{domain}.pid"));
         let inside = fs::read_to_string(file).ok()?;
         self.outside_pid(inside.trim())
     }
 
-    /// The tests' number of the process that the stack numbers `inside`.
+    /// Returns the pid in the tests' namespace of the process with the pid `inside` in the stack.
     pub(crate) fn outside_pid(&self, inside: &str) -> Option<u32> {
         let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.init)).ok()?;
         fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
@@ -196,7 +197,7 @@ impl Stack {
         })
     }
 
-    /// Sends libvirtd a signal by name: `STOP`, `CONT`; after `KILL` and `TERM` it is gone.
+    /// Sends libvirtd a signal by name: `STOP`, `CONT`; after `KILL` and `TERM`, libvirtd has ended.
     pub(crate) fn signal_libvirtd(&self, name: &str) {
         self.send(&format!("signal-libvirtd {name}"));
     }
@@ -214,12 +215,12 @@ impl Stack {
         assert_eq!(answer, "ok", "{command}");
     }
 
-    /// Returns `kvm` if such a guest reaches its boot sector, else `qemu`. Determined once for each process, in some
+    /// Returns `kvm` if a guest on KVM reaches its boot sector, else `qemu`. Determined once for each process, in some
     /// seconds: a test that does not depend on the type uses `qemu`.
     pub(crate) fn domain_type(&self) -> Result<&'static str, Skip> {
         static TYPE: OnceLock<Result<&str, Skip>> = OnceLock::new();
         TYPE.get_or_init(|| {
-            // Without these features /dev/kvm may run a boot sector, and no system of today.
+            // Without these features /dev/kvm may run a boot sector, but no current operating system.
             let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
             let is_whole = cpuinfo.split_whitespace().any(|word| ["vmx", "svm"].contains(&word));
             if !is_whole || !Path::new("/dev/kvm").exists() {
@@ -230,7 +231,7 @@ impl Stack {
             let xml = guest_xml("kvm", name, disk.path());
             let boots = self.with_xml("create", &xml).status.success()
                 && poll(BOOT_ON_KVM, || (self.writes(name) > 0).then_some(())).is_some();
-            // Absent when it did not start.
+            // The domain is absent if it did not start.
             self.virsh(&["destroy", name]);
             Ok(if boots { "kvm" } else { "qemu" })
         })
@@ -254,7 +255,7 @@ impl Stack {
         self.virsh(&[command, file.to_str().expect("scratch paths are UTF-8")])
     }
 
-    /// Write requests of the guest's first disk so far.
+    /// Returns the number of write requests of the guest's first disk so far.
     pub(crate) fn writes(&self, domain: &str) -> u64 {
         let stats = self.virsh_ok(&["domblkstat", domain, "vda"]);
         let count = stats.lines().find_map(|line| line.strip_prefix("vda wr_req "));
@@ -262,8 +263,8 @@ impl Stack {
     }
 }
 
-/// Waits until libvirt answers at this URI. A crash at a client's death is over then: libvirtd has closed
-/// that client before it answers a later one.
+/// Waits until libvirt answers at this URI. After the death of a client, libvirtd has closed that client by then, and
+/// does not crash because of it any more.
 pub(crate) fn wait_for_libvirt(uri: &str) {
     let mut virsh = Command::new("virsh");
     virsh.args(["-q", "-c", uri, "uri"]).env("LC_ALL", "C").stdin(Stdio::null());
@@ -272,9 +273,9 @@ pub(crate) fn wait_for_libvirt(uri: &str) {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // The end of its input is what it ends at.
+        // The script ends at the end of its input.
         self.control.get_mut().take();
-        // Nothing is left to do when the wait fails.
+        // Nothing can be done if the wait fails.
         let _ = self.unshare.wait();
     }
 }
@@ -290,22 +291,22 @@ impl Control {
     }
 }
 
-/// A loop device over a file without a name. It is the kernel's to free once neither this value
-/// nor a guest has it open, also when the test process is killed.
+/// A loop device over an unlinked file. The kernel frees the device when neither this value nor a guest has it open,
+/// also after a kill of the test process.
 pub(crate) struct BlockDevice {
     path: PathBuf,
     _open: File,
 }
 
 impl BlockDevice {
-    /// A device of `bytes` (a multiple of 512) that boots the guest of [`boot_sector`].
+    /// Makes a device of `bytes` (a multiple of 512) that boots the guest of [`boot_sector`].
     pub(crate) fn bootable(bytes: u64) -> Result<Self, Skip> {
         let scratch = Scratch::new();
         let image = scratch.path().join("disk");
         boot_sector::write_image(&image, bytes).expect("scratch is writable");
         let path = losetup(&["--find".as_ref(), "--show".as_ref(), image.as_os_str()])?;
         let open = File::open(&path).map_err(|e| Skip(format!("open {path}: {e}")))?;
-        // Detaching an open device means: at its last close.
+        // The kernel detaches an open device at its last close.
         losetup(&["--detach".as_ref(), path.as_ref()])?;
         Ok(Self { path: path.into(), _open: open })
     }
@@ -325,8 +326,8 @@ fn losetup(arguments: &[&OsStr]) -> Result<String, Skip> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The only child of a process that has one or is about to: what `unshare --fork` and `nsenter -p`
-/// run.
+/// Waits for the only child of a process, and returns it: the program that `unshare --fork` or `nsenter -p`
+/// runs.
 pub(crate) fn child_of(parent: u32) -> u32 {
     wait_for("the process in the namespaces", SOON, || {
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
@@ -348,7 +349,7 @@ pub(crate) fn in_libvirt(
     lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// A guest of one vCPU and 32 MiB with a disk `vda`; it takes notice of the power button.
+/// Returns the XML of a guest with one vCPU, 32 MiB and a disk `vda`; the guest obeys the power button.
 pub(crate) fn guest_xml(kind: &str, name: &str, disk: &Path) -> String {
     format!(
         "<domain type='{kind}'>
@@ -369,7 +370,7 @@ pub(crate) fn guest_xml(kind: &str, name: &str, disk: &Path) -> String {
     )
 }
 
-/// A guest with a disk that others may have too, and a NIC on `mistify0`: what is measured of guests.
+/// Returns the XML of a guest for measurements, with a shareable disk and a NIC on `mistify0`.
 pub(crate) fn measured_guest_xml(name: &str, index: usize, disk: &Path) -> String {
     let disk = disk.display();
     format!(

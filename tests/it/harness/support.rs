@@ -1,4 +1,4 @@
-//! What tests share: waiting on a condition, directories that go away, signals.
+//! Helpers of tests: waiting on a condition, temporary directories, signals.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::{fs, thread};
 
 use super::skip::Skip;
 
-/// How often a condition is looked at.
+/// The interval of checks of a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Returns when `done` holds; fails the test, naming `what`, when it does not within `limit`.
+/// Waits until `done` returns `true`; fails the test with `what` after `limit`.
 pub(crate) fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     wait_for(what, limit, || done().then_some(()));
 }
@@ -22,7 +22,7 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, get: impl FnMut() -> Opti
     poll(limit, get).unwrap_or_else(|| panic!("waited {limit:?} in vain: {what}"))
 }
 
-/// The value as soon as there is one, or nothing at the end of `limit`.
+/// Returns the value as soon as there is one, or `None` after `limit`.
 pub(crate) fn poll<T>(limit: Duration, mut get: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
@@ -35,13 +35,13 @@ pub(crate) fn poll<T>(limit: Duration, mut get: impl FnMut() -> Option<T>) -> Op
     }
 }
 
-/// The path by which the test program knows a test; `module` is the `module_path!()` where the test is.
+/// Returns the path of a test in the test program; `module` is the `module_path!()` of the test.
 pub(crate) fn test_path(module: &str, test: &str) -> String {
     let (_, module) = module.split_once("::").expect("a module of the test program");
     format!("{module}::{test}")
 }
 
-/// Sets a flag at the end of its scope, also when the test fails: what runs until then ends.
+/// Sets a flag at the end of its scope, also if the test fails, so that threads that check the flag end.
 pub(crate) struct AtEnd<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
@@ -50,8 +50,8 @@ impl Drop for AtEnd<'_> {
     }
 }
 
-/// Numbers of any spread, the same in every run with the same seed: the constants are Numerical
-/// Recipes'.
+/// Pseudo-random numbers, the same in every run with the same seed; the constants are from Numerical
+/// Recipes.
 pub(crate) struct Random(AtomicU64);
 
 impl Random {
@@ -70,12 +70,15 @@ impl Random {
 
 /// Sends a signal by its name without `SIG` to a process.
 pub(crate) fn signal(pid: u32, name: &str) {
-    // The shell's own kill: procps is not on every machine.
+    // The shell's own kill, because not every machine has procps.
     let status = Command::new("/bin/sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
     assert!(status.is_ok_and(|s| s.success()), "SIG{name} reaches process {pid}");
 }
 
-/// Lets a program read a text; it has to be installed.
+/// Runs a program with a text on its standard input.
+///
+/// # Errors
+/// If the program does not start.
 pub(crate) fn feed(program: &str, words: &[&str], text: &str) -> Result<Output, Skip> {
     let mut child = Command::new(program)
         .args(words)
@@ -101,7 +104,7 @@ pub(crate) fn files_below(directory: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// A directory of a test's own, removed on drop.
+/// A directory for one test, removed on drop.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -121,12 +124,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A left-over directory in target/ harms nobody.
+        // A directory that remains in target/ does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A line of a definition without the uuid that marks name: each new domain has another.
+/// Returns a line of a definition without the domain's uuid in marks: each new domain has another uuid.
 pub(crate) fn without_domain(line: &str) -> String {
     match line.split_once(" domain=\"") {
         Some((before, rest)) => {

@@ -1,6 +1,6 @@
 //! The agent inside the test's own process, on libvirt's test driver: all connections of a process
-//! share its state, so that a test can look at it and change it behind the agent's back. Tests of
-//! this process run at once: names and MACs must be a test's own.
+//! share the driver's state, so that a test can read and change that state without the agent. Tests
+//! of this process run in parallel: each test needs its own names and MACs.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use mistify_libvirt::os::peer::{Caller, Origin};
 use mistify_libvirt::rpc::{self, Answer, CallContext, Service};
 use serde_json::{Value, json};
 
-/// The test driver whose state is the process's.
+/// The test driver; its state belongs to the process.
 const URI: &str = "test:///default";
 
 /// An agent and a connection beside it.
@@ -25,7 +25,7 @@ impl Local {
         Self { agent, libvirt: Connection::open(URI).expect("it is built in") }
     }
 
-    /// Calls `Libvirt.<method>` with this guest; the result, or the error's text.
+    /// Calls `Libvirt.<method>` with this guest; returns the result, or the error's text.
     pub(crate) fn call(&self, method: &str, guest: &Value) -> Result<Value, String> {
         let params = json!([{ "guest": guest }]);
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
@@ -43,7 +43,7 @@ impl Local {
         }
     }
 
-    /// The guest that a call answers that has to succeed.
+    /// Returns the guest in the answer of a call that must succeed.
     pub(crate) fn ok(&self, method: &str, guest: &Value) -> Value {
         let answer = self.call(method, guest);
         answer.unwrap_or_else(|error| panic!("{method} {guest}: {error}"))["guest"].take()

@@ -1,4 +1,4 @@
-//! The test bed's own claims, so that other tests can rest on them.
+//! Tests of the harness itself, on which other tests rely.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
