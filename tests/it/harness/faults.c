@@ -39,18 +39,18 @@ __attribute__((constructor)) static void read_fault(void) {
 }
 
 static int fails(const char *name, const char *path) {
-    static const char told[] = "(fault)\n";
+    static const char message[] = "(fault)\n";
     if (strcmp(name, call) != 0 || (part[0] != '\0' && strstr(path, part) == NULL))
         return 0;
     if (atomic_fetch_add(&seen, 1) + 1 != number && !all)
         return 0;
-    const char *gate = getenv("FAULT_WHILE");
-    if (gate != NULL) {
-        while (access(gate, F_OK) == 0)
+    const char *file = getenv("FAULT_WHILE");
+    if (file != NULL) {
+        while (access(file, F_OK) == 0)
             usleep(10000);
         return 0;
     }
-    if (write(STDERR_FILENO, told, sizeof told - 1) < 0)
+    if (write(STDERR_FILENO, message, sizeof message - 1) < 0)
         abort();
     errno = error;
     return 1;
