@@ -46,9 +46,9 @@ pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
     Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
 }
 
-/// Identifiers by which the agent finds the addresses and the guest agent of a running domain.
+/// The sources of the addresses of a running domain: its NICs, their networks, and its guest agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LiveAliases {
+pub(crate) struct AddressSources {
     /// MAC addresses of its NICs, in lower case.
     pub(crate) macs: Vec<String>,
     /// The libvirt networks of its NICs.
@@ -57,7 +57,7 @@ pub(crate) struct LiveAliases {
     pub(crate) agent: Option<bool>,
 }
 
-impl LiveAliases {
+impl AddressSources {
     /// Reads the live definition of a domain.
     ///
     /// # Errors
@@ -65,15 +65,15 @@ impl LiveAliases {
     pub(crate) fn of(xml: &str) -> Result<Self, Error> {
         let domain = Element::from_xml(xml, "domain")?;
         let devices = domain.child("devices");
-        let mut inside = Self::default();
+        let mut sources = Self::default();
         for nic in devices.children_in("", "interface") {
-            inside.macs.push(nic.child("mac").attribute("address").to_lowercase());
-            inside.networks.push(nic.child("source").attribute("network").to_owned());
+            sources.macs.push(nic.child("mac").attribute("address").to_lowercase());
+            sources.networks.push(nic.child("source").attribute("network").to_owned());
         }
         let mut channels = devices.children_in("", "channel").map(|it| it.child("target"));
         let agent = channels.find(|target| target.attribute("name") == AGENT_CHANNEL);
-        inside.agent = agent.map(|target| target.attribute("state") == "connected");
-        Ok(inside)
+        sources.agent = agent.map(|target| target.attribute("state") == "connected");
+        Ok(sources)
     }
 
     /// Returns the networks that may lease addresses. A network with the name of a NIC was made for that NIC, and

@@ -10,7 +10,7 @@ use log::{debug, info};
 use parking_lot::Mutex;
 
 use crate::events::{EventKind, EventPage, EventSlot, Events};
-use crate::guest::device_xml::{LiveAliases, aliases, limits};
+use crate::guest::device_xml::{AddressSources, aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{
@@ -205,8 +205,8 @@ impl<'l> Devices<'l> {
     fn read(&mut self, domain: &Domain, name: &str) {
         let Ok(xml) = domain.xml(XmlKind::Live) else { return };
         self.listeners.limits.read(name, &xml);
-        if let (Some(run), Ok(inside)) = (domain.id(), LiveAliases::of(&xml)) {
-            self.listeners.agents.runs(name, run, inside);
+        if let (Some(run), Ok(sources)) = (domain.id(), AddressSources::of(&xml)) {
+            self.listeners.agents.runs(name, run, sources);
         }
         if let Ok(aliases) = aliases(&xml) {
             self.known.insert(name.to_owned(), aliases);

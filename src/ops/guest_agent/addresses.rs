@@ -17,7 +17,7 @@ use crate::config::fixed::{
     MOUNTPOINT_CHARS,
 };
 use crate::events::{EventKind, Events};
-use crate::guest::device_xml::LiveAliases;
+use crate::guest::device_xml::AddressSources;
 use crate::guest::wire::agent::{Address, FileSystem, is_of_link};
 use crate::libvirt::{NicAddresses, Source};
 use crate::metrics::{GuestInside, MountedSize};
@@ -50,8 +50,8 @@ struct Known {
     guest: String,
     /// The id of the guest's run. Another run has another guest agent and other addresses.
     run: u32,
-    /// The guest's NICs and guest agent, from its definition and libvirt's events.
-    inside: LiveAliases,
+    /// The sources of the guest's addresses, from its definition and libvirt's events.
+    sources: AddressSources,
     /// When the last command to the guest agent ended.
     asked: Option<Instant>,
     /// Whether that command took too long.
@@ -143,7 +143,7 @@ impl Known {
 
     /// Returns the guest's part of the metrics; `None` for a guest without a channel for a guest agent.
     fn view(&self) -> Option<GuestInside> {
-        let is_connected = self.inside.agent?;
+        let is_connected = self.sources.agent?;
         let is_young = self.mounted_at.is_some_and(|at| at.elapsed() < FILESYSTEMS_AGE);
         let filesystems = if is_young { self.filesystems.clone() } else { Vec::new() };
         Some(GuestInside { guest: self.guest.clone(), is_connected, filesystems })
@@ -218,19 +218,19 @@ impl Guests {
 
     /// Returns the query that is due, else the time of the next one.
     fn due(&mut self, now: Instant) -> Result<Refresh, Option<Instant>> {
-        let has_nics = self.known.iter().any(|known| !known.inside.macs.is_empty());
+        let has_nics = self.known.iter().any(|known| !known.sources.macs.is_empty());
         let host = has_nics.then(|| self.host.map_or(now, |last| last + HOST_ADDRESSES));
         if host.is_some_and(|host| host <= now) {
             self.host = Some(now);
             let mut networks = BTreeSet::new();
-            for network in self.known.iter().flat_map(|known| known.inside.networks()) {
+            for network in self.known.iter().flat_map(|known| known.sources.networks()) {
                 if networks.len() < LEASE_NETWORKS {
                     networks.insert(network);
                 }
             }
             return Ok(Refresh::Host(networks));
         }
-        let connected = self.known.iter_mut().filter(|it| it.inside.agent == Some(true));
+        let connected = self.known.iter_mut().filter(|it| it.sources.agent == Some(true));
         let next = connected.filter(|it| it.due.is_some()).min_by_key(|known| known.due);
         let gap = self.refreshed.map(|last| last + AGENT_REFRESH_GAP);
         let at = next
@@ -250,13 +250,13 @@ impl Guests {
 
 impl GuestAgents {
     /// Records that a guest runs, or that its devices changed, from its live definition.
-    pub(in crate::ops) fn runs(&self, guest: &str, run: u32, inside: LiveAliases) {
+    pub(in crate::ops) fn runs(&self, guest: &str, run: u32, sources: AddressSources) {
         let mut guests = self.guests.lock();
         let Some(known) = guests.entry(guest, run) else { return };
-        if inside.agent == Some(true) && known.inside.agent != Some(true) {
+        if sources.agent == Some(true) && known.sources.agent != Some(true) {
             known.due = Some(Instant::now());
         }
-        known.inside = inside;
+        known.sources = sources;
     }
 
     /// Forgets a guest that is off.
@@ -273,7 +273,7 @@ impl GuestAgents {
     pub(in crate::ops) fn is_connected(&self, guest: &str, is_connected: bool) {
         let mut guests = self.guests.lock();
         let Some(known) = guests.find_any(guest) else { return };
-        known.inside.agent = Some(is_connected);
+        known.sources.agent = Some(is_connected);
         if is_connected {
             // A guest agent that reconnects all the time is asked only now and then.
             let now = Instant::now();
@@ -314,9 +314,9 @@ impl GuestAgents {
         let now = Instant::now();
         let mut news = Vec::new();
         let mut guests = self.guests.lock();
-        for known in guests.known.iter_mut().filter(|known| !known.inside.macs.is_empty()) {
+        for known in guests.known.iter_mut().filter(|known| !known.sources.macs.is_empty()) {
             let mut found = Vec::new();
-            for mac in &known.inside.macs {
+            for mac in &known.sources.macs {
                 let from = nics.partition_point(|nic| nic.mac < *mac);
                 let own = nics.iter().skip(from).take_while(|nic| nic.mac == *mac);
                 found.extend(own.take(GUEST_ADDRESSES).cloned());
@@ -429,9 +429,9 @@ mod tests {
         NicAddresses { name: name.to_owned(), mac: mac.to_owned(), addresses }
     }
 
-    fn inside(network: &str, agent: &str) -> LiveAliases {
+    fn sources(network: &str, agent: &str) -> AddressSources {
         let agent = format!("<target name='org.qemu.guest_agent.0' state='{agent}'/>");
-        LiveAliases::of(&format!(
+        AddressSources::of(&format!(
             "<domain><devices><interface><mac address='{MAC}'/><source network='{network}'/></interface>
              <channel>{agent}</channel></devices></domain>"
         ))
@@ -445,7 +445,7 @@ mod tests {
     /// Returns an agent that knows this running guest.
     fn with_guest(network: &str) -> (GuestAgents, Events) {
         let agents = GuestAgents::default();
-        agents.runs("web", 1, inside(network, "connected"));
+        agents.runs("web", 1, sources(network, "connected"));
         (agents, Events::new(&EventLimits::default()))
     }
 
@@ -466,7 +466,7 @@ mod tests {
             ["192.0.2.7 arp eth0", "192.0.2.8 arp ", "192.0.2.6 agent eth0", "fe80::1 agent eth0"];
         assert_eq!(all, expected);
         assert_eq!(shown(&agents, 2), [""; 0], "another run has other addresses");
-        agents.runs("web", 2, inside("", "connected"));
+        agents.runs("web", 2, sources("", "connected"));
         assert_eq!(shown(&agents, 1), [""; 0], "the former run is over");
     }
 
@@ -532,8 +532,8 @@ mod tests {
         let begin = Instant::now();
         let host = Refresh::Host(["default".to_owned()].into_iter().into_set());
         assert_eq!(agents.due(begin), Ok(host));
-        agents.runs("aaa", 1, inside("default", "connected"));
-        agents.runs("off", 1, inside("default", "disconnected"));
+        agents.runs("aaa", 1, sources("default", "connected"));
+        agents.runs("off", 1, sources("default", "disconnected"));
         let ask = |guest: &str| Ok(Refresh::Guest(guest.to_owned()));
         let soon = begin + Duration::from_millis(10);
         assert_eq!(agents.due(soon), ask("web"));
@@ -572,7 +572,7 @@ mod tests {
         agents.mount("web", 1, &found);
         assert_eq!(agents.views()[0].filesystems, [], "nobody wants them");
         let agents = GuestAgents::new(true);
-        agents.runs("web", 1, inside("", "connected"));
+        agents.runs("web", 1, sources("", "connected"));
         agents.mount("web", 1, &found);
         let view = agents.views().remove(0);
         assert!(view.is_connected);
@@ -581,14 +581,14 @@ mod tests {
         assert_eq!((view.filesystems[0].used_bytes, view.filesystems[1].used_bytes), (1, 3));
         agents.is_connected("web", false);
         assert!(!agents.views()[0].is_connected);
-        agents.runs("web", 2, LiveAliases::default());
+        agents.runs("web", 2, AddressSources::default());
         assert!(agents.views().is_empty(), "it has no channel");
     }
 
     #[test]
     fn a_network_of_one_nic_is_asked_for_no_leases() {
-        assert_eq!(inside(MAC, "").networks().count(), 0);
-        assert_eq!(inside("", "").networks().count(), 0);
-        assert_eq!(inside("default", "").networks().collect::<Vec<_>>(), ["default"]);
+        assert_eq!(sources(MAC, "").networks().count(), 0);
+        assert_eq!(sources("", "").networks().count(), 0);
+        assert_eq!(sources("default", "").networks().collect::<Vec<_>>(), ["default"]);
     }
 }
