@@ -163,7 +163,7 @@ impl Known {
     }
 }
 
-impl Guests {
+impl KnownGuests {
     fn position(&self, guest: &str) -> Result<usize, usize> {
         self.known.binary_search_by(|known| known.guest.as_str().cmp(guest))
     }

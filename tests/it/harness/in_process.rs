@@ -74,7 +74,7 @@ impl InProcess {
                 let name = JobName::new("occupy", index.to_string());
                 let job = Job { name, deadline: Instant::now() + PATIENCE };
                 // Ends when the test drops the sender.
-                agent.pool().run(lane, job, None, move |_| release.recv())
+                agent.core.pool().run(lane, job, None, move |_| release.recv())
             });
         }
         wait_until("all workers are busy", PATIENCE, || {

@@ -165,7 +165,8 @@ impl Guests {
         let (definition, live) = self.look_at_devices(DISK_VERB, lock, deadline)?;
         let mut context = AttachContext { definition, live, own: None, volumes: Vec::new() };
         if disk.wants_volume() {
-            let own = context.own.insert(GuestVolumeNames::new(self.core.volumes.pool(), lock.guest())?);
+            let own =
+                context.own.insert(GuestVolumeNames::new(self.core.volumes.pool(), lock.guest())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
                 let below = own.directory().map_err(storage::Error::Name)?;
                 let why = format!("disk.volume {} must have the form {below}/disk-1", disk.volume);
@@ -232,7 +233,13 @@ impl Guests {
             let others = self.core.others(DISK_VERB, lock.guest(), deadline)?;
             self.core.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
-                self.core.claim(DISK_VERB, vec![volume.name.clone()], context.maker(), lock, deadline);
+                self.core.claim(
+                    DISK_VERB,
+                    vec![volume.name.clone()],
+                    context.maker(),
+                    lock,
+                    deadline,
+                );
             }
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
