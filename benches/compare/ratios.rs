@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// A ratio has fallen if at most this part of it is left.
+/// The part of an old ratio at or below which the new ratio has fallen.
 const FALLEN: f64 = 0.9;
 
 /// One ratio with an aim.

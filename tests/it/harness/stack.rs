@@ -264,7 +264,7 @@ impl Stack {
 }
 
 /// Waits until libvirt answers at this URI. After the death of a client, libvirtd has closed that client by then, and
-/// does not crash because of it any more.
+/// does not crash any more.
 pub(crate) fn wait_for_libvirt(uri: &str) {
     let mut virsh = Command::new("virsh");
     virsh.args(["-q", "-c", uri, "uri"]).env("LC_ALL", "C").stdin(Stdio::null());
