@@ -1,4 +1,4 @@
-//! CreateGuest and Create: a guest's networks and domain, made in one transaction.
+//! CreateGuest makes a guest's volumes, networks and domain in one transaction. Create only defines and starts a domain.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +36,7 @@ use crate::pool::{GuestLock, Lane};
 use crate::storage::{AdoptionRule, Maker};
 
 impl Guests {
-    /// Defines a guest's networks and domain, and does not start it (contract section 5).
+    /// Makes a guest's volumes and networks and defines its domain, but does not start it (contract section 5).
     ///
     /// A request for the same guest again succeeds with the same answer.
     ///
@@ -97,12 +97,13 @@ impl Guests {
         let handed_in = sources(guest);
         self.core.check_sources("CreateGuest", &guest.id, handed_in.clone(), lock, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
+        let (mut wanted, mut is_there) = (Vec::new(), false);
         if wants_volumes(guest) {
             // First of all: the agent must not look at another guest's volumes, let alone adopt them.
             let (asked, host, replaced) =
                 (request.clone(), self.core.host.clone(), replaced.clone());
             let look = move |session: &mut Session| {
-                let existing = is_there(session, &asked)?;
+                let existing = find_existing(session, &asked)?;
                 if existing.is_none() {
                     // Fails before anything is made.
                     check_new(session.connection()?, &asked, replaced, &host)?;
@@ -122,20 +123,21 @@ impl Guests {
                 }
                 None => AdoptionRule::Unwritten,
             };
-            let mut wanted = self.core.wanted(guest, &Maker::domain(&uuid), &adoption)?;
-            let is_there = exists.is_some();
+            wanted = self.core.wanted(guest, &Maker::domain(&uuid), &adoption)?;
+            is_there = exists.is_some();
             if !is_there {
                 self.set_seed_content(guest, &uuid, &mut wanted)?;
             }
-            if !wanted.is_empty() {
-                (transaction, unclaimed) =
-                    self.core.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
-            }
+        }
+        // Before the first step, as all that may fail without one.
+        let files = self.core.own_seed_files(guest, &uuid)?;
+        if !wanted.is_empty() {
+            (transaction, unclaimed) =
+                self.core.make_volumes(guest, wanted, is_there, transaction, lock, deadline)?;
         }
         let (made, host, domain_uuid) = (guest.clone(), self.core.host.clone(), uuid.clone());
-        let files = self.core.own_seed_files(guest, &uuid)?;
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            Ok(make(session, &made, (request, domain_uuid, replaced, files), &host, transaction)?)
+            Ok(define(session, &made, (request, domain_uuid, replaced, files), &host, transaction)?)
         };
         let (targets, transaction) =
             self.core.run_steps(Lane::Control, transaction, lock, deadline, work)?;
@@ -265,7 +267,7 @@ fn check_new(
 ///
 /// # Errors
 /// [`Error::Exists`] if another guest has its id.
-fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<ExistingGuest>, Error> {
+fn find_existing(session: &mut Session, guest: &Guest) -> Result<Option<ExistingGuest>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
     let targets = same_or_exists(session.connection()?, &domain, guest)?;
     Ok(Some(ExistingGuest { targets, uuid: domain.uuid()? }))
@@ -281,14 +283,14 @@ struct ExistingGuest {
 
 /// Runs the libvirt job of CreateGuest. Stores `request` with the domain, which gets `uuid`. For a guest that exists,
 /// returns the targets of its disks: disks may have been attached and detached since, so the request may name others.
-fn make(
+fn define(
     session: &mut Session,
     guest: &Guest,
     (request, uuid, replaced, files): (Guest, String, Option<String>, Option<SeedFiles>),
     host: &HostConfig,
     transaction: &mut Transaction,
 ) -> Result<Vec<DiskTarget>, Error> {
-    let exists = is_there(session, &request)?;
+    let exists = find_existing(session, &request)?;
     let xml = match exists {
         Some(_) => String::new(),
         None => {
