@@ -39,11 +39,11 @@ pub enum Error {
         /// Free bytes.
         free_bytes: u64,
     },
-    /// Another process had the volume open until the deadline.
+    /// The volume, snapshot or image was in use until the deadline.
     Busy {
         /// The full name.
         name: String,
-        /// The processes, if known, as in `qemu-system-x86 (4711)`.
+        /// The users, if known, as in `qemu-system-x86 (4711)` or `a hold`.
         holders: Vec<String>,
     },
     /// The snapshot or image has clones, which would lose their origin.
@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// A `zfs` command of a killed agent still runs: its result cannot be undone yet.
     Former,
-    /// A command did not end by its deadline and was killed.
+    /// A command did not end by its deadline and was killed, or a copy or wait of the directory store took too long.
     Late {
         /// The command and its object, as in `zfs list tank`.
         command: String,
@@ -124,7 +124,7 @@ pub enum Error {
     NotUndone {
         /// The original failure.
         cause: Box<Error>,
-        /// Full names of the remaining volumes.
+        /// The remaining volumes, each with the reason.
         left: String,
     },
 }
@@ -253,7 +253,7 @@ pub enum RetentionCause {
     MayBeUsed(String),
     /// Another tool created the volume on top of the guest's disk, and it contains the guest's later writes.
     Overlay,
-    /// The command failed with this message.
+    /// The removal failed with this error.
     Failed(String),
 }
 

@@ -184,7 +184,7 @@ impl DirectoryStore {
         .map_err(at("create", path))
     }
 
-    /// Creates a new file in `directory`, which is removed on drop unless it is placed.
+    /// Creates a new file in `directory` under a temporary name, which drop removes.
     pub(super) fn draft(&self, directory: &Path) -> Result<Draft, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +193,7 @@ impl DirectoryStore {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
         let file = file.map_err(at("create", &path))?;
-        Ok(Draft { path, file, supplied: false })
+        Ok(Draft { path, file, is_renamed: false })
     }
 
     /// Removes the drafts of ended processes from a directory.
@@ -247,7 +247,8 @@ fn is_running(maker: &str) -> bool {
 pub(super) struct Draft {
     pub(super) path: PathBuf,
     pub(super) file: File,
-    supplied: bool,
+    /// Whether the file has its final name, so that no temporary one is left.
+    is_renamed: bool,
 }
 
 impl Draft {
@@ -305,14 +306,14 @@ impl Draft {
     pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         fs::rename(&self.path, path).map_err(at("create", path))?;
-        self.supplied = true;
+        self.is_renamed = true;
         sync_directory(path)
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.supplied {
+        if self.is_renamed {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {

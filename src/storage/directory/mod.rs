@@ -4,7 +4,8 @@
 //! PATH/guests/web-1/disk-0         a volume; directories are the file systems
 //! PATH/guests/web-1/disk-0@monday  a snapshot of it; of a directory: an empty file
 //! PATH/guests/web-1/disk-0#        what ZFS keeps as properties: owner, origin, space
-//! PATH/guests/web-1/%<process>-<n> not yet anything
+//! PATH/guests/web-1/%<process>-<n> a draft, which is not complete yet
+//! PATH/images/debian%              the lock of an image's id, during an import or a deletion
 //! ```
 //!
 //! `@`, `#` and `%` are in no dataset name, so names cannot collide. Files get their names when they are complete.
@@ -113,19 +114,19 @@ impl DirectoryStore {
         }
     }
 
-    /// Returns how long to wait for other users of a file: at most half of the remaining time, so that time remains to
-    /// report it.
+    /// Returns until when to wait for other users of a file: for at most half of the remaining time, so that time
+    /// remains to report them.
     fn patience(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         now + self.limits.busy.min(deadline.saturating_duration_since(now) / 2)
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {
-        let asked = format!("read the free space of {}", self.root.display());
+        let what = format!("read the free space of {}", self.root.display());
         // A missing directory will be created in its nearest existing parent.
-        let there =
+        let existing =
             self.root.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
-        let room = disk::room(there).map_err(|error| Error::io(asked, error))?;
+        let room = disk::room(existing).map_err(|error| Error::io(what, error))?;
         Ok(room.free_bytes.saturating_sub(self.promised_bytes()?))
     }
 }
@@ -136,8 +137,8 @@ impl Volumes for DirectoryStore {
     }
 
     fn usage(&self, _deadline: Instant) -> Result<Usage, Error> {
-        let asked = format!("read the free space of {}", self.root.display());
-        let room = disk::room(&self.root).map_err(|error| Error::io(asked, error))?;
+        let what = format!("read the free space of {}", self.root.display());
+        let room = disk::room(&self.root).map_err(|error| Error::io(what, error))?;
         Ok(Usage { free_bytes: self.free_bytes()?, used_bytes: room.used_bytes })
     }
 

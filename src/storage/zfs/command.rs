@@ -31,7 +31,7 @@ const DIRECTORIES: [&str; 6] =
 const LOOK: Duration = Duration::from_millis(50);
 /// The first pause between the end of both outputs and the end of the command; doubled up to
 /// [`LOOK`].
-const LAST_STEP: Duration = Duration::from_micros(50);
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
 /// The size of one read, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -121,7 +121,7 @@ impl Zfs {
         let command = running.command.clone();
         debug!("{command}: {status}, {} us", begin.elapsed().as_micros());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&running.stdout.supplied), text(&running.stderr.supplied));
+        let (stdout, stderr) = (text(&running.stdout.start), text(&running.stderr.start));
         if running.stdout.over {
             return Err(Error::Garbled { command, line: shorten(&stdout) });
         }
@@ -154,7 +154,7 @@ impl Zfs {
         hung.len()
     }
 
-    /// Starts a command, which is killed if it is dropped before its end.
+    /// Starts a command. Dropping the result before the command's end kills the command.
     pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<RunningCommand, Error> {
         if self.is_none {
             return Err(Error::NoStore);
@@ -187,7 +187,7 @@ impl Zfs {
             stdout: Pipe::new(stdout, self.limits.output_bytes),
             stderr: Pipe::new(stderr, self.limits.error_bytes),
             child: Some(child),
-            last_step: LAST_STEP,
+            pause_at_end: FIRST_PAUSE,
             hung: Arc::clone(&self.hung),
             grace: self.limits.kill,
         })
@@ -219,7 +219,7 @@ pub(super) struct RunningCommand {
     pub(super) stderr: Pipe,
     /// `None` once the command has ended or was abandoned.
     child: Option<Child>,
-    last_step: Duration,
+    pause_at_end: Duration,
     hung: Arc<Mutex<Vec<Child>>>,
     grace: Duration,
 }
@@ -260,8 +260,8 @@ impl RunningCommand {
     pub(super) fn wait_briefly(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = self.ended()?;
         if ended.is_none() {
-            thread::sleep(self.last_step);
-            self.last_step = (self.last_step * 2).min(LOOK);
+            thread::sleep(self.pause_at_end);
+            self.pause_at_end = (self.pause_at_end * 2).min(LOOK);
         }
         Ok(ended)
     }
@@ -282,7 +282,7 @@ impl Drop for RunningCommand {
         // Fails only if the command has ended meanwhile.
         let _ = child.kill();
         let end = Instant::now() + self.grace;
-        self.last_step = LAST_STEP;
+        self.pause_at_end = FIRST_PAUSE;
         while Instant::now() < end {
             if !matches!(self.wait_briefly(), Ok(None)) {
                 return;
@@ -301,7 +301,7 @@ pub(super) struct Pipe {
     /// `None` after its end.
     pub(super) file: Option<File>,
     /// The first bytes of the output, up to the maximum.
-    pub(super) supplied: Vec<u8>,
+    pub(super) start: Vec<u8>,
     max: usize,
     /// Whether the output was longer.
     over: bool,
@@ -309,7 +309,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     fn new(fd: Option<OwnedFd>, max: usize) -> Self {
-        Self { file: fd.map(File::from), supplied: Vec::new(), max, over: false }
+        Self { file: fd.map(File::from), start: Vec::new(), max, over: false }
     }
 
     /// Adds the pipe to the set, and returns its index.
@@ -327,9 +327,9 @@ impl Pipe {
         if count == 0 {
             self.file = None;
         }
-        let supplied = count.min(self.max - self.supplied.len());
-        self.supplied.extend_from_slice(&chunk[..supplied]);
-        self.over |= supplied < count;
+        let stored = count.min(self.max - self.start.len());
+        self.start.extend_from_slice(&chunk[..stored]);
+        self.over |= stored < count;
         Ok(())
     }
 }

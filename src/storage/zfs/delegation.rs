@@ -43,7 +43,7 @@ pub enum Grantee<'a> {
 }
 
 impl ZfsStore {
-    /// Returns those of [`PERMISSIONS`] that `is_meant` lacks on the pool and everything below it.
+    /// Returns those of [`PERMISSIONS`] that the selected grantees lack on the pool and everything below it.
     ///
     /// # Errors
     /// As every method of [`Volumes`](crate::storage::Volumes).
@@ -52,11 +52,11 @@ impl ZfsStore {
     /// Blocks as long as one `zfs allow`.
     pub fn permissions_lacking(
         &self,
-        is_meant: impl Fn(Grantee<'_>) -> bool,
+        is_selected: impl Fn(Grantee<'_>) -> bool,
         deadline: Instant,
     ) -> Result<Vec<&'static str>, Error> {
         let text = self.zfs.succeed(&["allow", self.pool.as_str()], deadline)?;
-        let has = granted(&text, self.pool.as_str(), is_meant);
+        let has = granted(&text, self.pool.as_str(), is_selected);
         Ok(PERMISSIONS.into_iter().filter(|name| !has.contains(*name)).collect())
     }
 }
@@ -66,7 +66,7 @@ impl ZfsStore {
 pub(super) fn granted<'t>(
     text: &'t str,
     pool: &str,
-    is_meant: impl Fn(Grantee<'_>) -> bool,
+    is_selected: impl Fn(Grantee<'_>) -> bool,
 ) -> BTreeSet<&'t str> {
     let (mut title, mut sets, mut granted) = ("", BTreeMap::new(), BTreeSet::new());
     let mut is_above = false;
@@ -92,7 +92,7 @@ pub(super) fn granted<'t>(
             (BELOW, "group") => (Grantee::Group(name), words.next().unwrap_or_default()),
             _ => continue,
         };
-        if is_meant(who) {
+        if is_selected(who) {
             granted.extend(names.split(','));
         }
     }
@@ -113,10 +113,10 @@ mod tests {
     #[test]
     fn rights_here_and_below_include_sets_and_groups() {
         let of = |user: &'static str, group: &'static str| {
-            let is_meant = move |who: Grantee<'_>| {
+            let is_selected = move |who: Grantee<'_>| {
                 [Grantee::Everyone, Grantee::User(user), Grantee::Group(group)].contains(&who)
             };
-            granted(TEXT, "tank", is_meant)
+            granted(TEXT, "tank", is_selected)
                 .into_iter()
                 .filter(|name| !name.starts_with('@'))
                 .collect()
@@ -138,12 +138,12 @@ mod tests {
         let own = "---- Permissions on tank/sub -----\nDescendent permissions:\n\tuser nobody send\n\
                    Local permissions:\n\tuser nobody hold\n";
         let text = format!("{own}{TEXT}");
-        let is_meant = |who: Grantee<'_>| who == Grantee::User("nobody");
-        let all = granted(&text, "tank/sub", is_meant);
+        let is_selected = |who: Grantee<'_>| who == Grantee::User("nobody");
+        let all = granted(&text, "tank/sub", is_selected);
         assert!(all.contains("readonly") && all.contains("create"), "{all:?}");
         assert!(!all.contains("promote"), "tank alone: {all:?}");
         assert!(!all.contains("send") && !all.contains("hold"), "not on both: {all:?}");
-        assert!(!granted(TEXT, "tank", is_meant).contains("readonly"));
+        assert!(!granted(TEXT, "tank", is_selected).contains("readonly"));
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
-    /// Stores the counts of a volume that no guest has used yet: its metadata, or the content of its image.
+    /// Stores the counts of a volume that no guest has used yet: those of its metadata, or of its image's content.
     fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
         let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
         self.set_fresh(&found, deadline)

@@ -99,11 +99,11 @@ impl ZfsStore {
     /// the parent that the other made.
     fn made_first(&self, mut absent: Vec<Dataset>, seen: &[Entry]) -> Option<Dataset> {
         let top = absent.pop()?;
-        let heir = match top.parent() {
+        let parent = match top.parent() {
             Some(above) => find(seen, above.as_str()),
             None => find(seen, self.pool.as_str()),
         };
-        let mountable = heir.is_some_and(|above| above.mountable);
+        let mountable = parent.is_some_and(|parent| parent.mountable);
         (mountable || !absent.is_empty()).then_some(top)
     }
 

@@ -199,8 +199,8 @@ impl ZfsStore {
         }
     }
 
-    /// Returns how long to wait for other users of a volume: at most half of the remaining time, so that time remains
-    /// to report it.
+    /// Returns until when to wait for other users of a volume: for at most half of the remaining time, so that time
+    /// remains to report them.
     pub(super) fn patience(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         now + self.zfs.limits.busy.min(deadline.saturating_duration_since(now) / 2)

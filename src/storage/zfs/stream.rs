@@ -9,8 +9,8 @@ use crate::os::poll::PollSet;
 /// The size of one read from standard error, in bytes.
 const ERROR_CHUNK_BYTES: usize = 4096;
 
-/// The standard output of a command. A read fails if no data arrives for too long, and the last one
-/// if the command failed. Dropping it kills the command.
+/// The standard output of a command. A read fails if no data arrives for too long, and the last read
+/// also if the command failed. Dropping the stream kills the command.
 #[derive(Debug)]
 pub(super) struct Stream {
     running: RunningCommand,
@@ -58,7 +58,7 @@ impl Stream {
                 Some(status) if status.success() => self.succeeded = true,
                 Some(status) => {
                     self.running.stderr.read_on(&mut [0; ERROR_CHUNK_BYTES])?;
-                    let stderr = String::from_utf8_lossy(&self.running.stderr.supplied);
+                    let stderr = String::from_utf8_lossy(&self.running.stderr.start);
                     let (command, stderr) = (&self.running.command, stderr.trim());
                     let why = format!("{command} failed: {status}: {stderr}");
                     return Err(io::Error::other(why));

@@ -12,7 +12,7 @@ use crate::storage::{LeftoverVolume, RetentionCause};
 pub(super) struct Survey {
     /// Full names of the volumes to destroy with their snapshots, clones before their origins.
     pub(super) doomed: Vec<String>,
-    /// Those of them with snapshots, which a failed `destroy -r` would lose.
+    /// Full names of the datasets with snapshots, which a failed `destroy -r` would lose.
     pub(super) with_snapshots: BTreeSet<String>,
     /// Selected volumes that have to stay.
     pub(super) left: Vec<LeftoverVolume>,
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_snapshots_are_newest_first_others_foreign() {
+    fn chosen_volumes_are_newest_first_others_foreign() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &[])]);
         assert_eq!(survey.doomed, ["p/g/b", "p/g/a"]);
         assert_eq!(survey.with_snapshots, BTreeSet::from(["p/g/a".to_owned()]));
