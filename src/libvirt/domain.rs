@@ -239,8 +239,8 @@ impl Domain {
         by_button_or(ask(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN), || ask(0))
     }
 
-    /// Requests a reboot of the domain's system (`virDomainReboot`), in the same way. Returns after the request, before
-    /// the reboot. One round trip.
+    /// Requests a reboot of the domain's system (`virDomainReboot`) with the ACPI power button, as [`Domain::shutdown`]
+    /// does. Returns after the request, before the reboot. One round trip.
     ///
     /// # Errors
     /// [`Code::OPERATION_INVALID`] if it is off.

@@ -387,14 +387,14 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Returns a subscription to a separate test driver with one domain, and another connection to it.
+    /// Returns a subscription to the test driver, and another connection to that driver.
     fn subscribed(
-        room: usize,
+        capacity: usize,
     ) -> (Subscription, Connection, Receiver<Notification>, Arc<AtomicU64>) {
         start().unwrap();
-        // Only one test of this process may use the shared driver: no other test defines the domain.
+        // All tests of this process share the driver; no other test defines the domain.
         let open = || Connection::open("test:///default").unwrap();
-        let (sender, receiver) = bounded(room);
+        let (sender, receiver) = bounded(capacity);
         let missed = Arc::new(AtomicU64::new(0));
         let subscription = open().subscribe(EventSink::new(sender, Arc::clone(&missed))).unwrap();
         (subscription, open(), receiver, missed)

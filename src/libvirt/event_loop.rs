@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn handle_removed_in_its_callback_is_freed_afterwards() {
+    fn timer_removed_in_its_callback_is_freed_afterwards() {
         static LOOP: OnceLock<EventLoop> = OnceLock::new();
         unsafe extern "C" fn remove_itself(timer: c_int, data: *mut c_void) {
             LOOP.get().unwrap().remove_timer(timer);

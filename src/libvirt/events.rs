@@ -24,7 +24,7 @@ static EVENTS: OnceLock<EventLoop> = OnceLock::new();
 
 /// Initialises libvirt for the whole process, and returns the version of the library.
 ///
-/// Registers and runs the event loop in a separate thread (`libvirt-events`) for the life of the process: libvirt
+/// Registers and runs the event loop in a separate thread (`libvirt-loop`) for the life of the process: libvirt
 /// requires the registration before the first open, and a loop that never stops while connections live
 /// (`virEventRegisterImpl`). It sleeps without events or due timers. Further calls return the result of the first one.
 ///
