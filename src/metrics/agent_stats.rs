@@ -51,7 +51,7 @@ pub struct GuestInside {
     pub guest: String,
     /// Whether its guest agent is connected.
     pub is_connected: bool,
-    /// Its file systems, as the agent reported them last; empty if they are not collected.
+    /// Its file systems, as its guest agent reported them last; empty if they are not collected.
     pub filesystems: Vec<MountedSize>,
 }
 

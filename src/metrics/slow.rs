@@ -75,11 +75,11 @@ struct Tier {
     open: Open,
     changing: Changing,
     on_stuck: StuckCallback,
-    /// The channel for the answers of all askers; each has at most one answer in it.
+    /// The channel for the answers of all query threads; each has at most one answer in it.
     answers: (Sender<QueryOutcome>, Receiver<QueryOutcome>),
-    /// An asker that is ready for a call.
+    /// A query thread that is ready for a call.
     idle: Option<QueryThread>,
-    /// The number of askers started so far.
+    /// The number of query threads started so far.
     query_threads: u64,
     /// Calls that have not returned.
     pending: Vec<PendingQuery>,
@@ -95,32 +95,32 @@ struct PendingQuery {
     query_thread: QueryThread,
 }
 
-/// The outcome of a call, with the number of its asker.
+/// The outcome of a call, with the number of its query thread.
 type QueryOutcome = (u64, Result<Answer, String>);
 
 impl Tier {
-    /// Waits for the next request; returns `false` when there will be none. It stores the results of
-    /// late calls that return meanwhile, and drops the asker after an idle time.
+    /// Waits for the next request; returns `false` when there will be none. Stores the results of late
+    /// calls that return meanwhile, and drops the idle query thread after a time.
     fn next(&mut self, wanted: &Receiver<()>) -> bool {
         let answers = self.answers.1.clone();
         loop {
-            let tired = match &self.idle {
+            let idle_timeout = match &self.idle {
                 Some(_) => after(self.shared.limits.idle),
                 None => never(),
             };
             select! {
-                recv(wanted) -> wish => return wish.is_ok(),
+                recv(wanted) -> request => return request.is_ok(),
                 recv(answers) -> outcome => {
                     outcome.into_iter().for_each(|outcome| self.complete(outcome));
                     self.shared.slow_so_far(self.known.clone());
                 }
-                recv(tired) -> _ => self.idle = None,
+                recv(idle_timeout) -> _ => self.idle = None,
             }
         }
     }
 
-    /// Takes one sample, from the first call that returns. While a call is late another asker makes one,
-    /// each with twice the timeout of the one before.
+    /// Takes one sample, from the first call that returns. While a call is late, another query thread makes
+    /// one, each with twice the timeout of the one before.
     fn sample(&mut self) {
         while let Ok(outcome) = self.answers.1.try_recv() {
             self.complete(outcome);
@@ -156,10 +156,10 @@ impl Tier {
         common.max((2 * self.known.took).min(2 * limits.slow_late))
     }
 
-    /// Starts a call on an asker.
+    /// Starts a call on a query thread.
     ///
     /// # Errors
-    /// When there is no idle asker and the system cannot start a thread.
+    /// When there is no idle query thread and the system cannot start a thread.
     fn ask(&mut self) -> io::Result<()> {
         let left_out = self.leave_out();
         let query_thread = match self.idle.take() {
@@ -170,13 +170,13 @@ impl Tier {
                 QueryThread::start(self.query_threads, open, answer, &self.shared.limits)?
             }
         };
-        // The channel is not full: an idle asker has answered its last call.
+        // The channel is not full: an idle query thread has answered its last call.
         let _ = query_thread.requests.try_send(left_out.keys().cloned().into_set());
         self.pending.push(PendingQuery { began: Instant::now(), left_out, query_thread });
         Ok(())
     }
 
-    /// Stores the outcome of a call; its asker is idle again.
+    /// Stores the outcome of a call; its query thread is idle again.
     fn complete(&mut self, (number, outcome): QueryOutcome) {
         let Some(index) = self.pending.iter().position(|query| query.query_thread.number == number)
         else {
@@ -285,7 +285,7 @@ impl QueryThread {
         let (requests, asked) = bounded::<BTreeSet<String>>(1);
         let mut connection = LazyConnection::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
-        let mut periods = Periods { may_touch: limits.may_touch, asked: BTreeSet::new() };
+        let mut periods = Periods { may_touch: limits.may_touch, enabled: BTreeSet::new() };
         let pid_dir = limits.pid_dir.clone();
         let work = move || {
             for leave_out in asked {
@@ -313,7 +313,7 @@ fn sample(
     let at = Instant::now();
     let (mut names, mut running) = (BTreeSet::new(), BTreeSet::new());
     let mut stopped = BTreeSet::new();
-    let mut asked = Vec::new();
+    let mut queried = Vec::new();
     for domain in connection.list_domains()? {
         let name = domain.name()?;
         let runs = domain.id().is_some();
@@ -325,13 +325,13 @@ fn sample(
             if runs && kernel::is_stopped(pid_dir, &name) {
                 stopped.insert(name.clone());
             } else {
-                asked.push(domain);
+                queried.push(domain);
             }
         }
         names.insert(name);
     }
     metadata.keep(&names);
-    let stats = connection.stats_of(&asked, Groups::MONITOR)?;
+    let stats = connection.stats_of(&queried, Groups::MONITOR)?;
     let mut partial = BTreeSet::new();
     let mut guests = BTreeMap::new();
     for stats in &stats {
@@ -345,7 +345,7 @@ fn sample(
         }
         guests.insert(stats.name.clone(), guest);
     }
-    periods.ask(&asked, &guests);
+    periods.enable(&queried, &guests);
     Ok(Answer { guests, names, running, partial, stopped, metadata: metadata.values() })
 }
 
@@ -353,17 +353,17 @@ fn sample(
 struct Periods {
     may_touch: bool,
     /// Names and runs.
-    asked: BTreeSet<(String, u32)>,
+    enabled: BTreeSet<(String, u32)>,
 }
 
 impl Periods {
     /// Enables memory statistics, once per run, in each guest that has a balloon and has never reported
     /// its memory.
-    fn ask(&mut self, domains: &[Domain], guests: &BTreeMap<String, SlowGuest>) {
+    fn enable(&mut self, domains: &[Domain], guests: &BTreeMap<String, SlowGuest>) {
         if !self.may_touch {
             return;
         }
-        self.asked.retain(|(name, run)| guests.get(name).is_some_and(|it| it.run == Some(*run)));
+        self.enabled.retain(|(name, run)| guests.get(name).is_some_and(|it| it.run == Some(*run)));
         for domain in domains {
             let Ok(name) = domain.name() else { continue };
             let Some(guest) = guests.get(&name) else { continue };
@@ -371,7 +371,7 @@ impl Periods {
             else {
                 continue;
             };
-            if !self.asked.insert((name.clone(), run)) {
+            if !self.enabled.insert((name.clone(), run)) {
                 continue;
             }
             if let Err(error) = domain.set_memory_period(BALLOON_PERIOD_S) {

@@ -63,8 +63,8 @@ fn forget_variables() -> Result<(), String> {
 /// Takes ownership of a passed descriptor.
 fn adopt(fd: RawFd) -> Result<PassedSocket, String> {
     let wrong = |why: io::Error| format!("cannot use passed descriptor {fd}: {why}");
-    // SAFETY: takes no pointer, and fails where `fd` is not open. What is passed is closed when a
-    // program is started, like all else that is ours.
+    // SAFETY: takes no pointer, and fails if `fd` is not open. Programs that are started later do not
+    // inherit the descriptor.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(wrong(io::Error::last_os_error()));
     }
@@ -85,8 +85,8 @@ fn option(socket: &OwnedFd, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length =
         libc::socklen_t::try_from(mem::size_of_val(&value)).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes to `value`, of which any are valid, and how
-    // many they were to `length`; the descriptor is open during the call.
+    // SAFETY: the kernel writes at most `length` bytes to `value`, of which any are valid, and their
+    // number to `length`; the descriptor is open during the call.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -247,8 +247,8 @@ fn drop_capabilities() {
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // Not setrlimit(2), which the unit's filter of system calls has not; 0 is this process.
-    // SAFETY: the kernel reads `limit` during the call, and writes no old one through a null pointer.
+    // Not setrlimit(2), which the unit's filter of system calls refuses; 0 is this process.
+    // SAFETY: the kernel reads `limit` during the call, and writes no old limit, because that pointer is null.
     match unsafe { libc::prlimit64(0, resource, &raw const limit, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -323,7 +323,7 @@ fn filter() -> Vec<libc::sock_filter> {
         filter.extend([step(LOAD, ARCHITECTURE_AT, 0, 0), step(IS, architecture, 1, 0), refuse]);
     }
     filter.push(step(LOAD, NUMBER_AT, 0, 0));
-    // Each condition skips the answer after it if it does not hold.
+    // A condition that does not hold skips the answer after it.
     filter.extend(REFUSED.iter().flat_map(|call| [step(IS, number(*call), 0, 1), refuse]));
     filter.extend([step(IS_NOT_BELOW, X32, 0, 1), refuse]);
     filter.push(step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0));

@@ -26,7 +26,7 @@ const ZVOL_NAME_BYTES: usize = 256;
 const BLKZNAME: libc::c_ulong = 2 << 30 | 256 << 16 | 0x12 << 8 | 125;
 /// The kernel's `ERESTARTSYS`, which programs should never see.
 const RESTART: i32 = 512;
-/// How long an open that fails with this error is retried: ZFS makes a volume in less.
+/// How long an open that fails with [`RESTART`] is retried: ZFS makes a volume in less.
 const OPEN_BUSY: Duration = Duration::from_secs(5);
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -56,7 +56,7 @@ pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Opens a device or a file. While ZFS changes a pool, opening a volume fails with `ERESTARTSYS` instead of waiting
-/// (`zvol_open` in OpenZFS 2.1, for the lock of its pools): this is retried.
+/// (`zvol_open` in OpenZFS 2.1, for `spa_namespace_lock`): this is retried.
 ///
 /// # Errors
 /// If it cannot be opened.
@@ -107,7 +107,7 @@ const ATTRIBUTE_BYTES: usize = 256;
 /// Other errors of the system, such as a lack of space.
 pub fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result<bool> {
     let (fd, bytes) = (file.as_raw_fd(), value.as_bytes());
-    // SAFETY: the kernel reads `bytes.len()` bytes of `bytes` and the name up to its end mark; the
+    // SAFETY: the kernel reads `bytes.len()` bytes of `bytes` and the name up to its NUL; the
     // descriptor is open during the call.
     let result =
         unsafe { libc::fsetxattr(fd, name.as_ptr(), bytes.as_ptr().cast(), bytes.len(), 0) };
@@ -123,8 +123,8 @@ pub fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result<bool> 
 /// Returns an extended attribute of a file; `None` if it does not exist, or is not a short text.
 pub fn attribute(file: &File, name: &CStr) -> Option<String> {
     let mut value = [0_u8; ATTRIBUTE_BYTES];
-    // SAFETY: the kernel writes at most `value.len()` bytes to `value`, and reads the name up to its end
-    // mark; the descriptor is open during the call.
+    // SAFETY: the kernel writes at most `value.len()` bytes to `value`, and reads the name up to its
+    // NUL; the descriptor is open during the call.
     let length = unsafe {
         libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };

@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(found(&set, AT_ONCE), []);
         set.change(left.as_fd(), Events::READ, 7).unwrap();
         for _ in 0..2 {
-            assert_eq!(found(&set, AT_ONCE).len(), 1, "and is told as long as it is waited for");
+            assert_eq!(found(&set, AT_ONCE).len(), 1, "reported as long as it is watched");
         }
     }
 

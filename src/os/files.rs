@@ -110,7 +110,7 @@ pub fn lock(file: &impl AsRawFd) -> io::Result<bool> {
 }
 
 /// Locks one byte of a file, which may be beyond its end, for this open file description (`F_OFD_SETLK` in fcntl(2)),
-/// until all its descriptors are closed. Returns `false` if another one holds the byte.
+/// until all its descriptors are closed. Returns `false` if another one has locked the byte.
 ///
 /// # Errors
 /// If the file is not open for writing, or its file system has no locks.

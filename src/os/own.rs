@@ -23,10 +23,10 @@ const LOGS: &str = "/var/log";
 /// # Blocking
 /// As long as the file systems take.
 pub fn check_place(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
-    let Some(holder) = path.parent() else { return Ok(()) };
-    match resolve(holder, trusted)? {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match resolve(parent, trusted)? {
         Resolved::Found { real, .. } => check_holder(&real, trusted),
-        // In a directory that no other user can change.
+        // The nearest existing directory is one that no other user can change.
         Resolved::Absent { .. } => Ok(()),
     }
 }

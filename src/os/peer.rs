@@ -29,7 +29,7 @@ impl Peer {
         let size = mem::size_of::<libc::ucred>();
         let mut length = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
         // SAFETY: the kernel writes at most `length` bytes to `found`, of which any are valid, and
-        // how many they were to `length`; the descriptor is open during the call.
+        // their number to `length`; the descriptor is open during the call.
         let result = unsafe {
             libc::getsockopt(
                 connection.as_fd().as_raw_fd(),

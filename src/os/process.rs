@@ -1,4 +1,4 @@
-//! This process: its user, its host, and its immediate end.
+//! This process and others: users, identities, processor time, limits, and the immediate end.
 
 #![expect(
     unsafe_code,
@@ -96,7 +96,7 @@ fn identity_of(pid: u32) -> Option<String> {
 /// If the kernel refuses.
 pub fn raise_open_files(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // Not setrlimit(2), which the unit's filter of system calls has not; 0 is this process.
+    // Not setrlimit(2), which the unit's filter of system calls refuses; 0 is this process.
     // SAFETY: the kernel writes one limit and reads none.
     let got = unsafe { libc::prlimit64(0, libc::RLIMIT_NOFILE, ptr::null(), &raw mut limit) };
     if got != 0 {

@@ -131,16 +131,16 @@ fn drain(outputs: [Output<'_>; 2], pause: Duration) -> io::Result<bool> {
     });
     set.wait(Some(pause))?;
     let mut chunk = [0; CHUNK_BYTES];
-    let mut had = false;
+    let mut any_ready = false;
     for ((pipe, take), index) in outputs.into_iter().zip(indexes) {
         let Some(file) = pipe.as_mut().filter(|_| set.is_ready(index)) else { continue };
-        had = true;
+        any_ready = true;
         match file.read(&mut chunk)? {
             0 => *pipe = None,
             count => take(chunk.get(..count).unwrap_or_default()),
         }
     }
-    Ok(had)
+    Ok(any_ready)
 }
 
 #[cfg(test)]

@@ -91,9 +91,9 @@ fn a_confined_program_reads_its_file_alone() {
     let files = [(&file, Access::Read)];
     let output = run("/bin/cat", &[allowed.to_str().unwrap()], &files);
     assert!(output.status.success() && output.stdout == b"open", "{output:?}");
-    let links = directory.0.join("link");
-    std::os::unix::fs::symlink(&other, &links).unwrap();
-    for path in [other.as_path(), &links, Path::new("/etc/passwd"), Path::new("/proc/self/maps")] {
+    let link = directory.0.join("link");
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    for path in [other.as_path(), &link, Path::new("/etc/passwd"), Path::new("/proc/self/maps")] {
         let output = run("/bin/cat", &[path.to_str().unwrap()], &files);
         assert!(!output.status.success() && output.stdout.is_empty(), "{path:?}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
