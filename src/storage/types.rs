@@ -340,6 +340,7 @@ pub struct InUse {
     domains: BTreeMap<String, String>,
     /// A domain that may use any volume.
     unreadable: Option<String>,
+    /// Paths of volumes that callers supplied.
     supplied: BTreeSet<PathBuf>,
 }
 
@@ -373,7 +374,7 @@ impl InUse {
         })
     }
 
-    /// Adds a path that a caller supplied, and destroys by itself. A removal never selects it.
+    /// Adds the path of a volume that a caller supplied, and destroys itself. A removal never selects this volume.
     pub fn keep(&mut self, path: &Path) {
         self.supplied.insert(resolved(path));
     }
