@@ -25,8 +25,8 @@ const SPECIAL_IPV4: [(Ipv4Addr, u32); 15] = [
 /// The global unicast space of IPv6 (RFC 4291); all other addresses are not public.
 const GLOBAL_IPV6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
-/// Blocks in it outside the public network, or with embedded IPv4 addresses that are not checked (IANA IPv6
-/// Special-Purpose Address Registry).
+/// Blocks in [`GLOBAL_IPV6`] outside the public network, or with embedded IPv4 addresses that are not checked (IANA
+/// IPv6 Special-Purpose Address Registry).
 const SPECIAL_IPV6: [(Ipv6Addr, u32); 4] = [
     // Protocol assignments, including Teredo.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),

@@ -1,5 +1,5 @@
-//! The protocol between the process that orders content and the fetcher: one line each way over a Unix socket, and with
-//! the first the file that the fetcher fills.
+//! The protocol between the process that orders content and the fetcher: one line each way over a Unix socket. The
+//! first line comes with the file that the fetcher fills.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -107,9 +107,9 @@ pub fn ask(
     // An invalid URL, or one that is too long for the line, is refused without the fetcher.
     parse(&order.url)?;
     if Path::new(SOCKET).exists() {
-        let asked = UnixStream::connect(SOCKET)
+        let stream = UnixStream::connect(SOCKET)
             .map_err(|error| format!("cannot connect to {SOCKET}: {error}"))?;
-        let said = cancellation.talk(asked, order, target);
+        let said = cancellation.talk(stream, order, target);
         let text = |why: io::Error| format!("cannot fetch through {SOCKET}: {}", unit_error(&why));
         return answer(said.map_err(text)?);
     }
@@ -346,16 +346,16 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         let cancellation = Arc::new(Cancellation::default());
-        let asking = Arc::clone(&cancellation);
-        let asked = thread::spawn(move || {
-            asking.talk(ours, &order("https://127.0.0.1/"), &file).map(answer)
+        let shared = Arc::clone(&cancellation);
+        let thread = thread::spawn(move || {
+            shared.talk(ours, &order("https://127.0.0.1/"), &file).map(answer)
         });
         let (mut first, mut rest) = ([0], Vec::new());
         theirs.read_exact(&mut first).unwrap();
         assert!(!cancellation.is_cancelled());
         cancellation.cancel();
         theirs.read_to_end(&mut rest).unwrap();
-        assert_eq!(asked.join().unwrap().unwrap_err().to_string(), "cancelled");
+        assert_eq!(thread.join().unwrap().unwrap_err().to_string(), "cancelled");
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         let error = cancellation.talk(ours, &order("https://127.0.0.1/"), &file).unwrap_err();
