@@ -54,10 +54,10 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
 /// Checks which users' processes listen on the agent's ports: the ports need no privileges, so any user can
 /// take one while the agent is stopped.
 pub(super) fn ports(config: &Config) -> Vec<Finding> {
-    let own = |name| move |address: &SocketAddr| (*address, name);
-    let configured = config.listen.iter().map(own(RPC));
-    let configured = configured.chain(config.image_store.iter().map(own(IMAGE_STORE)));
-    let configured = configured.chain(config.metrics_listen.iter().map(own(METRICS)));
+    let with = |name| move |address: &SocketAddr| (*address, name);
+    let configured = config.listen.iter().map(with(RPC));
+    let configured = configured.chain(config.image_store.iter().map(with(IMAGE_STORE)));
+    let configured = configured.chain(config.metrics_listen.iter().map(with(METRICS)));
     let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     let twin = |address| ipv6_twin(address).filter(|_| has_ipv6);
     let with_twin = |(address, name): (SocketAddr, &'static str)| {

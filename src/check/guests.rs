@@ -77,13 +77,13 @@ pub(super) fn machines(config: &Config) -> Vec<Finding> {
 
 /// Compares the memory that guests may use with that of the host.
 fn memory(connection: &Connection) -> Option<Finding> {
-    let promised = match CommittedMemory::ask(connection) {
-        Ok(promised) => promised?,
+    let committed = match CommittedMemory::ask(connection) {
+        Ok(committed) => committed?,
         Err(error) => return Some(Finding::warn("memory", error.to_string(), "see libvirt")),
     };
-    let CommittedMemory { guests_mib, host_mib } = promised;
+    let CommittedMemory { guests_mib, host_mib } = committed;
     let seen = format!("running guests may use {guests_mib} MiB; the host has {host_mib} MiB");
-    Some(match promised.is_too_much() {
+    Some(match committed.is_too_much() {
         true => Finding::warn("memory", seen, "stop guests, or give them less by SetMemory"),
         false => Finding::ok("memory", seen),
     })

@@ -149,8 +149,7 @@ fn linux_bridges() -> Vec<String> {
     names
 }
 
-/// Checks the directory of the agent's state. It is the service's directory, whatever the shell's environment
-/// says.
+/// Checks the directory of the agent's state: the one of an agent with this process's user and environment.
 pub(super) fn state(config: &Config) -> Vec<Finding> {
     let found = config.state_dir.clone();
     let Some(directory) =

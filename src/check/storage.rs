@@ -96,7 +96,7 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     };
     let (who, pool) = (named(user), &config.host.zpool);
     let groups = users::groups(user).unwrap_or_default();
-    let is_meant = |it: Grantee<'_>| match it {
+    let is_agent = |it: Grantee<'_>| match it {
         Grantee::Everyone => true,
         Grantee::User(name) => matches!(users::user_id(name), Ok(Some(id)) if id == user),
         Grantee::Group(name) => {
@@ -105,7 +105,7 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     };
     let lacking = PoolName::parse(pool).map_err(|error| error.to_string()).and_then(|name| {
         let store = ZfsStore::new(name, config.storage.clone());
-        let asked = store.permissions_lacking(is_meant, Instant::now() + CHECK_LOOK);
+        let asked = store.permissions_lacking(is_agent, Instant::now() + CHECK_LOOK);
         asked.map_err(|error| error.to_string())
     });
     vec![match lacking {
