@@ -53,8 +53,8 @@ impl fmt::Display for Endpoint {
 
 /// Returns whether the agent with these settings runs on this host: at a Unix socket or on loopback.
 pub(super) fn is_local(config: &Config) -> bool {
-    let loops = |address: &SocketAddr| reachable(*address).ip().to_canonical().is_loopback();
-    config.socket.is_some() || config.listen.first().is_some_and(loops)
+    let is_loopback = |address: &SocketAddr| reachable(*address).ip().to_canonical().is_loopback();
+    config.socket.is_some() || config.listen.first().is_some_and(is_loopback)
 }
 
 /// An agent, and how to call it.
@@ -71,7 +71,7 @@ impl Client {
     /// Makes a client of the agent with these settings: by its Unix socket if it has one.
     ///
     /// # Errors
-    /// A port that the system chose, which only the system knows.
+    /// [`Error::Asked`] if neither a socket nor a listen address is set.
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let tcp = |listen: &[SocketAddr]| listen.first().map(|address| reachable(*address));
         let port = tcp(&config.listen);
@@ -98,7 +98,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Answered`] or [`Error::NotFound`] with the agent's error; [`Error::Unreached`] if there is no
-    /// response.
+    /// response; [`Error::Asked`] for port 0: only the system knows the port that it chose.
     ///
     /// # Blocking
     /// Up to the agent's deadline for changes and 10 s, and as long as the call itself may wait.
@@ -155,22 +155,22 @@ impl Client {
                 post(&mut stream, "localhost", "", call)
             }
             Endpoint::Tcp(address) => {
-                let proof = match &self.token_file {
-                    Some(file) if !address.ip().to_canonical().is_loopback() => proof(file)?,
+                let bearer = match &self.token_file {
+                    Some(file) if !address.ip().to_canonical().is_loopback() => bearer(file)?,
                     _ => String::new(),
                 };
                 let mut stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
                 stream.set_read_timeout(Some(patience))?;
                 stream.set_write_timeout(Some(patience))?;
                 server::check_tcp(&stream)?;
-                post(&mut stream, &address.to_string(), &proof, call)
+                post(&mut stream, &address.to_string(), &bearer, call)
             }
         }
     }
 }
 
 /// Returns the header with the token in this file.
-fn proof(file: &Path) -> io::Result<String> {
+fn bearer(file: &Path) -> io::Result<String> {
     let mut token = String::new();
     let read =
         File::open(file).and_then(|it| it.take(TOKEN_BYTES as u64).read_to_string(&mut token));
@@ -191,11 +191,11 @@ trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 /// Sends the call, with the header of a token or without, and reads until the connection is closed.
-fn post(stream: &mut dyn Stream, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
+fn post(stream: &mut dyn Stream, host: &str, bearer: &str, call: &str) -> io::Result<Vec<u8>> {
     let length = call.len();
     let request = format!(
         "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
-         {proof}Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
+         {bearer}Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
     );
     // An agent that refuses a call may close the connection before it has read everything, and still send the
     // reason.

@@ -152,9 +152,11 @@ pub(super) fn before_boot(log: &str) -> &str {
     log.strip_suffix(boot).unwrap_or_default()
 }
 
-/// The most failures of cloud-init that an error names, and the most characters of each.
+/// The maximum number of failures of cloud-init that an error names.
 pub(super) const ERRORS_MAX: usize = 8;
+/// The maximum number of characters of each failure.
 pub(super) const ERROR_CHARS: usize = 200;
+
 /// Returns the part of a log that an earlier reading does not contain. Each reading has only the end of the log, so the
 /// beginning of the earlier one may be missing. If the readings do not overlap, the whole log is new.
 pub(super) fn after<'l>(log: &'l str, before: &str) -> &'l str {
