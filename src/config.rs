@@ -128,7 +128,7 @@ pub struct HostConfig {
     /// ZFS pool, or dataset in a pool, that contains the store. Disk sources below
     /// `/dev/zvol/<zpool>/` are permitted. Unused without a store.
     pub zpool: String,
-    /// What new guests are where their requests leave it open.
+    /// Profile of new guests whose requests name none.
     pub profile: Profile,
     /// Type of the bridges that NICs name.
     pub bridge_type: BridgeType,
@@ -168,7 +168,7 @@ impl Default for HostConfig {
     }
 }
 
-/// What new guests are where their requests leave it open.
+/// The defaults for what the request of a new guest leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// A machine of today: the host's processor, PCI Express, virtio, the guest agent's channel.
@@ -463,7 +463,7 @@ mod tests {
         let PoolLimits { changes, deletes, reads, metrics, agents, stores, urgent, .. } = limits;
         let calls = changes + deletes + reads + metrics + agents + limits.trims + stores + urgent;
         let calls = calls + limits.shutdowns + limits.batches + limits.job_files;
-        // And some for what waits for nothing.
+        // And 4 for requests that never wait.
         assert_eq!(HttpLimits::default().handlers, calls + 4);
     }
 }

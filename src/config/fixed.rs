@@ -127,7 +127,7 @@ pub const AGENT_ANSWER: Duration = Duration::from_secs(1);
 /// waits for the next second.
 pub const AGENT_COMMAND: Duration = Duration::from_secs(2);
 /// Maximum time that a Shutdown with `wait` or `force_after` waits. A guest that installs its updates needs some
-/// minutes, and each such call occupies a thread.
+/// minutes, and each such call occupies one of `pool.shutdowns`.
 pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Time after which a Shutdown that waits asks the guest once more. A guest that was still booting has started its
 /// ACPI daemon by then.
@@ -172,7 +172,7 @@ pub const FROZEN_GUESTS: usize = 16;
 pub const THAW_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause.
 pub const THAW_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Refusals of a guest agent after which the agent gives up to thaw its guest. A silent guest agent is asked on.
+/// Refusals of a guest agent after which the agent gives up to thaw its guest. The agent keeps asking a silent one.
 pub const THAW_REFUSALS: u32 = 5;
 /// Time that a stopping agent waits for the guests that it thaws. The next start thaws the others.
 pub const THAW_STOP: Duration = Duration::from_secs(3);
@@ -210,7 +210,7 @@ pub const LIST_ADDRESSES: usize = 4;
 pub const GUEST_FILESYSTEMS: usize = 16;
 /// Length of a mount point in metrics.
 pub const MOUNTPOINT_CHARS: usize = 128;
-/// Age after which the file systems of a guest are no more in metrics: its guest agent was silent three times.
+/// Age after which the file systems of a guest are no longer in metrics: its guest agent was silent three times.
 pub const FILESYSTEMS_AGE: Duration = Duration::from_secs(900);
 /// Time between two events that tell of changed addresses of one guest. A guest chooses its addresses itself.
 pub const ADDRESS_EVENTS: Duration = Duration::from_secs(30);
