@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn unreachable_image_store_is_a_warning() {
+    fn a_port_without_a_listener_is_a_warning() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = Config { listen: Vec::new(), image_store: vec![free], ..Config::default() };
         let found = ports(&config);

@@ -24,7 +24,7 @@ pub struct AgentStats {
     pub calls: BTreeMap<(&'static str, &'static str), Counts>,
     /// Open intents of the journal, which wait for recovery.
     pub open_intents: usize,
-    /// Objects that calls left and the agent could not remove.
+    /// Calls with leftovers that recovery could not remove.
     pub leftovers: usize,
     /// libvirt's version, as libvirt encodes it, if it is known.
     pub libvirt_version: Option<u64>,
