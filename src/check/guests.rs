@@ -5,11 +5,8 @@ use crate::config::Config;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::machine::unavailable;
 use crate::guest::wire::Guest;
-use crate::libvirt::{self, Code, Connection, Error, version_text};
+use crate::libvirt::{self, Code, Connection, Error, FLOOR, version_text};
 use crate::ops::CommittedMemory;
-
-/// The oldest version that the agent supports, as libvirt encodes it.
-const OLDEST: u64 = 8_000_000;
 
 pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
     let uri = &config.host.libvirt_uri;
@@ -22,10 +19,10 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
         .map_err(|error| error.to_string())
         .and_then(|_| ask().map_err(|error| error.to_string()));
     vec![match asked {
-        Ok(version) if version < OLDEST => Finding::fail(
+        Ok(version) if version < FLOOR => Finding::fail(
             "libvirt",
             format!("{uri}: version {}", version_text(version)),
-            format!("install libvirt {} or later", version_text(OLDEST)),
+            format!("install libvirt {} or later", version_text(FLOOR)),
         ),
         Ok(version) => Finding::ok("libvirt", format!("{uri}: version {}", version_text(version))),
         Err(error) => Finding::fail(

@@ -123,8 +123,8 @@ impl DirectoryStore {
             (None, None) => metadata.blocks() > 0,
             (None, Some(_)) => {
                 let beside = self.beside(name, "#")?;
-                let beside = fs::symlink_metadata(&beside).map_err(at("stat", &path))?;
-                written_ns(&metadata) > written_ns(&beside)
+                let properties = fs::symlink_metadata(&beside).map_err(at("stat", &beside))?;
+                written_ns(&metadata) > written_ns(&properties)
             }
         };
         Ok(Some(StoredVolume {

@@ -285,8 +285,7 @@ impl Volumes for DirectoryStore {
     }
 
     fn snapshot(&self, name: &SnapshotName, _deadline: Instant) -> Result<StoredSnapshot, Error> {
-        let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
-        found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
+        self.snapshot_at(name)
     }
 
     fn delete_snapshot(

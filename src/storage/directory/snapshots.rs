@@ -145,7 +145,7 @@ impl DirectoryStore {
         Ok(draft)
     }
 
-    fn snapshot_at(&self, name: &SnapshotName) -> Result<StoredSnapshot, Error> {
+    pub(super) fn snapshot_at(&self, name: &SnapshotName) -> Result<StoredSnapshot, Error> {
         let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
         found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
     }
