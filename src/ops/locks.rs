@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::jobs::reached;
-use crate::ops::disks::volume_owners::lock_of;
+use crate::ops::disks::volume_owners::lock_name;
 use crate::ops::{Core, Error};
 use crate::pool::{GuestLock, JobName, Lane};
 use crate::sorted::IntoSorted;
@@ -69,19 +69,20 @@ impl Core {
         self.opener.health().may_answer()?;
         let (own, sources) = (id.to_owned(), sources.to_vec());
         let volumes = Arc::clone(&self.volumes);
-        // Locks are acquired in this order: two calls that name each other's volumes do not deadlock.
         let find = move || {
             let names = sources.iter().filter_map(|(_, it)| volumes.name_of(Path::new(it)));
-            let mut keys: BTreeSet<String> = names.map(|name| lock_of(&name).to_owned()).into_set();
-            keys.insert(own);
-            keys
+            let mut locks: BTreeSet<String> =
+                names.map(|name| lock_name(&name).to_owned()).into_set();
+            locks.insert(own);
+            locks
         };
-        let keys = self.aside(Lane::Read, JobName::new(verb, id), deadline, find)?;
+        let lock_names = self.aside(Lane::Read, JobName::new(verb, id), deadline, find)?;
         reached("wait for other calls to the guest");
         let (mut lock, mut more) = (None, Vec::new());
-        for key in keys {
-            let acquired = self.pool.lock_guest(&key, deadline)?;
-            if key == id {
+        // In the order of the names: two calls that name each other's volumes do not deadlock.
+        for name in lock_names {
+            let acquired = self.pool.lock_guest(&name, deadline)?;
+            if name == id {
                 lock = Some(acquired);
             } else {
                 more.push(acquired);

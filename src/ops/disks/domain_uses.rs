@@ -373,14 +373,14 @@ impl Core {
         }
         let own = id.to_owned();
         let volumes = Arc::clone(&self.volumes);
-        let names = move || {
+        let find_named = move || {
             let named = sources.into_iter().filter_map(|(place, source)| {
                 let name = volumes.name_of(Path::new(&source))?;
                 Some((place, source, name))
             });
             named.collect::<Vec<_>>()
         };
-        let named = self.aside(Lane::Read, JobName::new(verb, id), deadline, names)?;
+        let named = self.aside(Lane::Read, JobName::new(verb, id), deadline, find_named)?;
         if named.is_empty() {
             return Ok(Vec::new());
         }

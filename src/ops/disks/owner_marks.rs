@@ -1,8 +1,8 @@
 //! Marks of older agents: they name a guest's id and not its domain.
 //!
-//! The volumes of a renamed guest have its former id. So a mark also has the uuid of the guest's domain. The agent adds
-//! it to volumes of older agents that the definition of that id names: at a start, and when a method did not complete
-//! the marks of its volumes. Other volumes stay as they are, and the agent logs them.
+//! The volumes of a renamed guest have its former id. So newer marks also have the uuid of the guest's domain. The
+//! agent adds it to volumes of older agents that the definition of that id names: at a start, and when a method did not
+//! complete the marks of its volumes. Other volumes stay as they are, and the agent logs them.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -220,7 +220,7 @@ impl Rule {
             {
                 Err(self.outside(source))
             }
-            Err(stray) => Err(format!("{{disk}}.source {}: {stray}", source.display())),
+            Err(error) => Err(format!("{{disk}}.source {}: {error}", source.display())),
         }
     }
 

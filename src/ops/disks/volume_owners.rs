@@ -7,8 +7,8 @@ pub(in crate::ops) fn guest_of(name: &Dataset) -> Option<&str> {
     name.relative().strip_prefix("guests/")?.split('/').next()
 }
 
-/// Returns the lock of a dataset: that of its guest, or its own.
-pub(in crate::ops) fn lock_of(name: &Dataset) -> &str {
+/// Returns the name of the lock for changes of a dataset: the id of its guest, else its own name.
+pub(in crate::ops) fn lock_name(name: &Dataset) -> &str {
     guest_of(name).unwrap_or(name.as_str())
 }
 

@@ -143,10 +143,10 @@ impl Core {
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             Ok(make(&*volumes, planned, exists, transaction, deadline)?)
         };
-        let (devices, transaction) =
+        let (made, transaction) =
             self.run_steps(Lane::Storage, transaction, lock, deadline, work)?;
         let disks = guest.disks.iter_mut().filter(|disk| disk.wants_volume());
-        for (disk, volume) in disks.zip(devices) {
+        for (disk, volume) in disks.zip(made) {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
         Ok((transaction, unclaimed))
@@ -214,16 +214,16 @@ impl Core {
     pub(super) fn set_makers(
         &self,
         verb: &str,
-        unclaimed: Vec<Dataset>,
+        names: Vec<Dataset>,
         maker: Maker,
         lock: &GuestLock,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if unclaimed.is_empty() {
+        if names.is_empty() {
             return Ok(());
         }
         let claim = move |volumes: &dyn Volumes| {
-            unclaimed.iter().try_for_each(|volume| volumes.set_maker(volume, &maker, deadline))
+            names.iter().try_for_each(|volume| volumes.set_maker(volume, &maker, deadline))
         };
         self.on_storage(verb, lock.guest(), Some(lock), deadline, claim)
     }
@@ -352,17 +352,18 @@ impl Core {
         self.ask_of_others(verb, id, None, deadline)
     }
 
-    /// Returns these resources. With `known`, returns none if the cached definitions name none of these paths.
+    /// As [`Core::others`]; with the `devices` of new volumes, returns no resources if the cached definitions name none
+    /// of these.
     fn ask_of_others(
         &self,
         verb: &str,
         id: &str,
-        known: Option<Vec<PathBuf>>,
+        devices: Option<Vec<PathBuf>>,
         deadline: Instant,
     ) -> Result<OtherDomains, Error> {
         let (uses, asked) = (Arc::clone(&self.uses), id.to_owned());
         let look = move |connection: &Connection| {
-            if let Some(devices) = &known {
+            if let Some(devices) = &devices {
                 // A cached use may have ended since, so all definitions are read below.
                 if !uses.is_used(connection, &asked, devices)? {
                     return Ok(OtherDomains::default());
@@ -459,19 +460,19 @@ pub(in crate::ops) fn make(
         // A new, empty disk would look like the guest's own.
         return Err(storage::Error::NotFound { name: gone.wanted.volume.to_string() }.into());
     }
-    let mut devices = Vec::new();
+    let mut made = Vec::new();
     for planned in planned {
         if let Some(CreatedVolume { volume, with_parent, maker, .. }) = planned.to_make() {
             let (name, made_parent) = (volume.to_string(), with_parent);
             let maker = maker.as_ref().map(ToString::to_string);
             transaction.record(Step::Volume { name, made_parent, maker })?;
         }
-        let device = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
+        let volume = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
             step: format!("create volume {}", planned.wanted.volume),
             cause: Box::new(cause.into()),
             left: Vec::new(),
         })?;
-        devices.push(device);
+        made.push(volume);
     }
-    Ok(devices)
+    Ok(made)
 }

@@ -1,6 +1,6 @@
 //! Fetches images from the image service on request, on [`FETCH_THREADS`] threads of its own.
 //!
-//! Requests for the same image share its download. A failure is kept until the next request for the image. All
+//! Requests for the same image share its download. A failure is stored until a request after [`FETCH_RETRY`]. All
 //! downloads end with the agent: a partial image has no name, and callers request it again.
 //!
 //! ```text
@@ -216,7 +216,7 @@ impl Fetches {
                 service: service.clone(),
                 volumes: Arc::clone(volumes),
                 kill: config.storage.kill,
-                answer: config.deadlines.change,
+                time_limit: config.deadlines.change,
                 table: Arc::clone(&table),
             };
             thread::Builder::new().name(format!("fetch-{number}")).spawn(move || fetcher.run())?;
@@ -265,7 +265,7 @@ struct Fetcher {
     volumes: Arc<dyn Volumes>,
     kill: Duration,
     /// The time limit of the store.
-    answer: Duration,
+    time_limit: Duration,
     table: Arc<Table>,
 }
 
@@ -273,7 +273,7 @@ impl Fetcher {
     fn run(&self) {
         loop {
             let (id, cancellation) = self.table.take();
-            let error = guarded(|| self.bring(&id, &cancellation)).err();
+            let error = guarded(|| self.fetch(&id, &cancellation)).err();
             let is_wanted = self.table.end(&id, error.clone());
             match error {
                 None if is_wanted => info!("image fetched; image={id}"),
@@ -295,7 +295,7 @@ impl Fetcher {
         }
     }
 
-    fn bring(&self, id: &Id, cancellation: &Cancellation) -> Result<(), Box<dyn StdError>> {
+    fn fetch(&self, id: &Id, cancellation: &Cancellation) -> Result<(), Box<dyn StdError>> {
         if self.has(id)? {
             return Ok(());
         }
@@ -303,7 +303,7 @@ impl Fetcher {
             volumes: &*self.volumes,
             service: Some(&self.service),
             sharers: FETCH_THREADS.try_into()?,
-            deadline: Instant::now() + self.answer,
+            deadline: Instant::now() + self.time_limit,
             cancellation,
         };
         let content = download.run(url_of(&self.service, id))?;
@@ -321,7 +321,7 @@ impl Fetcher {
 
     /// Returns whether the store has the complete image.
     fn has(&self, id: &Id) -> Result<bool, storage::Error> {
-        match self.volumes.image(id, Instant::now() + self.answer) {
+        match self.volumes.image(id, Instant::now() + self.time_limit) {
             Ok(_) => Ok(true),
             Err(storage::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -330,7 +330,7 @@ impl Fetcher {
 
     /// Removes an image that was imported although it was cancelled.
     fn remove(&self, id: &Id) -> Result<(), Box<dyn StdError>> {
-        match self.volumes.delete_image(id, Instant::now() + self.answer) {
+        match self.volumes.delete_image(id, Instant::now() + self.time_limit) {
             Ok(()) | Err(storage::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }

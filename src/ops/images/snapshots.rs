@@ -9,7 +9,7 @@ use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse
 use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::disks::domain_uses::{DomainUse, Unknown, VolumeUse, all_uses};
-use crate::ops::disks::volume_owners::{guest_of, lock_of};
+use crate::ops::disks::volume_owners::{guest_of, lock_name};
 use crate::ops::transaction::{Stop, Transaction};
 use crate::ops::{Error, Images, Session};
 use crate::pool::Lane;
@@ -47,7 +47,7 @@ impl Images {
         let recursion = recursion(&request);
         self.check_not_below(&dataset, recursion)?;
         let deadline = self.core.storage_deadline();
-        let lock = self.core.lock_and_recover(lock_of(&dataset), deadline)?;
+        let lock = self.core.lock_and_recover(lock_name(&dataset), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(&self.core.journal, Verb::CreateSnapshot, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
@@ -225,12 +225,12 @@ impl Images {
         };
         for volume in &volumes {
             let id = guest_of(&volume.name).unwrap_or_default();
-            let stands = |it: &DomainUse| match it.of_volume(&volume.device) {
+            let reason = |it: &DomainUse| match it.of_volume(&volume.device) {
                 Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
                 Some(VolumeUse::Disk) => None,
                 None => it.may_use(volume, id).map(Unknown::why),
             };
-            let found = domains.iter().find_map(|it| Some((it.name.clone(), stands(it)?)));
+            let found = domains.iter().find_map(|it| Some((it.name.clone(), reason(it)?)));
             if let Some((user, why)) = found {
                 return Err(Error::InUse { dataset: volume.name.to_string(), user, why });
             }
@@ -281,7 +281,7 @@ fn obstacle(
     id: &str,
     volume: Option<&storage::StoredVolume>,
 ) -> Result<Option<(String, &'static str)>, Error> {
-    let stands = |domain: &DomainUse| {
+    let reason = |domain: &DomainUse| {
         let found = volume.and_then(|volume| domain.of_volume(&volume.device));
         let owner = volume.and_then(|volume| volume.owner.as_deref());
         let is_own = domain.name == id;
@@ -305,8 +305,9 @@ fn obstacle(
         }
     };
     let found = all_uses(connection)?;
-    Ok(found.into_iter().find_map(|domain| stands(&domain).map(|why| (domain.name, why))))
+    Ok(found.into_iter().find_map(|domain| reason(&domain).map(|why| (domain.name, why))))
 }
+
 /// Refuses a snapshot of a seed: a seed is secret, and its former content would not match the stored fingerprint.
 fn no_seed(name: &storage::SnapshotName) -> Result<(), Error> {
     match name.dataset().is_seed() {

@@ -15,7 +15,7 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::libvirt::{Connection, XmlKind};
 use crate::ops::disks::domain_uses::{DomainUse, VolumeUse, all_uses};
-use crate::ops::disks::volume_owners::{guest_of, lock_of};
+use crate::ops::disks::volume_owners::{guest_of, lock_name};
 use crate::ops::disks::volumes::{complete, make};
 use crate::ops::hypervisor::definition::described;
 use crate::ops::images::fetches::Stage;
@@ -335,7 +335,7 @@ impl Images {
         }
     }
 
-    /// Runs a job on the storage lane that changes a dataset, under the lock of its guest.
+    /// Runs a job on the storage lane that changes a dataset, under the guest lock if the dataset is a guest's.
     pub(super) fn change_dataset<T: Send + 'static>(
         &self,
         verb: &str,
@@ -389,7 +389,7 @@ impl Images {
     /// Makes a volume that does not exist yet, or nothing.
     fn make_new(&self, verb: Verb, wanted: VolumeSpec) -> Result<VolumeResponse, Error> {
         let deadline = self.core.storage_deadline();
-        let lock = self.core.lock_and_recover(lock_of(&wanted.volume), deadline)?;
+        let lock = self.core.lock_and_recover(lock_name(&wanted.volume), deadline)?;
         let subject = Guest { id: lock.guest().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(&self.core.journal, verb, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
