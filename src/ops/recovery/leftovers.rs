@@ -93,7 +93,7 @@ fn shown(summary: Summary) -> Leftovers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     kind: Kind,
-    /// Its name and the reason why it stays.
+    /// Its name and the reason why it stays; its kind comes first, except for a volume.
     text: String,
 }
 
@@ -123,7 +123,7 @@ impl Leftover {
         Self { kind: Kind::Volume, text: left.to_string() }
     }
 
-    /// Returns its name and the reason why it stays, without its kind.
+    /// Returns its name and the reason why it stays, for a volume without its kind.
     pub(in crate::ops) fn reason(&self) -> String {
         self.text.clone()
     }

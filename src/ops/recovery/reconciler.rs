@@ -53,14 +53,14 @@ struct VolumeStatus {
 
 /// A request to the reconciler's thread. One pending request is as good as many.
 struct WakeChannel {
-    ring: Wake,
+    wake: Wake,
     requests: Receiver<()>,
 }
 
 impl Default for WakeChannel {
     fn default() -> Self {
-        let (ring, requests) = bounded(1);
-        Self { ring: Wake(ring), requests }
+        let (sender, requests) = bounded(1);
+        Self { wake: Wake(sender), requests }
     }
 }
 
@@ -94,7 +94,7 @@ impl StatusCache {
     /// Requests another check if the last one is older than `fresh`.
     pub(in crate::ops) fn refresh(&self, fresh: Duration) {
         if self.looked.lock().is_some_and(|last| last.elapsed() > fresh) {
-            self.look.ring.wake();
+            self.look.wake.wake();
         }
     }
 
@@ -105,7 +105,7 @@ impl StatusCache {
         let mut volumes = self.volumes.lock();
         if volumes.asked.is_none_or(|asked| asked.elapsed() > HEALTH_FRESH_FOR_SCRAPES) {
             volumes.asked = Some(Instant::now());
-            self.list.ring.wake();
+            self.list.wake.wake();
         }
     }
 
@@ -114,10 +114,9 @@ impl StatusCache {
         Arc::clone(&self.volumes.lock().each)
     }
 
-    /// Returns the channel that makes the reconciler complete the marks of a guest's volumes that the method itself did
-    /// not complete.
+    /// Returns the sender that makes the reconciler complete the marks of volumes that a method itself did not complete.
     pub(in crate::ops) fn marks(&self) -> Wake {
-        self.marks.ring.clone()
+        self.marks.wake.clone()
     }
 }
 
@@ -264,7 +263,8 @@ impl Core {
 pub struct Reconciler {
     thread: JoinHandle<()>,
     stop: Sender<()>,
-    began: Receiver<()>,
+    /// Gets a message at the end of the first round.
+    first_round: Receiver<()>,
 }
 
 impl Reconciler {
@@ -275,21 +275,21 @@ impl Reconciler {
     pub fn start(core: &Arc<Core>) -> io::Result<Self> {
         let core = Arc::clone(core);
         let (stop, stopped) = bounded(0);
-        let (started, began) = bounded(1);
+        let (round_done, first_round) = bounded(1);
         let retained = core.journal.retained();
         let work = move || {
-            let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
+            let (mut is_prepared, mut is_check_due, mut are_marks_complete) = (false, true, false);
             // Before the first check, so that callers see the recovered state.
             core.recover_due();
             loop {
-                if is_look {
+                if is_check_due {
                     core.look_at_libvirt();
                     core.look_at_storage(&mut is_prepared);
                     *core.status.looked.lock() = Some(Instant::now());
-                    // The start waits for the first round alone; later sends find the channel full.
-                    let _ = started.try_send(());
+                    // The start waits for the first round alone; the messages of later rounds stay in the channel.
+                    let _ = round_done.try_send(());
                 }
-                if is_look && is_prepared && !are_marks_complete {
+                if is_check_due && is_prepared && !are_marks_complete {
                     let completed = core.complete_marks();
                     are_marks_complete = completed.is_ok();
                     if let Err(error) = completed {
@@ -303,23 +303,23 @@ impl Reconciler {
                     false => never(),
                 };
                 select! {
-                    recv(core.status.look.requests) -> _ => is_look = true,
+                    recv(core.status.look.requests) -> _ => is_check_due = true,
                     recv(core.status.list.requests) -> _ => {
-                        is_look = false;
+                        is_check_due = false;
                         core.read_volumes();
                     }
                     recv(core.status.marks.requests) -> _ => {
-                        (is_look, are_marks_complete) = (true, false);
+                        (is_check_due, are_marks_complete) = (true, false);
                     }
-                    recv(retained) -> _ => is_look = false,
-                    recv(due) -> _ => is_look = false,
-                    recv(again) -> _ => is_look = true,
+                    recv(retained) -> _ => is_check_due = false,
+                    recv(due) -> _ => is_check_due = false,
+                    recv(again) -> _ => is_check_due = true,
                     recv(stopped) -> _ => return,
                 }
             }
         };
         let thread = thread::Builder::new().name("reconciler".to_owned()).spawn(work)?;
-        Ok(Self { thread, stop, began })
+        Ok(Self { thread, stop, first_round })
     }
 
     /// Waits for the end of the first round.
@@ -328,7 +328,7 @@ impl Reconciler {
     /// Up to `grace`.
     pub fn wait_for_first_round(&self, grace: Duration) {
         // Serving starts even if the round is late or failed.
-        let _ = self.began.recv_timeout(grace);
+        let _ = self.first_round.recv_timeout(grace);
     }
 
     /// Stops the thread.

@@ -237,7 +237,7 @@ enum Failure {
     CannotAsk(Error),
     /// libvirt refused to remove a domain or a device; the objects that belong to it were not touched.
     DomainStays(Error),
-    /// Another object is left, of these steps.
+    /// Another object is left; a leftover keeps these steps.
     Left(Error, Vec<Step>),
 }
 
@@ -301,7 +301,8 @@ fn without_domain(step: &Step) -> Step {
 /// | the domain or a device stays | open, at last forgotten | forgotten if a caller gets the error; else open, at last forgotten | as a create |
 /// | something else is left | open, at last a leftover | a leftover that is tried again | as above |
 ///
-/// "At last" is after [`RECOVERY_TRIES`] refusals. A leftover stays one.
+/// "At last" is after [`RECOVERY_TRIES`] refusals, for a store without an answer after as many tries. A leftover stays
+/// one.
 fn decide(intent: &Intent, history: RecoveryHistory, failure: &Failure) -> Abort {
     let is_last_try = history.tries + 1 >= RECOVERY_TRIES;
     let is_last = history.refusals + 1 >= RECOVERY_TRIES;
@@ -403,7 +404,7 @@ mod tests {
         Intent { verb, guest, started: std::time::SystemTime::now(), request, steps }
     }
 
-    /// Returns the fate as a word, whether the recovery is tried again, and how many steps are kept.
+    /// Returns the outcome as a word, whether the recovery is tried again, and how many steps are kept.
     fn outcome(
         verb: Verb,
         history: RecoveryHistory,

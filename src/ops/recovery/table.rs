@@ -6,17 +6,17 @@
 //! | `Disk`, `Nic` | detach it from the definition | the same |
 //! | `NetworkDefined` | remove it, if it has the guest's mark and no domain uses it | |
 //! | `NetworkStarted` | stop it, if no running domain uses it | |
-//! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
+//! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | destroy it, if it has the recorded mark and no domain uses it |
 //! | `Snapshot` | destroy it, if this call made it | |
 //! | `SeedFiles` | remove them, once the domain is gone | the same |
 //! | `Frozen` | have the guest agent thaw the file systems, if the domain runs | |
-//! | `Size` | | set the size of the volume in the definition and in the running guest (`ops::resize`) |
+//! | `Size` | | set the size of the volume in the definition and in the running guest (`ops::guests::resize`) |
 //! | `Leaving` | | remove the guest's networks and volumes that no other domain uses |
-//! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
+//! | `Gone`, `Released` | | nothing: they record which objects the other steps mean |
 //!
-//! Recovery processes steps in reverse order, first all steps of libvirt, then all steps of storage. A refused step
-//! does not stop the others, except that a domain that stays keeps everything that belongs to it. A new kind of step
-//! needs a line in [`row`] and in `Recovered::step_in_libvirt`; the compiler names both.
+//! Recovery processes the steps of libvirt in reverse order, then the files of seeds, then all steps of storage. A
+//! refused step does not stop the others, except that a domain that stays keeps everything that belongs to it. A new
+//! kind of step needs a line in [`row`] and in `Recovered::step_in_libvirt`; the compiler names both.
 
 use std::path::Path;
 use std::time::Instant;
@@ -69,7 +69,7 @@ pub(super) enum Rest {
     Retained,
     /// Nothing remains: the change had not started, or its guest is gone.
     Void,
-    /// The remains of the former guest: another domain has its id by now.
+    /// The remains of the former guest: another domain may have its id by now.
     Followed,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn row(step: &Step) -> Row {
         Step::SeedFiles(_) => (false, false, false, Always),
         Step::Domain { .. } => (true, false, false, ByDelete),
         Step::Disk { .. } | Step::Nic { .. } | Step::Frozen(_) => (true, false, false, Never),
-        // The only step of its method, which `ops::resize` finishes.
+        // The only step of its method, which `ops::guests::resize` finishes.
         Step::Size { .. } => (true, false, false, Never),
         Step::Leaving { .. } => (true, true, true, ByDelete),
         Step::Gone { .. } => (false, false, false, ByDelete),
@@ -250,14 +250,9 @@ impl Recovered {
                 let users = users_of(session, users)?;
                 let names = names.iter().cloned().collect();
                 // After a restart, or for a retry, an unmarked network may belong to somebody else.
-                let recursion = if is_resumed { OwnerMatch::Only } else { OwnerMatch::OrOriginal };
-                let removal = guest_networks::remove_all(
-                    session.connection()?,
-                    id,
-                    &names,
-                    users,
-                    recursion,
-                )?;
+                let owner = if is_resumed { OwnerMatch::Only } else { OwnerMatch::OrOriginal };
+                let removal =
+                    guest_networks::remove_all(session.connection()?, id, &names, users, owner)?;
                 self.removed |= removal.removed > 0;
                 let networks: Vec<String> =
                     removal.left.iter().map(|(name, _)| name.clone()).collect();
@@ -269,7 +264,7 @@ impl Recovered {
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
             (Step::Frozen(uuid), Direction::Back) => thaw_if_running(session, id, uuid)?,
-            // Another domain has the id of the deleted one by now.
+            // Another domain may have the id of the deleted one by now.
             (Step::Domain { .. }, Direction::Forward) => {}
             // No method with this step is finished, or undone.
             (
@@ -339,8 +334,8 @@ fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Resu
     Ok(false)
 }
 
-/// Thaws the guest's domain if it has this uuid and runs. The threads of `ops::freezes` thaw guests after a crash; this
-/// thaws them after a panic of such a thread.
+/// Thaws the guest's domain if it has this uuid and runs. The threads of `ops::guest_agent::freezes` thaw guests after a
+/// crash; this thaws them after a panic of such a thread.
 fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Error> {
     let Some(domain) = session.find(id)? else { return Ok(()) };
     if domain.id().is_none() || domain.uuid()? != uuid {
