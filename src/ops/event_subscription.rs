@@ -25,8 +25,8 @@ use crate::ops::{Core, Error, Opener};
 use crate::pool::current;
 use crate::sorted::Table;
 
-/// Writes libvirt's events into the ring, on a thread of its own, `libvirt-ear`, with a connection of its own. The
-/// thread ends when this value is dropped.
+/// Writes libvirt's events into the ring, on the thread `libvirt-events`, with a connection of its own. The thread
+/// ends when this value is dropped.
 pub(super) struct EventListener {
     /// Dropping it ends the thread.
     _stop: Sender<()>,
@@ -35,7 +35,7 @@ pub(super) struct EventListener {
 struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
-    listeners: EventTargets,
+    targets: EventTargets,
     stop: Receiver<()>,
 }
 
@@ -77,11 +77,11 @@ impl EventListener {
     pub(super) fn start(
         events: &Arc<Events>,
         opener: &Arc<Opener>,
-        listeners: EventTargets,
+        targets: EventTargets,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (events, opener) = (Arc::clone(events), Arc::clone(opener));
-        let thread = Thread { events, opener, listeners, stop: stopped };
+        let thread = Thread { events, opener, targets, stop: stopped };
         thread::Builder::new().name("libvirt-events".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
@@ -90,19 +90,19 @@ impl EventListener {
 impl Thread {
     fn run(self) {
         let limits = self.events.limits().clone();
-        let (mut said, mut is_same) = (false, false);
+        let (mut is_logged, mut is_same) = (false, false);
         loop {
             // A new channel discards late events of a former connection.
             let (sender, notifications) = bounded(limits.backlog);
             let missed = Arc::new(AtomicU64::new(0));
             match self.subscribe(EventSink::new(sender, Arc::clone(&missed))) {
                 Ok(subscription) => {
-                    said = false;
-                    self.listeners.uses.begin();
+                    is_logged = false;
+                    self.targets.uses.begin();
                     self.events.note("", EventKind::Connected);
                     self.events.set_subscribed(Some(is_same));
                     let goes_on = self.listen(subscription.connection(), &notifications, &missed);
-                    self.listeners.uses.end();
+                    self.targets.uses.end();
                     // If the connection is alive, only events were missed, and the next subscription is to the same
                     // libvirt.
                     is_same = subscription.connection().is_alive();
@@ -113,10 +113,10 @@ impl Thread {
                         return;
                     }
                 }
-                Err(why) if said => debug!("cannot subscribe to libvirt's events: {why}"),
+                Err(why) if is_logged => debug!("cannot subscribe to libvirt's events: {why}"),
                 Err(why) => {
                     info!("event subscription failed; retrying: {why}");
-                    said = true;
+                    is_logged = true;
                 }
             }
             if !self.pause(limits.pause) {
@@ -137,24 +137,24 @@ impl Thread {
         notifications: &Receiver<Notification>,
         missed: &AtomicU64,
     ) -> bool {
-        let mut devices = Devices::of_all(connection, &self.listeners);
-        self.listeners.clocks.wake();
+        let mut devices = Devices::of_all(connection, &self.targets);
+        self.targets.clocks.wake();
         loop {
             select! {
                 recv(notifications) -> notification => match notification {
                     Ok(Notification::Domain { name, change }) => {
                         if change.is_of_definition() {
-                            self.listeners.uses.changed(&name);
+                            self.targets.uses.changed(&name);
                         }
                         if let DomainChange::Agent { state } = &change {
-                            self.listeners.agents.is_connected(&name, *state == "connected");
-                            self.listeners.freezes.look(&name, false);
+                            self.targets.agents.is_connected(&name, *state == "connected");
+                            self.targets.freezes.look(&name, false);
                         }
                         let change = devices.named(connection, &name, change);
                         if let DomainChange::Lifecycle { event, .. } = &change {
-                            self.listeners.freezes.look(&name, *event == "stopped");
+                            self.targets.freezes.look(&name, *event == "stopped");
                         }
-                        self.listeners.clocks.changed(&name, &change);
+                        self.targets.clocks.changed(&name, &change);
                         if let Some(what) = EventKind::of_domain(change) {
                             self.events.note(&name, what);
                         }
@@ -183,30 +183,30 @@ impl Thread {
 struct Devices<'l> {
     /// Aliases and names by guest.
     known: Table<String, Vec<(String, String)>>,
-    listeners: &'l EventTargets,
+    targets: &'l EventTargets,
 }
 
 impl<'l> Devices<'l> {
     /// Reads the devices of all running guests; two round trips for each guest.
-    fn of_all(connection: &Connection, listeners: &'l EventTargets) -> Self {
-        let mut devices = Self { known: Table::new(), listeners };
+    fn of_all(connection: &Connection, targets: &'l EventTargets) -> Self {
+        let mut devices = Self { known: Table::new(), targets };
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
                 devices.read(&domain, &name);
             }
         }
         let is_running = |guest: &str| devices.known.contains_key(guest);
-        listeners.limits.0.lock().retain(|guest, _| is_running(guest));
-        listeners.agents.retain(&is_running);
+        targets.limits.0.lock().retain(|guest, _| is_running(guest));
+        targets.agents.retain(&is_running);
         devices
     }
 
     /// Reads the devices of a guest. If libvirt does not answer, the known devices stay.
     fn read(&mut self, domain: &Domain, name: &str) {
         let Ok(xml) = domain.xml(XmlKind::Live) else { return };
-        self.listeners.limits.read(name, &xml);
+        self.targets.limits.read(name, &xml);
         if let (Some(run), Ok(sources)) = (domain.id(), AddressSources::of(&xml)) {
-            self.listeners.agents.runs(name, run, sources);
+            self.targets.agents.runs(name, run, sources);
         }
         if let Ok(aliases) = aliases(&xml) {
             self.known.insert(name.to_owned(), aliases);
@@ -236,8 +236,8 @@ impl<'l> Devices<'l> {
             }
             DomainChange::Lifecycle { event: "stopped", .. } => {
                 self.known.remove(guest);
-                self.listeners.limits.0.lock().remove(guest);
-                self.listeners.agents.forget(guest);
+                self.targets.limits.0.lock().remove(guest);
+                self.targets.agents.forget(guest);
             }
             DomainChange::IoError { device, .. } => self.name(guest, device),
             DomainChange::DeviceRemoved { device } => {
@@ -288,8 +288,8 @@ impl Core {
         }
         let after = request.after.unwrap_or_else(|| self.events.last());
         let guest = Some(request.guest).filter(|guest| !guest.is_empty());
-        let place = self.events.place(current::caller()).map_err(Error::Listeners)?;
-        Ok(Box::new(Waiting { after, guest, until: Instant::now() + timeout, _place: place }))
+        let slot = self.events.place(current::caller()).map_err(Error::Listeners)?;
+        Ok(Box::new(Waiting { after, guest, until: Instant::now() + timeout, _slot: slot }))
     }
 }
 
@@ -298,7 +298,7 @@ struct Waiting {
     after: u64,
     guest: Option<String>,
     until: Instant,
-    _place: EventSlot,
+    _slot: EventSlot,
 }
 
 impl Steps<EventPage> for Waiting {

@@ -91,7 +91,7 @@ pub struct Libvirt {
     pub images: Images,
     /// The metrics of guests and of the agent.
     pub telemetry: Telemetry,
-    _listening: EventListener,
+    _event_listener: EventListener,
 }
 
 /// What all methods share: workers, locks, the journal, volumes, events and jobs.
@@ -136,7 +136,7 @@ pub struct Telemetry {
 }
 
 /// Wraps a job's work, so that it waits for a connection no longer than its caller waits for the job.
-fn started<T>(
+fn with_deadline<T>(
     deadline: Instant,
     work: impl FnOnce(&mut Session) -> T,
 ) -> impl FnOnce(&mut Session) -> T {

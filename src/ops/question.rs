@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::ops::{Core, Error, Session, started};
+use crate::ops::{Core, Error, Session, with_deadline};
 use crate::os::peer::Share;
 use crate::pool::{
     self, CallClass, CallShare, CallerSlot, Job, JobName, Lane, NoPermit, Permit, current,
@@ -24,9 +24,10 @@ pub struct Question<R> {
     stand_in: Option<StandIn<R>>,
 }
 
-/// A permit to queue one question; it is held until the answer.
+/// The reservation for one question that is posted.
 pub struct Posting {
-    place: CallerSlot,
+    /// Held until the answer.
+    slot: CallerSlot,
     job: Job,
 }
 
@@ -69,7 +70,7 @@ impl Core {
     pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
         let Question { name, deadline, .. } = question;
         let job = self.may_ask(Lane::Read, name.clone(), *deadline).ok()?;
-        Some(Posting { place: self.pool.caller_slot()?, job })
+        Some(Posting { slot: self.pool.caller_slot()?, job })
     }
 
     /// Asks the question for this user, in a fair order of users and guests, and does not block: `then` gets the
@@ -80,7 +81,7 @@ impl Core {
     pub fn post<R: Send + 'static>(
         self: &Arc<Self>,
         user: Share,
-        Posting { place, job }: Posting,
+        Posting { slot, job }: Posting,
         question: Question<R>,
         then: impl FnOnce(Result<R, Error>) + Send + 'static,
     ) {
@@ -103,8 +104,8 @@ impl Core {
                 let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
                 then(or_late(outcome, stand_in));
             };
-            let work = started(deadline, work);
-            current::carry_out(arrived, || pool.post(place, Lane::Read, job, work, report));
+            let work = with_deadline(deadline, work);
+            current::carry_out(arrived, || pool.post(slot, Lane::Read, job, work, report));
         };
         match self.pool.permit(&share) {
             Some(permit) => go(Ok(permit)),

@@ -3,7 +3,7 @@
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::ops::Error;
 
-/// Returns the request's guest. The methods of the owner's wrapper need a guest with an id.
+/// Returns the request's guest, which must have an id.
 pub(super) fn named_guest(guest: Option<Guest>) -> Result<Guest, Error> {
     guest.filter(|guest| !guest.id.is_empty()).ok_or(Error::NoGuest)
 }

@@ -70,21 +70,22 @@ impl Libvirt {
         let volumes = volumes.map_err(io::Error::other)?;
         let jobs = Arc::new(jobs::open(config, &journal).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
-        // One more for the watch, the fast samples and the events each, the rest for slow samples and freezes.
+        // The four are the watch, the fast samples, the events and one to spare.
         let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;
         let askers = askers + FROZEN_GUESTS;
         let uri = &config.host.libvirt_uri;
         let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
-        let asked = Arc::clone(&opener);
-        let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
+        let session_opener = Arc::clone(&opener);
+        let pool =
+            Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&session_opener)))?);
         let events = Arc::new(Events::new(&config.events));
         let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<PathUses>::default());
-        let reported = Arc::clone(&uses);
-        pool.on_release(move |guest| reported.changed(guest));
+        let path_uses = Arc::clone(&uses);
+        pool.on_release(move |guest| path_uses.changed(guest));
         let agents = Arc::new(GuestAgents::new(config.metrics.filesystems));
         let freezes = Freezes::new(&opener, &agents, &journal);
         let has_nat = matches!(config.host.bridge_type, BridgeType::Nat(_));
-        let listeners = EventTargets {
+        let targets = EventTargets {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),
             agents: Arc::clone(&agents),
@@ -94,7 +95,7 @@ impl Libvirt {
         freezes.resume();
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         let sampler = Arc::new(samples::start(&config.metrics, &opener, &pool, &events)?);
-        let listening = EventListener::start(&events, &opener, listeners)?;
+        let event_listener = EventListener::start(&events, &opener, targets)?;
         let fetches = Fetches::start(config, &volumes)?;
         let core = Arc::new(Core {
             pool,
@@ -127,7 +128,7 @@ impl Libvirt {
                 limits,
             },
             core,
-            _listening: listening,
+            _event_listener: event_listener,
         })
     }
 

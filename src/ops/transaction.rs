@@ -3,7 +3,7 @@
 //! ```text
 //! begin ──► record, record, .. ──► commit           everything is done
 //!                             ├──► abort(Forget)    no object is left
-//!                             └──► abort(Keep)      recovery follows
+//!                             └──► abort(Keep..)    recovery follows
 //! ```
 
 use std::sync::Arc;
@@ -324,7 +324,7 @@ impl Core {
         }
         let otherwise = match &abort {
             Abort::KeepOnly(_, retained) => Abort::Keep(later(retained.clone())),
-            // The caller may already have an answer that nothing more follows.
+            // `Forget` stays: the caller's answer may say that nothing more follows.
             abort => abort.clone(),
         };
         let deadline = deadline.max(Instant::now() + STATE_WRITE);
@@ -447,7 +447,7 @@ mod tests {
         let agent = agent();
         drop(started(&agent));
         assert_eq!(open(&agent), Some(None));
-        assert!(agent.journal.retained().try_recv().is_ok(), "the reconciler has a word");
+        assert!(agent.journal.retained().try_recv().is_ok(), "the reconciler is woken");
     }
 
     #[test]

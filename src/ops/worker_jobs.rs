@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::jobs::reached;
 use crate::libvirt::Connection;
-use crate::ops::{Core, Error, Session, args, started};
+use crate::ops::{Core, Error, Session, args, with_deadline};
 use crate::pool::{GuestLock, Job, JobName, Lane, current};
 use crate::storage::{self, Volumes};
 
@@ -49,7 +49,13 @@ impl Core {
         self.opener.health().may_answer()?;
         let job = Job { name: JobName::new(verb, lock.guest()), deadline };
         reached(&job.name);
-        self.pool.run_or_else(Lane::Control, job, Some(lock), started(deadline, work), late)?
+        self.pool.run_or_else(
+            Lane::Control,
+            job,
+            Some(lock),
+            with_deadline(deadline, work),
+            late,
+        )?
     }
 
     /// Runs a job on the urgent lane without the guest lock: destroying the domain frees a method that hangs.
@@ -73,7 +79,7 @@ impl Core {
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let job = self.may_ask(lane, name, deadline)?;
-        self.pool.run(lane, job, None, started(deadline, work))?
+        self.pool.run(lane, job, None, with_deadline(deadline, work))?
     }
 
     /// Checks that [`Self::once`] may run a job, and returns that job.
@@ -136,6 +142,10 @@ impl Core {
         Ok(self.pool.run(lane, Job { name, deadline }, None, move |_| work())?)
     }
 
+    /// Returns the deadline of a read that starts now.
+    ///
+    /// # Errors
+    /// As [`Core::change_deadline`].
     pub(super) fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
         args::deadline(args, self.deadlines.read)
     }

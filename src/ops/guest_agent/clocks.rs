@@ -21,7 +21,7 @@ use crate::libvirt::{Code, Domain, DomainChange};
 use crate::ops::guest_agent::addresses::Refresh;
 use crate::ops::guest_agent::turns::{self, GuestAgents};
 use crate::ops::question::Work;
-use crate::ops::{AgentUnavailable, Error, Opener, Session, started};
+use crate::ops::{AgentUnavailable, Error, Opener, Session, with_deadline};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
 /// Sets the clocks of resumed guests and looks for addresses, on a thread of its own, `guest-agents`. The thread ends
@@ -248,7 +248,7 @@ impl Thread {
         pool.not_overdue(Lane::Read, &name)?;
         let permit = name.asks_emulator.then(|| turns::permit(&pool, &name, deadline));
         let _permit = permit.transpose()?;
-        pool.run(Lane::Read, Job { name, deadline }, None, started(deadline, work))?
+        pool.run(Lane::Read, Job { name, deadline }, None, with_deadline(deadline, work))?
     }
 }
 

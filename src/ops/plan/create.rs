@@ -14,10 +14,9 @@ use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::Connection;
-use crate::ops::disks::domain_uses::sources;
 use crate::ops::disks::path_uses::PathUses;
-use crate::ops::disks::sources;
 use crate::ops::disks::volumes::{fill, wants_volumes};
+use crate::ops::disks::{domain_uses, sources};
 use crate::ops::guests::create::{complete, same_or_exists};
 use crate::ops::guests::machine;
 use crate::ops::guests::seeds::{KeyAccess, unsaid};
@@ -72,22 +71,22 @@ impl Guests {
         let uses = Arc::clone(&self.core.uses);
         let look = move |connection: &Connection| look_for(connection, &asked, &host, &uses);
         let seen = self.core.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
-        let Seen { existing, steps, refused, taken, offer, missing, promised } =
+        let Seen { owner, steps, refused, taken, offer, missing, promised } =
             operation.unless_failed("libvirt", seen)?.unwrap_or_default();
         operation.problems.extend(refused.into_iter().map(Problem::Error));
         operation.problems.extend(taken.into_iter().map(Problem::Words));
         operation.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
-        let is_free = matches!(existing, IdOwner::Nobody);
+        let is_free = matches!(owner, IdOwner::Nobody);
         if is_free {
             let refused = replaced.map(Error::Invalid).into_iter().chain(unsaid(&request));
             operation.problems.extend(refused.map(Problem::Error));
         }
-        let (places, another) = match existing {
-            IdOwner::Same(places, uuid) => (Some((places, uuid)), None),
+        let (existing, another) = match owner {
+            IdOwner::Same(targets, uuid) => (Some((targets, uuid)), None),
             IdOwner::Another(error) => (None, Some(error)),
             IdOwner::Nobody | IdOwner::Unknown => (None, None),
         };
-        if places.is_some() {
+        if existing.is_some() {
             // The existing guest keeps its seed, which may be named after a former id.
             operation.guest.disks.retain(|disk| !disk.is_seed);
         }
@@ -99,15 +98,15 @@ impl Guests {
                 BTreeSet::new()
             }
             None => {
-                let uuid = places.as_ref().map(|(_, uuid)| uuid.as_str());
+                let uuid = existing.as_ref().map(|(_, uuid)| uuid.as_str());
                 self.plan_volumes(operation, uuid, deadline)?
             }
         };
         operation.plan.steps.extend(steps);
         operation.plan.warnings.extend(bridges::warnings(&request, &self.core.host));
-        if let Some((places, _)) = places {
-            for (disk, place) in operation.guest.disks.iter_mut().zip(places) {
-                DiskTarget { device: disk.device, bus: disk.bus } = place;
+        if let Some((targets, _)) = existing {
+            for (disk, target) in operation.guest.disks.iter_mut().zip(targets) {
+                DiskTarget { device: disk.device, bus: disk.bus } = target;
             }
             if operation.plan.steps.is_empty() && operation.problems.is_empty() {
                 "the guest already exists; there is nothing to do"
@@ -120,22 +119,21 @@ impl Guests {
         if operation.unless_failed("disks", inserted)?.is_none() {
             return Ok(is_started);
         }
-        let handed_in = sources(&request);
+        let supplied = domain_uses::sources(&request);
         let refused =
-            self.core.refused_sources("plan CreateGuest", &request.id, handed_in, None, deadline);
+            self.core.refused_sources("plan CreateGuest", &request.id, supplied, None, deadline);
         let refused = operation.unless_failed("sources", refused)?.unwrap_or_default();
         operation.problems.extend(refused.into_iter().map(Problem::Error));
-        let sources = self.plan_sources(operation, &fresh, deadline)?;
+        let kinds = self.plan_sources(operation, &fresh, deadline)?;
         let id = request.id.clone();
-        if let Some(sources) = sources.filter(|_| is_free) {
+        if let Some(kinds) = kinds.filter(|_| is_free) {
             let (guest, host) = (operation.guest.clone(), self.core.host.clone());
             // The domain gets its uuid only when it is defined.
             let files = self.core.own_seed_files(&guest, "UUID");
             let files = operation.unless_failed("seed", files)?.flatten();
             let items = files.as_ref().map(|files| files.items(&guest)).unwrap_or_default();
             let define = move || {
-                let definition =
-                    machine::definition(&guest, request, &host, &sources, (offer, ""))?;
+                let definition = machine::definition(&guest, request, &host, &kinds, (offer, ""))?;
                 Ok(VirDomain { fw_cfg: items, ..definition })
             };
             let what = JobName::new("plan CreateGuest", format!("{id}: definition"));
@@ -305,7 +303,7 @@ enum IdOwner {
 /// libvirt's data for the new guest.
 #[derive(Default)]
 struct Seen {
-    existing: IdOwner,
+    owner: IdOwner,
     /// The steps for its missing networks.
     steps: Vec<PlanStep>,
     /// The errors of the network with NAT.
@@ -326,16 +324,16 @@ fn look_for(
     host: &HostConfig,
     uses: &PathUses,
 ) -> Result<Seen, Error> {
-    let existing = match connection.find_domain(&guest.id)? {
+    let owner = match connection.find_domain(&guest.id)? {
         None => IdOwner::Nobody,
         Some(domain) => match same_or_exists(connection, &domain, guest) {
-            Ok(places) => IdOwner::Same(places, domain.uuid()?),
+            Ok(targets) => IdOwner::Same(targets, domain.uuid()?),
             Err(error @ Error::Exists { .. }) => IdOwner::Another(error),
             Err(error) => return Err(error),
         },
     };
-    let mut seen = Seen { existing, ..Seen::default() };
-    if let IdOwner::Nobody = seen.existing {
+    let mut seen = Seen { owner, ..Seen::default() };
+    if let IdOwner::Nobody = seen.owner {
         let profile = profile::of(guest, host.profile);
         let (offer, missing) = machine::look(connection, guest, profile)?;
         if offer.is_some() {
@@ -346,7 +344,7 @@ fn look_for(
         seen.offer = offer;
         seen.missing = missing;
     }
-    let uuid = match &seen.existing {
+    let uuid = match &seen.owner {
         IdOwner::Same(_, uuid) => uuid.clone(),
         _ => String::new(),
     };

@@ -114,7 +114,7 @@ impl StatusCache {
         Arc::clone(&self.volumes.lock().each)
     }
 
-    /// Returns the sender that makes the reconciler complete the marks of volumes that a method itself did not complete.
+    /// Returns the sender that makes the reconciler complete the marks of volumes that a method did not complete.
     pub(in crate::ops) fn marks(&self) -> Wake {
         self.marks.wake.clone()
     }

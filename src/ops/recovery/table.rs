@@ -334,8 +334,8 @@ fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Resu
     Ok(false)
 }
 
-/// Thaws the guest's domain if it has this uuid and runs. The threads of `ops::guest_agent::freezes` thaw guests after a
-/// crash; this thaws them after a panic of such a thread.
+/// Thaws the guest's domain if it has this uuid and runs. The threads of `ops::guest_agent::freezes` thaw guests after
+/// a crash; this thaws them after a panic of such a thread.
 fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Error> {
     let Some(domain) = session.find(id)? else { return Ok(()) };
     if domain.id().is_none() || domain.uuid()? != uuid {
