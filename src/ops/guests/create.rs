@@ -24,7 +24,7 @@ use crate::ops::disks::sources;
 use crate::ops::disks::volumes::wants_volumes;
 use crate::ops::guests::lifecycle::{answer, condition};
 use crate::ops::guests::seed_files::SeedFiles;
-use crate::ops::guests::seeds::{KeyAccess, unsaid};
+use crate::ops::guests::seeds::{KeyAccess, missing_seed};
 use crate::ops::guests::start::start;
 use crate::ops::guests::{machine, screens};
 use crate::ops::networks::{bridges, guest_networks};
@@ -183,7 +183,7 @@ impl Guests {
                     (domain, false)
                 }
                 None => {
-                    if let Some(why) = unsaid(&made) {
+                    if let Some(why) = missing_seed(&made) {
                         return Err(why);
                     }
                     let sources = sources::judge(&made, &host)?;
@@ -254,7 +254,7 @@ fn check_new(
     replaced: Option<String>,
     host: &HostConfig,
 ) -> Result<Option<Capabilities>, Error> {
-    if let Some(why) = unsaid(guest) {
+    if let Some(why) = missing_seed(guest) {
         return Err(why);
     }
     match replaced {

@@ -102,7 +102,7 @@ fn picture(screen: Option<Screen>) -> Result<Vec<u8>, String> {
 }
 
 /// Returns the console log of a guest, if it exists.
-pub(in crate::ops) fn kept_console(id: &str, host: &HostConfig) -> Option<String> {
+pub(in crate::ops) fn existing_console_log(id: &str, host: &HostConfig) -> Option<String> {
     let id = GuestId::parse(id).ok()?;
     console_log(id.as_str(), host).filter(|log| fs::exists(log).unwrap_or(false))
 }

@@ -130,11 +130,11 @@ fn does_not_fit(error: io::Error) -> Error {
 }
 
 /// Returns why CreateGuest refuses a new guest that has only the fingerprint of a seed.
-pub(in crate::ops) fn unsaid(guest: &Guest) -> Option<Error> {
-    let is_unsaid = given(guest).is_empty() && !guest.seed.is_empty();
+pub(in crate::ops) fn missing_seed(guest: &Guest) -> Option<Error> {
+    let is_missing = given(guest).is_empty() && !guest.seed.is_empty();
     let why =
         "seed is the fingerprint of cloud_init, ignition or credentials, which a new guest needs";
-    is_unsaid.then(|| Error::Invalid(why.to_owned()))
+    is_missing.then(|| Error::Invalid(why.to_owned()))
 }
 
 impl Guests {

@@ -19,7 +19,7 @@ use crate::ops::disks::volumes::{fill, wants_volumes};
 use crate::ops::disks::{domain_uses, sources};
 use crate::ops::guests::create::{complete, same_or_exists};
 use crate::ops::guests::machine;
-use crate::ops::guests::seeds::{KeyAccess, unsaid};
+use crate::ops::guests::seeds::{KeyAccess, missing_seed};
 use crate::ops::networks::guest_networks::{self, NetworkState};
 use crate::ops::networks::{bridges, nat};
 use crate::ops::plan::{OperationPlan, Problem, step_of};
@@ -78,7 +78,7 @@ impl Guests {
         operation.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
         let is_free = matches!(owner, IdOwner::Nobody);
         if is_free {
-            let refused = replaced.map(Error::Invalid).into_iter().chain(unsaid(&request));
+            let refused = replaced.map(Error::Invalid).into_iter().chain(missing_seed(&request));
             operation.problems.extend(refused.map(Problem::Error));
         }
         let (existing, another) = match owner {

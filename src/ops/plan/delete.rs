@@ -53,7 +53,7 @@ impl Guests {
                 operation.problems.push(Problem::Error(missing.into()));
             }
             _ => operation.plan.steps.extend(
-                screens::kept_console(&id, &self.core.host).map(|log| PlanStep {
+                screens::existing_console_log(&id, &self.core.host).map(|log| PlanStep {
                     what: "remove file",
                     name: log,
                     ..PlanStep::default()
