@@ -13,9 +13,7 @@ use crate::ops::{Error, Libvirt, Step};
 use crate::os::peer::Share;
 use crate::pool::{CallClass, CallShare, JobName, NoPermit, Permit, current};
 use crate::rpc::as_job::Mode;
-use crate::rpc::audit::{
-    Audit, AuditedCall as Record, CallContext, Outcome, log_call, milliseconds,
-};
+use crate::rpc::audit::{Audit, AuditedCall, CallContext, Outcome, log_call, milliseconds};
 use crate::rpc::bound_method::{BoundMethod, BoxedWriter, writer};
 use crate::rpc::call::Call;
 use crate::rpc::encoder::Encoder;
@@ -87,9 +85,9 @@ fn go_on<I: Inbound + 'static>(
         Step::Done(outcome) => then(inbound, started.end(&agent, outcome)),
         Step::Wait(wait) => {
             inbound.park(true);
-            let waits = Arc::clone(&agent);
+            let core = Arc::clone(&agent.core);
             let next = move |inbound| go_on(agent, inbound, started, then);
-            waits.core.wait_later(wait, Box::new(move || inbound.on_handler(next)));
+            core.wait_later(wait, Box::new(move || inbound.on_handler(next)));
         }
     }
 }
@@ -108,18 +106,18 @@ pub(super) fn with_permit<I: Inbound + 'static>(
     };
     let arrived = inbound.arrived();
     let deadline = deadline(agent, &share, timeout, arrived);
-    let has = agent.core.pool().permit(&share);
-    let (pool, wanted) = (Arc::clone(agent), share.clone());
-    let go_on = move |inbound, permit: Result<Permit, NoPermit>| {
+    let permit = agent.core.pool().permit(&share);
+    let (owned_agent, wanted) = (Arc::clone(agent), share.clone());
+    let proceed = move |inbound, permit: Result<Permit, NoPermit>| {
         let permit = in_time(permit, deadline);
-        let permit = permit.map_err(|why| unpermitted(&pool, why, &wanted, what, arrived));
+        let permit = permit.map_err(|why| unpermitted(&owned_agent, why, &wanted, what, arrived));
         then(inbound, permit.map(Some));
     };
-    match has {
-        Some(permit) => inbound.on_handler(move |inbound| go_on(inbound, Ok(permit))),
+    match permit {
+        Some(permit) => inbound.on_handler(move |inbound| proceed(inbound, Ok(permit))),
         None => {
             inbound.park(false);
-            let granted = move |permit| inbound.on_handler(move |inbound| go_on(inbound, permit));
+            let granted = move |permit| inbound.on_handler(move |inbound| proceed(inbound, permit));
             agent.core.pool().permit_later(share, deadline, Box::new(granted));
         }
     }
@@ -242,7 +240,9 @@ impl Dispatcher<'_> {
         began: Instant,
     ) -> InFlightCall {
         let what = match callee.changes() && !is_dry_run {
-            true => What::Change(Record::begin(self.by, callee.full_name(), Some(target), began)),
+            true => {
+                What::Change(AuditedCall::begin(self.by, callee.full_name(), Some(target), began))
+            }
             false => What::Read { target, is_dry_run },
         };
         InFlightCall { callee, began, what }
@@ -251,7 +251,8 @@ impl Dispatcher<'_> {
     /// Records a call that was refused before its verb, if the verb changes something.
     pub(super) fn refused(self, callee: Callee, why: &str, began: Instant) {
         if callee.changes() {
-            Record::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
+            AuditedCall::begin(self.by, callee.full_name(), None, began)
+                .end(&Outcome::Refused(why));
         }
     }
 }
@@ -303,7 +304,7 @@ struct InFlightCall {
 }
 
 enum What {
-    Change(Record),
+    Change(AuditedCall),
     Read { target: Target, is_dry_run: bool },
 }
 

@@ -17,7 +17,7 @@ pub(super) fn delete_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<Pl
 /// paths have.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an argument that is neither yes nor no.
+/// [`Error::Invalid`] for an argument that is neither `true` nor `false`.
 pub(super) fn is_asked(request: &PlanRequest) -> Result<bool, Error> {
     Ok(ops::is_dry_run(&request.args)? || request.dry_run)
 }

@@ -172,16 +172,22 @@ pub fn download<I: Inbound + 'static>(
     };
     let (service, method) = (Service::ImageStore, "DownloadSnapshot");
     let share = call::share(CallClass::Store, inbound.caller().share(), &request.target().key());
-    let opener = Arc::clone(agent);
-    with_permit(agent, Some(share), (None, method), inbound, move |inbound, permit| {
-        let began = inbound.arrived();
-        let outcome = permit.and_then(|_permit| {
-            current::carry_out(began, || opener.images.send_snapshot(&request))
-        });
-        opener.telemetry.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-        log_read(service, method, &request.target(), false, began, outcome.as_ref().err());
-        then(inbound, outcome.map_or_else(|error| refused(&error), Download::Stream));
-    });
+    let agent = Arc::clone(agent);
+    with_permit(
+        &Arc::clone(&agent),
+        Some(share),
+        (None, method),
+        inbound,
+        move |inbound, permit| {
+            let began = inbound.arrived();
+            let outcome = permit.and_then(|_permit| {
+                current::carry_out(began, || agent.images.send_snapshot(&request))
+            });
+            agent.telemetry.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+            log_read(service, method, &request.target(), false, began, outcome.as_ref().err());
+            then(inbound, outcome.map_or_else(|error| refused(&error), Download::Stream));
+        },
+    );
 }
 
 fn refused(error: &Error) -> Download {

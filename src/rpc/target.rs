@@ -54,8 +54,10 @@ impl Target {
         names.map(String::as_str).find(|name| !name.is_empty())
     }
 
-    /// Returns the key by which calls about the target are serialized: the guest's id, also for a dataset
+    /// Returns the name whose concurrent calls are bounded ([`CallShare::guest`]): the guest's id, also for a dataset
     /// of a guest.
+    ///
+    /// [`CallShare::guest`]: crate::pool::CallShare::guest
     pub(super) fn key(&self) -> String {
         match (&self.guest, &self.dataset, &self.image) {
             (Some(guest), ..) => guest.clone(),

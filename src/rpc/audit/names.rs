@@ -38,9 +38,9 @@ impl Names {
         name_of: impl Fn(u32) -> io::Result<Option<String>> + Send + 'static,
     ) -> io::Result<Self> {
         // One lookup at a time, and so one answer.
-        let ((questions, asked), (answer, answers)) = (bounded(1), bounded(1));
+        let ((questions, uids), (answer, answers)) = (bounded(1), bounded(1));
         let run = move || {
-            for uid in asked {
+            for uid in uids {
                 // A user stays unnamed for a while even when the database fails: the uid is enough. A
                 // module of the database that panics has failed, too; the panic is logged.
                 let name = panic::catch_unwind(AssertUnwindSafe(|| name_of(uid)));

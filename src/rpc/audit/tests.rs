@@ -168,7 +168,7 @@ impl io::Write for Hanging {
 
 /// Makes an audit into a file that hangs; returns the signal that it hangs, its release, and its
 /// content.
-#[expect(clippy::type_complexity, reason = "parts of one bed, each used by name")]
+#[expect(clippy::type_complexity, reason = "parts of one fixture, each used by name")]
 fn hanging(
     limits: &AuditConfig,
 ) -> (Arc<Audit>, Receiver<()>, Sender<()>, Arc<parking_lot::Mutex<Vec<u8>>>) {

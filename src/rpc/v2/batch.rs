@@ -101,8 +101,8 @@ pub(super) fn carry_out(
 
 /// Joins these answers to an array; each is freed as soon as it is copied. Returns `None` without answers.
 fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
-    // A comma or the opening bracket for each, the closing bracket, and the line feed.
-    let bytes = answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 2;
+    // A comma or the opening bracket for each, and the closing bracket.
+    let bytes = answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 1;
     let mut array = Vec::with_capacity(bytes);
     for answer in answers {
         array.push(if array.is_empty() { b'[' } else { b',' });

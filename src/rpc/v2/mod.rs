@@ -3,8 +3,8 @@
 //!
 //! The specification leaves some points open; they are decided as follows:
 //! - Parameters are the members of the method's request: `{"guest": …}`, or that object as the only parameter by
-//!   position. A member that the request does not have is an error, as names have to match exactly. Unknown members
-//!   at deeper levels are ignored, as on the old path, since callers store members of their own in guests.
+//!   position. Their names have to match exactly. An unknown member is an error at every level, except in a job from
+//!   the old path, which ignores it.
 //! - The last value of a repeated member counts, as on the old path.
 //! - An `id` is returned as it was written, digit for digit. An invalid request is answered with its `id` if it has
 //!   one.
