@@ -84,10 +84,10 @@ fn to_libvirt(guest: Guest, host: &HostConfig) {
             domain.devices.disks.iter().map(|disk| disk.source.path().to_owned()).collect()
         };
         assert_eq!(paths(&read), paths(&model));
-        let bridges = |domain: &VirDomain| -> Vec<String> {
+        let networks = |domain: &VirDomain| -> Vec<String> {
             domain.devices.interfaces.iter().map(|it| it.source.network.clone()).collect()
         };
-        assert_eq!(bridges(&read), bridges(&model));
+        assert_eq!(networks(&read), networks(&model));
         assert_eq!(read.vcpu, model.vcpu);
     });
 }
