@@ -83,7 +83,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
 
-    let (lock, release) = bounded::<()>(0);
+    let (occupied, release) = bounded::<()>(0);
     let blocked = fill(agent, [Lane::Control, Lane::Storage], &release);
     wait_until("both lanes are full and everybody is in", SOON, || {
         let snapshot = agent.core.pool().snapshot();
@@ -132,7 +132,7 @@ fn full_lanes_leave_health_status_and_poweroff_quick() {
     let full = lanes.iter().filter(|it| it.running == it.workers && it.queued > 0);
     assert_eq!(full.count(), 2, "control and storage were full all the time: {lanes:?}");
 
-    drop((lock, permits));
+    drop((occupied, permits));
     for caller in blocked {
         caller.join().expect("its job ran");
     }

@@ -1,4 +1,4 @@
-//! Calls wait for a free place up to their deadline, and none gets `busy` for that reason.
+//! Calls wait for a permit up to their deadline, and none gets `busy` for that reason.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -75,7 +75,7 @@ fn a_thousand_connections_are_all_answered() {
 fn a_users_polls_do_not_wait_for_all_of_anothers() {
     let inside = InProcess::start(&InProcess::config());
     let agent = &inside.agent;
-    let lock = inside.occupy(Lane::Read);
+    let occupied = inside.occupy(Lane::Read);
     let (answer, answered) = unbounded();
     let poll = |user: u32, id: &str| {
         let guest = Guest { id: id.to_owned(), ..Guest::default() };
@@ -93,14 +93,14 @@ fn a_users_polls_do_not_wait_for_all_of_anothers() {
     }
     poll(2, "test");
     assert_eq!(inside.queued(Lane::Read), polls, "the others wait for their turn");
-    // One worker is let go, so that they are answered in the order in which they have their turn.
-    lock.send(()).expect("the workers wait for it");
+    // One worker is released, so that the polls are answered in the order of their turns.
+    occupied.send(()).expect("the workers wait for it");
     let order: Vec<u32> =
         (0..=4 * polls).map(|_| answered.recv_timeout(SOON).expect("each is answered")).collect();
     let place = order.iter().position(|user| *user == 2).expect("it is among them");
     // What the lane had, and then each user in turn.
     assert_eq!(place, polls + 1, "{order:?}");
-    drop(lock);
+    drop(occupied);
     inside.end();
 }
 

@@ -25,7 +25,7 @@ use crate::harness::support::{AtEnd, signal, test_path, wait_for, wait_until};
 const SOON: Duration = Duration::from_secs(60);
 /// The deadline of a call that must be late.
 const SHORT: Duration = Duration::from_secs(2);
-/// How long all other calls may take: for ever, beside what they need.
+/// The deadline of all other calls: far more than they need.
 const READ: Duration = Duration::from_secs(300);
 /// Longer than a loaded machine needs for one call, and far from [`READ`].
 const QUICK: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ fn cpu_metrics(agent: &Libvirt, id: &str) -> Result<(), Error> {
 #[test]
 fn hung_workers_are_replaced_while_libvirt_answers() {
     let agent = agent("test:///default");
-    let (lock, release) = bounded::<()>(0);
+    let (hung, release) = bounded::<()>(0);
     thread::scope(|scope| {
         for number in 0..4 {
             let (agent, release) = (&agent, release.clone());
@@ -92,11 +92,11 @@ fn hung_workers_are_replaced_while_libvirt_answers() {
             });
         }
     });
-    wait_until("all four are written off", SOON, || lane(&agent, Lane::Read).stuck == 4);
+    wait_until("all four are abandoned", SOON, || lane(&agent, Lane::Read).stuck == 4);
     assert_eq!(lane(&agent, Lane::Read).workers, 4);
     assert_eq!(state(&agent, "test").expect("the lane goes on"), "running");
 
-    drop(lock);
+    drop(hung);
     wait_until("all four have returned", SOON, || lane(&agent, Lane::Read).stuck == 0);
     assert_eq!(lane(&agent, Lane::Read).workers, 4);
     assert!(agent.stop(SOON), "no thread is left");
@@ -106,7 +106,7 @@ fn hung_workers_are_replaced_while_libvirt_answers() {
 fn storage_that_is_late_is_not_libvirts_and_stays() {
     crate::harness::cost::slow("waits for deadlines");
     let agent = agent("test:///default");
-    let (lock, release) = bounded::<()>(0);
+    let (hung, release) = bounded::<()>(0);
     for lane in [Lane::Storage, Lane::Read] {
         let release = release.clone();
         let job = Job { name: "slow".into(), deadline: Instant::now() + SHORT };
@@ -116,10 +116,10 @@ fn storage_that_is_late_is_not_libvirts_and_stays() {
         });
         assert!(matches!(outcome, Err(pool::Error::Late { .. })), "{outcome:?}");
     }
-    wait_until("the read is written off", SOON, || lane(&agent, Lane::Read).stuck == 1);
+    wait_until("the read is abandoned", SOON, || lane(&agent, Lane::Read).stuck == 1);
     let storage = lane(&agent, Lane::Storage);
     assert_eq!((storage.stuck, storage.running), (0, 1));
-    drop(lock);
+    drop(hung);
 }
 
 /// How long each of some calls took.
@@ -176,7 +176,7 @@ fn stopped_qemu_affects_no_other_until_poweroff() {
         let late = disk_metrics(&agent, "victim").expect_err("its emulator hangs");
         assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
         assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
-        wait_until("its worker is written off", SOON, || lane(&agent, Lane::Read).stuck == 1);
+        wait_until("its worker is abandoned", SOON, || lane(&agent, Lane::Read).stuck == 1);
         for _ in 0..20 {
             let refused = disk_metrics(&agent, "victim").expect_err("its emulator hangs");
             assert!(matches!(refused, Error::Pool(pool::Error::Overdue { .. })), "{refused}");
@@ -190,7 +190,7 @@ fn stopped_qemu_affects_no_other_until_poweroff() {
     });
     let ratio = troubled.p99().as_secs_f64() / calm.p99().as_secs_f64();
     println!("p99 {:?}, {:?} beside the stopped one: {ratio:.2}", calm.p99(), troubled.p99());
-    // Twice is the aim, and for the benchmark to say; a call that met the stuck one would not have ended.
+    // The benchmark checks the aim, which is twice; a call that waited for the stuck one would not have ended.
     assert!(troubled.0.last().is_some_and(|&longest| longest < QUICK), "{:?}", troubled.0.last());
 
     signal(pid, "CONT");
@@ -205,16 +205,15 @@ fn stopped_qemu_affects_no_other_until_poweroff() {
     assert!(agent.stop(SOON), "no thread is left");
 }
 
-/// Has every worker of these lanes run a job that is late at once and returns when the answer is dropped.
+/// Occupies every worker of these lanes with a job that is late at once, until the returned sender is dropped.
 fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
-    let (lock, release) = bounded::<()>(0);
+    let (hung, release) = bounded::<()>(0);
     for &lane in lanes {
         for number in 0..self::lane(agent, lane).workers {
             let (agent, release) = (Arc::clone(agent), release.clone());
             let name = JobName::new("hang", format!("{lane}-{number}"));
             thread::spawn(move || {
                 let job = Job { name, deadline: Instant::now() + Duration::from_millis(100) };
-                // Ends when the test drops the other side.
                 agent.core.pool().run(lane, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
@@ -224,7 +223,7 @@ fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
     }
     let is_full = |&which: &Lane| lane(agent, which).running + lane(agent, which).stuck > 0;
     wait_until("the workers hang", SOON, || lanes.iter().all(is_full));
-    lock
+    hung
 }
 
 /// An agent with two workers in each lane, of which two may be replaced.
@@ -270,11 +269,11 @@ fn hung_call_and_its_end_are_reported_with_the_guest() {
         let page = agent.core.wait_events(request).expect("from memory");
         page.events.iter().any(|event| event.what.name() == what)
     };
-    let lock = hang(&agent, &[Lane::Read]);
-    wait_until("it is told", SOON, || reported("stuck"));
+    let hung = hang(&agent, &[Lane::Read]);
+    wait_until("it is reported", SOON, || reported("stuck"));
     assert!(!reported("unstuck"));
-    drop(lock);
-    wait_until("its end is told", SOON, || reported("unstuck"));
+    drop(hung);
+    wait_until("its end is reported", SOON, || reported("unstuck"));
 }
 
 /// Set where this program is the agent of the test below.

@@ -48,10 +48,10 @@ fn ids(answers: &[Value]) -> Vec<u64> {
 #[test]
 fn batch_calls_run_in_parallel_with_ordered_answers() {
     let inside = InProcess::start(&InProcess::config());
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let mut calls = batch(12, "Libvirt.Status", &test_guest());
     for (index, method) in [(1, "Libvirt.Run"), (4, "Libvirt.Reboot"), (7, "Libvirt.Run")] {
-        // Each has a key of its own to wait with, so that they are in the lane's queue together.
+        // Each names a guest of its own, so that none waits for a guest lock and all are in the lane's queue.
         calls[index]["method"] = json!(method);
         calls[index]["params"]["guest"]["id"] = json!(format!("nobody-{index}"));
     }
@@ -60,7 +60,7 @@ fn batch_calls_run_in_parallel_with_ordered_answers() {
     wait_until("all changes of the batch wait at once", PATIENCE, || {
         inside.queued(Lane::Control) == 3
     });
-    drop(lock);
+    drop(occupied);
     let answers = receive(stream);
     assert_eq!(ids(&answers), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
     for answer in &answers {
@@ -78,7 +78,7 @@ fn batch_runs_8_calls_at_once_none_past_the_deadline() {
     // Longer than a loaded machine needs to begin 8 calls.
     config.deadlines.change = Duration::from_secs(5);
     let inside = InProcess::start(&config);
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let calls: Value = (0..20)
         .map(|id| {
             let params = json!({ "guest": { "id": format!("nobody-{id}") } });
@@ -109,7 +109,7 @@ fn batch_runs_8_calls_at_once_none_past_the_deadline() {
             == "deadline: not run: the other calls of the batch took too long"
     };
     assert_eq!(answers.iter().filter(is_unrun).count(), 12);
-    drop(lock);
+    drop(occupied);
     inside.end();
 }
 
@@ -128,11 +128,11 @@ fn batch_begins_no_call_once_its_caller_has_left() {
     let mut config = InProcess::config();
     config.audit.log = Some(scratch.path().join("audit"));
     let inside = InProcess::start(&config);
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let stream = send(inside.address, &changes("nobody", 20));
     wait_until("8 calls have begun", PATIENCE, || inside.queued(Lane::Control) == 8);
     drop(stream);
-    drop(lock);
+    drop(occupied);
     let outcomes = || {
         let text = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
         // The last may be written just now.
@@ -152,7 +152,7 @@ fn batch_begins_no_call_once_its_caller_has_left() {
 #[test]
 fn batches_of_one_caller_leave_the_pool_to_others() {
     let inside = InProcess::start(&InProcess::config());
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let batch = |index| send(inside.address, &changes(&format!("nobody-{index}"), 8));
     let streams: Vec<_> = (0..12).map(batch).collect();
     wait_until("4 batches run, on 11 threads, and 8 wait", PATIENCE, || {
@@ -161,7 +161,7 @@ fn batches_of_one_caller_leave_the_pool_to_others() {
     });
     let other = send(inside.address, &changes("other", 1)[0]);
     wait_until("another call gets in", PATIENCE, || inside.queued(Lane::Control) == 12);
-    drop(lock);
+    drop(occupied);
     for stream in streams {
         let answers = receive(stream);
         assert_eq!(ids(&answers), (0..8).collect::<Vec<_>>());
@@ -201,7 +201,7 @@ fn health_needs_neither_a_handler_nor_room() {
     config.http.handlers = 1;
     config.http.held_bytes = config.http.answer_bytes + 3000;
     let inside = InProcess::start(&config);
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let kept = send(inside.address, &changes("nobody", 1)[0]);
     wait_until("the one handler waits", PATIENCE, || inside.queued(Lane::Control) == 1);
     for (path, method) in [("/healthz", "GET"), ("/readyz?x", "GET"), ("/healthz", "HEAD")] {
@@ -215,7 +215,7 @@ fn health_needs_neither_a_handler_nor_room() {
         let is_json = reply.header("content-type") == Some("application/json; charset=utf-8");
         assert!(is_json, "{path}: {reply:?}");
     }
-    drop(lock);
+    drop(occupied);
     assert_eq!(Reply::read(&mut &kept).status, 200);
     inside.end();
 }
@@ -227,12 +227,12 @@ fn a_request_without_room_in_memory_is_busy() {
     // Room for one request alone.
     config.http.held_bytes = config.http.answer_bytes + 3000;
     let inside = InProcess::start(&config);
-    let lock = inside.occupy(Lane::Control);
+    let occupied = inside.occupy(Lane::Control);
     let kept = send(inside.address, &changes("nobody", 1)[0]);
     wait_until("one request has its room", PATIENCE, || inside.queued(Lane::Control) == 1);
     let refused = Reply::read(&mut send(inside.address, &changes("other", 1)[0]));
     assert_eq!(refused.text(), "busy: too many bytes of requests and answers");
-    drop(lock);
+    drop(occupied);
     assert_eq!(Reply::read(&mut &kept).status, 200);
     inside.end();
 }

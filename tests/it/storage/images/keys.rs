@@ -85,7 +85,7 @@ fn only_guest_changes_wait_for_the_guest_lock() {
         let mut waiting = Vec::new();
         for (method, params) in &changes {
             waiting.push(scope.spawn(move || call(agent, method, params)));
-            wait_until(&format!("{method} waits for the key"), PATIENCE, || {
+            wait_until(&format!("{method} waits for the lock"), PATIENCE, || {
                 agent.core.pool().snapshot().callers.locks_waiting == waiting.len()
             });
         }
