@@ -537,7 +537,7 @@ fn random_kills_break_no_start_and_forget_no_job() {
     }
     println!("of those before the last kill {done} are done and {lost} lost");
     assert!(done > 0);
-    let aside = fs::read_dir(directory.path().join("state/set-aside")).expect("a folder");
+    let aside = fs::read_dir(directory.path().join("state/set-aside")).expect("a directory");
     assert_eq!(aside.count(), 0);
     agent.end();
 }

@@ -402,7 +402,7 @@ fn a_notification_runs_and_is_answered_with_nothing() {
 fn healthz_answers_from_memory() {
     let agent = agent();
     agent.state("test");
-    // The answer may be here before its worker has put the job down.
+    // The answer may arrive before the worker has ended the job.
     wait_until("no job is left", SOON, || agent.health().1["pool"]["oldest"].is_null());
     let reply = agent.request("GET", "/healthz", &[], b"");
     let health: Value = serde_json::from_slice(&reply.body).expect("JSON");

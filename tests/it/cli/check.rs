@@ -31,7 +31,7 @@ fn levels(output: &Output) -> BTreeMap<String, String> {
 fn suitable_host_passes_with_status_0() {
     let directory = Scratch::new();
     let (store, state) = (directory.path().join("store"), directory.path().join("state"));
-    fs::create_dir(&store).expect("a folder can be made");
+    fs::create_dir(&store).expect("a directory can be made");
     let storage = format!("directory:{}", store.display());
     let state = state.display().to_string();
     let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--state-dir", &state];

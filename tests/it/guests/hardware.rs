@@ -189,7 +189,7 @@ fn a_guest_without_space_is_paused_with_a_reason() {
     let Some(bed) = Bed::new(&[]) else { return };
     let directory = bed.files.path().join("small");
     let data = directory.join("data.raw");
-    fs::create_dir(&directory).expect("a folder");
+    fs::create_dir(&directory).expect("a directory");
     File::create(&data).and_then(|file| file.set_len(64 << 20)).expect("a disk");
     // libvirt sees another file system there.
     let script = "mount -t tmpfs -o size=8m tmpfs \"$1\" && truncate -s 64M \"$1/data.raw\"";

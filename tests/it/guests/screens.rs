@@ -114,7 +114,7 @@ fn console_survives_starts_until_guest_is_deleted() {
         assert_eq!(console(), Some(said));
     }
     let log = stack.path("/var/log/libvirt/qemu/tells.tty");
-    fs::copy(&log, log.with_extension("tty.0")).expect("the stack's own folder");
+    fs::copy(&log, log.with_extension("tty.0")).expect("the stack's own directory");
     agent.ok("Delete", &guest);
     assert!(!log.exists() && !log.with_extension("tty.0").exists());
     agent.ok("CreateGuest", &guest);

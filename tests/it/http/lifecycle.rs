@@ -168,7 +168,7 @@ fn is_answered_within_a_second_of_the_stop() -> bool {
     is_prompt
 }
 
-/// A body that is there once the gate is opened.
+/// An empty body whose end waits for a message.
 struct LateBody {
     started: Sender<()>,
     open: Receiver<()>,

@@ -42,7 +42,7 @@ fn link_out_of_the_pool_is_refused() {
     let lender = other.directory();
     let foreign = lender.make_bootable(0, 16);
     let to_disk = volume.with_file_name("vda");
-    symlink("/dev/vda", &to_disk).expect("the tree is a folder");
+    symlink("/dev/vda", &to_disk).expect("the tree is a directory");
     let to_foreign = volume.with_file_name("foreign");
     symlink(foreign.canonicalize().expect("the link leads to it"), &to_foreign).expect("as above");
 
@@ -77,7 +77,7 @@ fn volume_link_swapped_after_create_prevents_start() {
     let udevs = fs::read_link(&device).expect("udev made it");
     let swap = |target: &Path| {
         fs::remove_file(&device).expect("it is there");
-        symlink(target, &device).expect("the tree is a folder");
+        symlink(target, &device).expect("the tree is a directory");
     };
     for target in [Path::new("/dev/vda"), &foreign] {
         swap(target);
@@ -87,7 +87,7 @@ fn volume_link_swapped_after_create_prevents_start() {
     fs::remove_file(&device).expect("it is there");
     let error = agent.error("Run", &guest);
     assert!(error.ends_with(&format!(" (missing: vda {})", device.display())), "{error}");
-    symlink(udevs, &device).expect("the tree is a folder");
+    symlink(udevs, &device).expect("the tree is a directory");
     assert_eq!(agent.ok("Run", &guest)["guest"]["state"], "running");
     agent.ok("Poweroff", &guest);
     agent.ok("Delete", &guest);

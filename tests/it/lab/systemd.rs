@@ -52,7 +52,7 @@ impl Service {
             ));
         };
         let (pool, turn) = (Pool::shared()?, TURN.lock());
-        let entries = fs::read_dir(packages).expect("a folder");
+        let entries = fs::read_dir(packages).expect("a directory");
         let mut packages: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
         // The newer one's version is the higher, also as a text.
         packages.sort();
@@ -67,7 +67,7 @@ impl Service {
 
     /// Has the unit say this too, and starts it anew.
     fn drop_in(&self, lines: &str) {
-        fs::create_dir_all(DROP_INS).expect("a folder");
+        fs::create_dir_all(DROP_INS).expect("a directory");
         fs::write(format!("{DROP_INS}/test.conf"), lines).expect("a file");
         systemctl(&["daemon-reload"]);
         systemctl(&["restart", UNIT]);

@@ -31,7 +31,7 @@ struct Bed {
 impl Bed {
     fn new(stack: &'static Stack, id: &'static str) -> Self {
         let directory = Scratch::new();
-        fs::create_dir(directory.path().join("store")).expect("a folder can be made");
+        fs::create_dir(directory.path().join("store")).expect("a directory can be made");
         Self { stack, directory, id }
     }
 
@@ -59,7 +59,7 @@ impl Bed {
     fn arm(&self, fault: &str) {
         let new = self.file("new");
         fs::write(&new, format!("{fault}\n")).expect("a file");
-        fs::rename(&new, self.file("fault")).expect("in one folder");
+        fs::rename(&new, self.file("fault")).expect("in one directory");
     }
 
     fn is_armed(&self) -> bool {

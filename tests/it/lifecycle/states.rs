@@ -337,8 +337,9 @@ fn delete_removes_snapshots_and_nvram_of_a_real_guest() {
     );
     let defined = stack.with_xml("define", &xml);
     assert!(defined.status.success(), "{defined:?}");
-    fs::create_dir_all(stack.path("/var/lib/libvirt/qemu/nvram")).expect("the stack's own folder");
-    fs::write(stack.path(nvram), "variables").expect("the stack's own folder");
+    fs::create_dir_all(stack.path("/var/lib/libvirt/qemu/nvram"))
+        .expect("the stack's own directory");
+    fs::write(stack.path(nvram), "variables").expect("the stack's own directory");
     let snapshot = "<domainsnapshot><name>s</name><creationTime>1</creationTime>
         <state>shutoff</state><domain type='qemu'><name>burdened</name>";
     let uuid = stack.virsh_ok(&["domuuid", "burdened"]);

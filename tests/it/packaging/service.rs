@@ -157,7 +157,7 @@ fn a_purge_and_the_documents_know_all_state_files() {
     });
     agent.ok("CreateGuest", &guest);
     let names: Vec<String> = fs::read_dir(state.path())
-        .expect("a folder")
+        .expect("a directory")
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     agent.end();

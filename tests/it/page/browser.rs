@@ -185,7 +185,7 @@ impl Browser {
     pub(super) fn picture(&self, name: &str) {
         let data = self.ask("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("page-screenshots");
-        fs::create_dir_all(&directory).expect("a folder can be made");
+        fs::create_dir_all(&directory).expect("a directory can be made");
         let data = data.as_str().expect("base64");
         assert!(data.starts_with("iVBORw0KGgo"), "it is a PNG");
         let file = directory.join(format!("{name}.png"));

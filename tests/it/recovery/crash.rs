@@ -146,14 +146,14 @@ impl<'a> Bed<'a> {
 
     /// Files of intents.
     fn intents(&self) -> usize {
-        fs::read_dir(self.state.path().join("intents")).expect("a folder").count()
+        fs::read_dir(self.state.path().join("intents")).expect("a directory").count()
     }
 
     /// Waits until nothing is open in the journal.
     fn complete(&self, agent: &Agent) {
         wait_until("everything is settled", SOON, || agent.is_recovered());
         assert_eq!(self.intents(), 0);
-        let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a folder");
+        let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a directory");
         assert_eq!(aside.count(), 0);
     }
 }

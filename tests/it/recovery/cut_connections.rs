@@ -104,7 +104,7 @@ fn creates_cut_off_at_random_leave_nothing() {
         }
     });
     wait_until("what was cut off is over", SOON, || everything() == before);
-    let left = || std::fs::read_dir(directory.path().join("guests")).expect("a folder").count();
+    let left = || std::fs::read_dir(directory.path().join("guests")).expect("a directory").count();
     wait_until("no volume is left", SOON, || left() == 0);
     agent.end();
 }

@@ -61,7 +61,7 @@ fn network(number: usize) -> Step {
 }
 
 fn entries(directory: &Path) -> usize {
-    fs::read_dir(directory).expect("the folder is there").count()
+    fs::read_dir(directory).expect("the directory is there").count()
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn without_descriptors_journal_sets_nothing_aside() {
             Err(_) => refusals += 1,
         }
     }
-    assert!(refusals >= 3, "the lock, the folder and the intent need one each");
+    assert!(refusals >= 3, "the lock, the directory and the intent need one each");
     assert_eq!(entries(&directory.join("set-aside")), 0);
 }
 

@@ -170,7 +170,7 @@ fn delete_with_failing_storage_ends_by_itself() {
     let (properties, aside) = (disk.with_file_name("disk-0#"), bed.directory.path().join("aside"));
     fs::rename(&properties, &aside).expect("the disk is there");
     // Whose it is cannot be read.
-    fs::create_dir(&properties).expect("a folder can be made");
+    fs::create_dir(&properties).expect("a directory can be made");
     bed.agent.error("Delete", &json!({ "id": "web-3" }));
     assert!(disk.exists());
 

@@ -112,7 +112,7 @@ impl Bed {
         // There at once as a whole: whatever the agent asks libvirt by itself looks at it, too.
         let new = self.fault.with_extension("new");
         fs::write(&new, format!("{way} {number}\n")).expect("a file");
-        fs::rename(&new, &self.fault).expect("in one folder");
+        fs::rename(&new, &self.fault).expect("in one directory");
     }
 
     /// Calls a verb while each of its libvirt calls fails in turn, in each way, and calls the verb again after an

@@ -23,7 +23,7 @@ impl Mute {
     fn new() -> Self {
         let scratch = Scratch::new();
         let path = scratch.path().join("sock");
-        let socket = UnixListener::bind(&path).expect("a socket in the scratch folder");
+        let socket = UnixListener::bind(&path).expect("a socket in the scratch directory");
         let uri = format!("qemu:///system?socket={}", path.display());
         let agent = Agent::start(&["--libvirt-uri", &uri]);
         Self { socket, agent, _scratch: scratch }
@@ -76,7 +76,7 @@ fn a_libvirt_that_is_back_is_noticed_without_a_call() {
     let uri = format!("qemu:///system?socket={}", path.display());
     let agent = Agent::start(&["--libvirt-uri", &uri]);
     assert!(agent.error("Status", &json!({ "id": "web-1" })).starts_with("[Code-38] "));
-    let socket = UnixListener::bind(&path).expect("a socket in the scratch folder");
+    let socket = UnixListener::bind(&path).expect("a socket in the scratch directory");
     socket.set_nonblocking(true).expect("a socket can be");
     // It would answer now; that it is asked is enough.
     wait_until("the agent calls", SOON, || socket.accept().is_ok());

@@ -171,7 +171,7 @@ fn as_nobody() -> Command {
 impl Nobody {
     fn new() -> Result<Self, Skip> {
         let path = std::env::temp_dir().join(format!("mistify-nobody-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder can be made");
+        fs::create_dir_all(&path).expect("a directory can be made");
         let directory = Self(path);
         copy_program(&directory.0.join("agent"));
         std::os::unix::fs::chown(&directory.0, Some(NOBODY), Some(NOBODY))

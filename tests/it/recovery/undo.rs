@@ -55,7 +55,7 @@ pub(crate) struct Obstacle(PathBuf);
 
 impl Obstacle {
     pub(crate) fn at(path: PathBuf) -> Self {
-        fs::create_dir_all(path.join("in-the-way")).expect("a folder can be made");
+        fs::create_dir_all(path.join("in-the-way")).expect("a directory can be made");
         Self(path)
     }
 }

@@ -118,7 +118,7 @@ fn retry_pauses_grow_until_one_succeeds() {
     let (properties, aside) = (disk.with_file_name("disk-0#"), directory.path().join("aside"));
     fs::rename(&properties, &aside).expect("the volume was made");
     // Whose it is cannot be read.
-    fs::create_dir(&properties).expect("a folder can be made");
+    fs::create_dir(&properties).expect("a directory can be made");
 
     let began = Instant::now();
     let agent = Agent::start(&flags);
@@ -188,7 +188,7 @@ fn refused_undo_is_named_and_repeated() {
     agent.end();
 }
 
-/// Holds back the end of networks as long as a file is there.
+/// Delays the end of networks as long as a file exists.
 const HOOK: &str = "#!/bin/sh
 while [ \"$2\" = stopped ] && [ -e /run/hold ]; do sleep 0.05; done
 ";
@@ -196,8 +196,8 @@ while [ \"$2\" = stopped ] && [ -e /run/hold ]; do sleep 0.05; done
 #[test]
 fn late_delete_completes_with_networks_and_volumes() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
-    let (hook, lock) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
-    fs::create_dir_all(hook.parent().expect("a folder")).expect("it can be made");
+    let (hook, blocker) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
+    fs::create_dir_all(hook.parent().expect("a directory")).expect("it can be made");
     fs::write(&hook, HOOK).expect("it can be written");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("it is ours");
     // It looks for hooks when it starts.
@@ -210,15 +210,15 @@ fn late_delete_completes_with_networks_and_volumes() {
     let made = agent.ok("CreateGuest", &guest)["guest"].take();
     let disk = directory.path().join("store/guests/leaving/disk-0");
 
-    fs::write(&lock, "").expect("it can be written");
+    fs::write(&blocker, "").expect("it can be written");
     let late = late_error(&agent, "Delete", &made, "5");
     assert!(late.starts_with("deadline: Delete leaving not done in "), "{late}");
     assert!(disk.exists());
-    fs::remove_file(&lock).expect("it is there");
+    fs::remove_file(&blocker).expect("it is there");
     wait_until("it is finished", SOON, || agent.is_recovered());
     agent.logged("finish Delete: done; guest=\"leaving\"");
     assert_eq!(in_libvirt(&stack), before);
-    assert!(!disk.parent().expect("a folder").exists());
+    assert!(!disk.parent().expect("a directory").exists());
     agent.end();
 }
 
@@ -227,7 +227,7 @@ struct Pipe(PathBuf);
 
 impl Pipe {
     fn at(path: PathBuf) -> Self {
-        fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("it can be made");
         let made = Command::new("mkfifo").arg(&path).status();
         assert!(made.is_ok_and(|status| status.success()));
         Self(path)
@@ -264,7 +264,7 @@ fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     // The deadline and 5 s, for the fronts and for the pool: some 14 s. The unit gives it 90 s; the pipe waits for
     // ever.
     assert!(asked.elapsed() < Duration::from_secs(45), "{:?}", asked.elapsed());
-    let intents = fs::read_dir(directory.path().join("state/intents")).expect("a folder");
+    let intents = fs::read_dir(directory.path().join("state/intents")).expect("a directory");
     assert_eq!(intents.count(), 1);
 
     pipe.read();

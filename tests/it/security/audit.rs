@@ -191,7 +191,7 @@ fn signal_reopens_the_file_or_ends_an_agent_without() {
     bed.agent.error("Run", &json!({ "id": "before" }));
     let old = bed.directory.path().join("audit.1");
     for round in 0..3 {
-        fs::rename(bed.log(), &old).expect("the folder is ours");
+        fs::rename(bed.log(), &old).expect("the directory is ours");
         bed.agent.error("Run", &json!({ "id": "between" }));
         assert_eq!(lines(&bed.agent, &old).len(), 2, "in the file that it has open");
         bed.agent.signal("HUP");
@@ -216,8 +216,8 @@ fn signal_reopens_the_file_or_ends_an_agent_without() {
 fn failed_reopen_is_reported_and_old_file_stays_used() {
     let bed = Bed::new(&[]);
     let old = bed.directory.path().join("audit.1");
-    fs::rename(bed.log(), &old).expect("the folder is ours");
-    fs::create_dir(bed.log()).expect("the folder is ours");
+    fs::rename(bed.log(), &old).expect("the directory is ours");
+    fs::create_dir(bed.log()).expect("the directory is ours");
     bed.agent.signal("HUP");
     let said = || {
         bed.agent.log().contains(" ERROR ") && bed.agent.log().contains(" cannot reopen audit log ")

@@ -81,7 +81,8 @@ fn a_former_verb_that_is_open_is_named() {
     let asked = guest("l-open", &json!([]));
     {
         let limits = JournalLimits::default();
-        let journal = Journal::open(state.path(), Scope::from(&host), &limits).expect("a folder");
+        let journal =
+            Journal::open(state.path(), Scope::from(&host), &limits).expect("a directory");
         let request = serde_json::from_value(asked.clone()).expect("a guest");
         let mut entry = journal.begin(Verb::CreateGuest, "l-open", &request).expect("a disk");
         entry.note(Step::NetworkDefined("02:00:00:00:92:78".to_owned())).expect("a disk");

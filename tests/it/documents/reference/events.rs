@@ -1,4 +1,4 @@
-//! Events: the variants of `What` with their members, from the comments in the code.
+//! Events: the variants of `EventKind` with their members, from the comments in the code.
 
 use super::{compare, sentence, table};
 

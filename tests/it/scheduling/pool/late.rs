@@ -122,7 +122,7 @@ fn result_reaches_caller_or_late_handler_exactly_once() {
             }
             Err(Error::Late { .. }) => reported_late += 1,
             Err(Error::Unrun { .. }) => unrun += 1,
-            // Hulls of unrun jobs lie in the queue until the worker has passed them.
+            // Unrun jobs stay in the queue until the worker has skipped them.
             Err(Error::Busy { full: Full::Queue(_), .. }) => thread::yield_now(),
             Err(other) => panic!("{other:?}"),
         }

@@ -91,8 +91,8 @@ trait Then: FnOnce() + Send + Clone + 'static {}
 impl<F: FnOnce() + Send + Clone + 'static> Then for F {}
 
 /// Runs a job until its caller gets `Late`; it is then still running, and continues with `then`.
-fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> Block {
-    let lock = pool.lock_guest(key, far()).unwrap();
+fn run_late(pool: &Pool<State>, guest: &str, then: impl Then, late: impl Then) -> Block {
+    let lock = pool.lock_guest(guest, far()).unwrap();
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
         let deadline = Instant::now() + Duration::from_millis(wait_ms);

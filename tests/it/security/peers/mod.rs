@@ -44,7 +44,7 @@ impl World {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mistify-peers-{}-{number}", std::process::id());
         let world = Self(std::env::temp_dir().join(name));
-        fs::create_dir_all(world.path()).expect("a folder can be made");
+        fs::create_dir_all(world.path()).expect("a directory can be made");
         fs::set_permissions(world.path(), Permissions::from_mode(0o1777)).expect("it is ours");
         let tried = setpriv(STRANGER).args([PYTHON, "-c", ""]).output();
         match tried {

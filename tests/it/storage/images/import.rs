@@ -31,7 +31,7 @@ pub(super) fn raw_and_qcow2_become_images_of_the_same_content(bed: Bed) {
     let directory = bed.scratch.path();
     let mut content = vec![0; 8 * MIB];
     content[5 * MIB..][..5].copy_from_slice(b"there");
-    fs::write(directory.join("a.raw"), &content).expect("the folder takes files");
+    fs::write(directory.join("a.raw"), &content).expect("the directory takes files");
     run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], directory);
     assert!(fs::metadata(directory.join("a.qcow2")).expect("it is made").len() < 8 << 20);
 
@@ -56,7 +56,7 @@ pub(super) fn file_named_like_a_url_is_a_file(bed: Bed) {
         return;
     }
     let name = "nbd:127.0.0.1:1";
-    fs::write(bed.scratch.path().join(name), vec![0; MIB]).expect("the folder takes files");
+    fs::write(bed.scratch.path().join(name), vec![0; MIB]).expect("the directory takes files");
     let output = bed.run_import(name, "a");
     assert!(output.status.success(), "{output:?}");
     bed.agent.end();
@@ -67,11 +67,11 @@ pub(super) fn impossible_import_is_one_line_and_leaves_nothing(bed: Bed) {
         return;
     }
     let directory = bed.scratch.path();
-    fs::write(directory.join("a.raw"), vec![0; MIB]).expect("the folder takes files");
+    fs::write(directory.join("a.raw"), vec![0; MIB]).expect("the directory takes files");
     run_qemu_img(&["create", "-f", "vmdk", "a.vmdk", "1M"], directory);
     run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", "a.raw", "top.qcow2"], directory);
     let stream = [&[0; 8], &0x2_f5ba_cbac_u64.to_le_bytes()[..], &[0; 312]].concat();
-    fs::write(directory.join("a.zfs"), stream).expect("the folder takes files");
+    fs::write(directory.join("a.zfs"), stream).expect("the directory takes files");
     let no_stream = if bed.pool.is_some() { "cannot receive" } else { "invalid argument: " };
     for (file, id, why) in [
         ("none", "a", "No such file or directory"),
@@ -175,18 +175,18 @@ pub(super) fn a_qcow2_that_a_guest_writes_to_is_refused(bed: Bed) {
         return;
     }
     run_qemu_img(&["create", "-f", "qcow2", "a.qcow2", "1M"], bed.scratch.path());
-    // It has the locks of a guest, and answers when it has them.
-    let mut guest = Command::new(qemu_io)
+    // qemu-io takes the locks of an image as a guest's QEMU does, and answers when it has them.
+    let mut writer = Command::new(qemu_io)
         .args(["-f", "qcow2", "a.qcow2"])
         .current_dir(bed.scratch.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let mut input = guest.stdin.take().expect("piped");
+    let mut input = writer.stdin.take().expect("piped");
     input.write_all(b"length\n").expect("it reads");
     let mut answer = String::new();
-    let mut output = BufReader::new(guest.stdout.take().expect("piped"));
+    let mut output = BufReader::new(writer.stdout.take().expect("piped"));
     output.read_line(&mut answer).expect("it answers");
     assert!(answer.contains("1 MiB"), "{answer}");
     let refused = bed.run_import("a.qcow2", "locked");
@@ -194,7 +194,7 @@ pub(super) fn a_qcow2_that_a_guest_writes_to_is_refused(bed: Bed) {
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("Failed to get shared \"write\" lock"), "{said}");
     drop(input);
-    guest.wait().expect("it ends with its input");
+    writer.wait().expect("it ends with its input");
     assert!(bed.run_import("a.qcow2", "free").status.success());
     bed.agent.end();
 }

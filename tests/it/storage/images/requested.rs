@@ -399,7 +399,7 @@ fn a_pull_without_root_names_the_socket_to_enable() {
     let Some(()) = require("users", fetcher()) else { return };
     const STRANGER: u32 = 64999;
     let directory = env::temp_dir().join(format!("mistify-pull-{}", process::id()));
-    fs::create_dir(&directory).expect("a folder can be made");
+    fs::create_dir(&directory).expect("a directory can be made");
     chown(&directory, Some(STRANGER), None).expect("root may");
     let program = directory.join("program");
     copy_program(&program);

@@ -84,7 +84,7 @@ fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// Lines of a listing as [`Entry`] reads them: the pool, its directories, and no guest.
+/// Lines as `zfs list` prints them for the agent: the pool, its directories, and no guest.
 const POOL: &str = "\
 list_pool() {
   printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\t-\\t-\\n'

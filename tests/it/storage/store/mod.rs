@@ -1,4 +1,4 @@
-//! The storage room: one body of claims for both stores, and zfs's faults by a stand-in.
+//! The module `storage`: one body of claims for both stores, and zfs's faults by a stand-in.
 //!
 //! The claims run on a directory store everywhere, and on the pool that `MISTIFY_TEST_ZPOOL` names,
 //! as root, where there is one. They make and destroy `<pool>/guests/<id>` and `<pool>/images/<id>`
