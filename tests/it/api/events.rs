@@ -1,4 +1,4 @@
-//! What happens on the host, as callers hear it: asked for, and streamed.
+//! Events of the host, as callers receive them: by WaitEvents, and as a stream.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ fn await_events(agent: &Agent, mut after: u64, awaited: &[&dyn Fn(&Value) -> boo
     received
 }
 
-/// An agent that hears libvirt, and the number of its first event.
+/// An agent that receives libvirt's events, and the number of its first event.
 fn agent_at(uri: &str) -> (Agent, u64) {
     let agent = Agent::start(&["--libvirt-uri", uri]);
     let first = agent.receives_events();
@@ -105,7 +105,7 @@ fn guest_events_are_ordered_and_filtered_by_guest() {
     for verb in ["CreateGuest", "Run", "Poweroff", "Delete"] {
         agent.ok(verb, &guest);
     }
-    // What the agent and libvirt tell are two sources, each in its own order.
+    // The events of the agent and those of libvirt are two sources, each in its own order.
     let is_deleted = |event: &Value| event["event"] == "deleted";
     let is_undefined = |event: &Value| is(event, "heard", "lifecycle", "undefined");
     let all = await_events(&agent, first, &[&is_deleted, &is_undefined]);
@@ -184,11 +184,11 @@ fn wait_ends_at_once_and_invalid_wait_is_refused() {
     let refused = agent.request("GET", "/events?after=x", &[], b"");
     assert_eq!(refused.status, 400, "{refused:?}");
     assert_eq!(agent.request("POST", "/events", &[], b"").status, 405);
-    // They are ended by the agent's own end, and keep it from nothing.
+    // The agent's end ends the streams, which do not delay it.
     let mut stays = Listener::start(&agent, "/events", "");
     let began = Instant::now();
     agent.signal("TERM");
-    // The stream ends in order, after what libvirt may have told of the guest meanwhile.
+    // The stream ends in order, after events that libvirt may have sent of the guest meanwhile.
     let rest: Vec<_> = std::iter::from_fn(|| stays.next()).collect();
     assert!(rest.iter().all(|(_, event)| event["guest"] == "late"), "{rest:?}");
     assert!(agent.wait().success());

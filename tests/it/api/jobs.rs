@@ -177,13 +177,13 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
     assert_eq!(answer["guest"], json!({ "id": "test" }));
     let after = agent.agent.core.events().last();
     let job = ended(agent.address, id.as_str().expect("an id"));
-    // The test driver's guest cannot be started with the host, whether it is asked so or so.
+    // The test driver may refuse to start its guest with the host: a job and a direct call get the same answer.
     let direct = json!({ "guest": { "id": "test" }, "autostart": true });
     let direct = try_rpc(agent.address, "Libvirt.SetAutostart", &direct).expect("an answer");
     let member = if job["state"] == "done" { "result" } else { "error" };
     assert_eq!(job[member], direct[member], "{job}");
     // Job.Get shows the end of a job before the event is sent.
-    let ends = wait_for("the job's end is told", SOON, || {
+    let ends = wait_for("the job's end is reported", SOON, || {
         let reported = agent.agent.core.events().wait(0, Some("test"), 100, Instant::now());
         let reported = serde_json::to_value(&reported.events).expect("JSON");
         let mut ends = reported.as_array().expect("events").clone();
@@ -341,7 +341,7 @@ fn jobs_wait_for_their_turn_instead_of_busy() {
         wait_until("it waits", SOON, || get(agent.address, id)["progress"] == step);
     }
     drop(busy);
-    // More of them than there are places.
+    // More of them than there are permits.
     let jobs = ids.map(|id| ended(agent.address, &id));
     assert_eq!(jobs[0]["state"], "done", "{jobs:?}");
     assert!(jobs[1..].iter().all(|job| job["error"]["code"] == -32001), "{jobs:?}");
@@ -549,7 +549,7 @@ fn a_job_that_waits_for_its_guests_key_says_so() {
         agent.agent.core.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");
     let id = start(agent.address, "Libvirt.SetMetadata", &test_guest("alice"));
     let step = json!({ "steps": 0, "step": "wait for other calls to the guest" });
-    wait_until("it waits for the key", SOON, || get(agent.address, &id)["progress"] == step);
+    wait_until("it waits for the lock", SOON, || get(agent.address, &id)["progress"] == step);
     drop(lock);
     assert_eq!(ended(agent.address, &id)["state"], "done");
     agent.end();

@@ -293,7 +293,7 @@ fn a_seed_has_no_other_users() {
     let params = json!({ "guest": { "id": "victim" }, "disk": disk });
     let answer = bed.agent.call_with("AttachDisk", &params);
     assert!(answer["error"].to_string().contains("must have the form"), "{answer}");
-    // It is no disk that comes, goes, grows or is copied.
+    // The seed is no disk that can be attached, detached, resized or copied.
     let own = json!({ "guest": { "id": "victim" }, "disk": { "source": bed.seed("victim") } });
     let resized = json!({ "guest": { "id": "victim", "disks": [{ "device": "sda", "size": 8 }] } });
     for (method, params) in [

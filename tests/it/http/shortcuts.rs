@@ -18,7 +18,7 @@ fn serve(limits: HttpLimits) -> (Service, Receiver<Responder>) {
     let mut front = Front::bind(&[any_port()], limits).unwrap();
     let address = front.local_addresses()[0];
     let (responders, taken) = unbounded();
-    let (go_on, reported) = unbounded();
+    let (go_on, may_go_on) = unbounded();
     front.begin_short(Arc::new(|request| request.target.starts_with("/short")));
     let handler = move |request: &rouille::Request, responder: Responder| {
         let target = request.raw_url().to_owned();
@@ -29,10 +29,10 @@ fn serve(limits: HttpLimits) -> (Service, Receiver<Responder>) {
         if target.starts_with("/short") && target != "/short/block" {
             return responders.send(responder).unwrap();
         }
-        let reported = reported.clone();
+        let may_go_on = may_go_on.clone();
         responder.on_handler(move |responder| {
             if target == "/wait" {
-                reported.recv_timeout(PATIENCE).unwrap();
+                may_go_on.recv_timeout(PATIENCE).unwrap();
             }
             let thread = thread::current().name().unwrap_or_default().to_owned();
             let is_handler =

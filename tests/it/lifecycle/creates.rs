@@ -83,10 +83,10 @@ impl Bed {
     }
 
     /// Waits until the mark of the guest's disk names its domain.
-    fn is_claimed(&self, place: &str) {
+    fn is_claimed(&self, context: &str) {
         let uuid = self.stack.virsh_ok(&["domuuid", self.id]);
         let beside = self.file(&format!("store/guests/{}/disk-0#", self.id));
-        wait_until(&format!("{place}: the mark has the domain's uuid"), SOON, || {
+        wait_until(&format!("{context}: the mark has the domain's uuid"), SOON, || {
             let text = fs::read(&beside).expect("the disk has properties");
             let found: Value = serde_json::from_slice(&text).expect("JSON");
             found["maker"] == uuid.trim()
@@ -134,7 +134,7 @@ fn a_killed_create_is_completed_by_the_next() {
             guest["vnc"] = json!(5981);
             bed.arm(&format!("{way} {number}"));
             let answer = agent.try_call("Create", &guest);
-            let place = format!("{way} {number}");
+            let context = format!("{way} {number}");
             if bed.is_armed() {
                 fs::remove_file(bed.file("fault")).expect("it is there");
                 assert_eq!(answer.map(|mut answer| answer["error"].take()), Some(Value::Null));
@@ -148,16 +148,16 @@ fn a_killed_create_is_completed_by_the_next() {
             let agent = bed.agent();
             if bed.is_defined() {
                 defined += 1;
-                bed.is_claimed(&place);
+                bed.is_claimed(&context);
                 let info = stack.virsh_ok(&["dominfo", bed.id]);
                 let is_persistent = |line: &str| line.split_whitespace().eq(["Persistent:", "yes"]);
-                assert!(info.lines().any(is_persistent), "{place}: {info}");
+                assert!(info.lines().any(is_persistent), "{context}: {info}");
             }
-            assert_eq!(agent.ok("Create", &guest)["guest"]["state"], "running", "{place}");
-            bed.is_claimed(&place);
+            assert_eq!(agent.ok("Create", &guest)["guest"]["state"], "running", "{context}");
+            bed.is_claimed(&context);
             agent.ok("Poweroff", &guest);
             let definition = stack.virsh_ok(&["dumpxml", bed.id, "--inactive"]);
-            assert!(definition.contains("port='5981'"), "{place}: {definition}");
+            assert!(definition.contains("port='5981'"), "{context}: {definition}");
             bed.remove(&agent);
             agent.end();
         }

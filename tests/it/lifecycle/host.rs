@@ -179,7 +179,7 @@ fn guests_stop_with_the_host_in_reverse_order() {
     assert!(stopped.status.success(), "{stopped:?}");
     let said = String::from_utf8_lossy(&stopped.stdout).into_owned();
     assert_eq!(said, "guests that are off: 3, by force: 2\n");
-    let order = wait_for("libvirt has told of all", SOON, || {
+    let order = wait_for("libvirt has reported all", SOON, || {
         let page = agent.call_with("WaitEvents", &json!({ "after": seen, "timeout": 1 }));
         let events = page["result"]["events"].as_array().expect("events").clone();
         let stops = events.iter().filter(|event| event["state"] == "stopped");

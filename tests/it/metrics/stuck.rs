@@ -57,7 +57,7 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
         running.iter().all(|guest| scrape.age(guest, "slow").is_some())
     });
     let before = Pace::of(bed, agent);
-    // Right after a slow sample: none is under way then, that would hang where the next sees.
+    // Right after a slow sample: one under way would hang on the guest, while the next sees that it is stopped.
     let taken = |scrape: &Scrape| scrape.value("mistify_metrics_samples_total{tier=\"slow\"}");
     let so_far = taken(&scrape(agent));
     until("another slow sample", SAMPLED, &|scrape| taken(scrape) > so_far);

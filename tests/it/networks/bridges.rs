@@ -1,4 +1,4 @@
-//! Bridges that NICs name and the host has not: told at CreateGuest, at Run and by `check`.
+//! Bridges that NICs name and the host lacks: reported at CreateGuest, at Run and by `check`.
 
 use std::fs;
 use std::process::Stdio;

@@ -220,7 +220,7 @@ fn a_first_guest_has_its_reserved_address() {
         let list = agent.call_with("List", &json!({}))["result"].take().to_string();
         list.contains("192.168.77.55") && list.contains("lease")
     });
-    wait_until("the lease is told", SOON, || {
+    wait_until("the lease is reported", SOON, || {
         let info = agent.ok("GuestInfo", &json!({ "id": "nat-real" })).to_string();
         info.contains("192.168.77.55") && info.contains("lease")
     });

@@ -14,7 +14,7 @@ use crate::harness::support::{Scratch, wait_until};
 const SOON: Duration = Duration::from_secs(60);
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// What a manager of services hears.
+/// A service manager's socket for notifications.
 struct Manager {
     socket: UnixDatagram,
     directory: Scratch,
@@ -43,11 +43,11 @@ impl Manager {
         Some(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
-    /// Waits to be told this, be it with something else before it.
+    /// Waits for a message that ends with these lines.
     fn waits_for(&self, lines: &str) {
-        let is_reported =
-            |reported: String| reported == lines || reported.ends_with(&format!("\n{lines}"));
-        wait_until(lines, SOON, || self.receive(SOON).is_some_and(is_reported));
+        let ends_with_lines =
+            |message: String| message == lines || message.ends_with(&format!("\n{lines}"));
+        wait_until(lines, SOON, || self.receive(SOON).is_some_and(ends_with_lines));
     }
 
     /// Whether nothing feeds the watchdog for three times its time.
@@ -66,7 +66,7 @@ impl Manager {
 fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let manager = Manager::new();
     let agent = manager.start(&["--libvirt-uri", "test:///default"]);
-    let first = manager.receive(SOON).expect("it is told something");
+    let first = manager.receive(SOON).expect("it receives a message");
     assert!(first.starts_with("READY=1\nSTATUS=libvirt "), "{first}");
     // On a loaded machine the agent is ready before its first look at libvirt is over.
     if first != "READY=1\nSTATUS=libvirt answers" {

@@ -195,7 +195,7 @@ impl Browser {
         }
     }
 
-    /// What the console was told since the last look: errors, and breaches of the page's policy.
+    /// The console's messages since the last call: errors, and breaches of the page's policy.
     pub(super) fn complaints(&self) -> Vec<String> {
         let lines = self.command("se/log", &json!({ "type": "browser" }));
         let lines = lines.as_array().expect("a list").iter();

@@ -211,8 +211,8 @@ fn a_guest_is_looked_at_by_keyboard_alone() {
     for (number, id) in (1..).zip(["web-1", "web-2", "web-10"]) {
         bed.make(&bed.writing(id, number), number == 1);
     }
-    let reported = bed.telling("tells");
-    bed.make(&reported, true);
+    let telling = bed.telling("tells");
+    bed.make(&telling, true);
     browser.shape(DESKTOP, "light");
     bed.open();
     let focused = "document.activeElement.textContent";

@@ -151,7 +151,7 @@ impl<'a> Bed<'a> {
 
     /// Waits until nothing is open in the journal.
     fn complete(&self, agent: &Agent) {
-        wait_until("everything is settled", SOON, || agent.is_recovered());
+        wait_until("everything is recovered", SOON, || agent.is_recovered());
         assert_eq!(self.intents(), 0);
         let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a directory");
         assert_eq!(aside.count(), 0);
@@ -298,7 +298,7 @@ pub(crate) fn leftovers_go(bed: &Bed) {
     agent.end();
 }
 
-/// A device of the first guest that comes, and its last part in what there is then.
+/// The disk or NIC that is attached to the first guest.
 fn device(bed: &Bed, kind: &str) -> Value {
     match kind {
         "Disk" => json!({ "device": "vdc", "size": 1 }),
@@ -322,14 +322,14 @@ pub(crate) fn attach_is_undone(bed: &Bed, kind: &str) {
     let without = bed.everything();
     let again = |agent: &Agent| {
         if bed.everything() == without {
-            // What is kept with it says the same.
+            // The stored request is the same, too.
             agent.ok("CreateGuest", &bed.guest(1));
         }
         attached(agent, bed, kind);
         assert_ne!(bed.everything(), without);
         agent.ok("Delete", &bed.guest(1));
         agent.ok("CreateGuest", &bed.guest(1));
-        // The NIC's network is removed by what is kept, the volume by its mark.
+        // Delete finds the NIC's network in the stored request, and the volume by its mark.
         assert_eq!(bed.everything(), without);
     };
     let verb = format!("Attach{kind}");
@@ -383,7 +383,7 @@ pub(crate) fn detach_is_finished(bed: &Bed, kind: &str) {
 
 pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     let first = bed.agent(None);
-    // A store that was used once has what it keeps.
+    // The first use makes the store's directories, which stay.
     first.ok("Delete", &first.ok("CreateGuest", &bed.guest(0))["guest"]);
     let clean = bed.everything();
     first.end();

@@ -95,7 +95,7 @@ impl Bed {
             let guest = self.stack.virsh_ok(&[&words]);
             // Metadata that was taken back has a prefix of libvirt's for its name space.
             let guest = guest.replace("device:", "").replace(":device", "");
-            // What each new domain has of its own.
+            // Lines that differ in each new domain.
             let is_own =
                 |it: &&str| ["uuid", "<genid>", "<serial>"].iter().any(|own| it.contains(own));
             found.extend(guest.lines().filter(|it| !is_own(it)).map(without_domain));
@@ -109,7 +109,7 @@ impl Bed {
 
     /// From now on the call of that number fails.
     fn arm(&self, way: &str, number: u32) {
-        // There at once as a whole: whatever the agent asks libvirt by itself looks at it, too.
+        // Renamed, so that the agent's own calls of libvirt never read half a file.
         let new = self.fault.with_extension("new");
         fs::write(&new, format!("{way} {number}\n")).expect("a file");
         fs::rename(&new, &self.fault).expect("in one directory");
@@ -135,21 +135,21 @@ impl Bed {
                 self.arm(way, number);
                 let answer = self.agent.call_with(method, params);
                 let has_failed = fs::remove_file(&self.fault).is_err();
-                let place = format!("{method}, call {number} {way}: {answer}");
+                let context = format!("{method}, call {number} {way}: {answer}");
                 if let Some(error) = answer["error"].as_str() {
-                    assert!(has_failed && error.contains(sentence), "{place}");
+                    assert!(has_failed && error.contains(sentence), "{context}");
                     wait_until("it is settled", SOON, || self.agent.is_recovered());
                     let now = self.everything();
                     let lost: Vec<_> = before.iter().filter(|it| !now.contains(it)).collect();
                     let new: Vec<_> = now.iter().filter(|it| !before.contains(it)).collect();
-                    assert!(then(&before, &now), "{place}: gone {lost:#?}, new {new:#?}");
+                    assert!(then(&before, &now), "{context}: gone {lost:#?}, new {new:#?}");
                     let again = self.agent.call_with(method, params);
                     // What is gone by now cannot go once more.
                     let removes = ["Delete", "DetachDisk", "DetachNic"].contains(&method);
                     let is_done = again["error"].is_null() || removes && holds();
-                    assert!(is_done, "{place}, then {again}");
+                    assert!(is_done, "{context}, then {again}");
                 }
-                assert!(holds(), "{place}: {:#?}", self.everything());
+                assert!(holds(), "{context}: {:#?}", self.everything());
                 if !has_failed {
                     break;
                 }

@@ -65,7 +65,7 @@ impl Bed {
     }
 
     /// Calls a verb of agents that die at each write to their journal in turn, until one lives. `check` gets
-    /// whether the agent died after it had forgotten the call, and the next agent.
+    /// the write that the agent died at, and the next agent.
     fn at_every_write(
         &self,
         call: impl Fn(&Agent) -> Option<Value>,

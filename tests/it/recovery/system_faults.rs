@@ -50,9 +50,9 @@ impl Home {
         Agent::try_run(command, &flags)
     }
 
-    /// Starts agents of which the first of these calls fails, the second and so on, as long as they
-    /// make that many; says why those have ended that did not start, the others are used. How many
-    /// there were, and how many of them ended.
+    /// Starts agents in which the first of these calls fails, then the second and so on, as long as an agent makes
+    /// that many. `ended` gets the log of an agent that did not start, `using` the others. Returns how many agents
+    /// there were, and how many of them did not start.
     fn each(
         &self,
         (call, error, part): (&str, i32, &str),
@@ -121,8 +121,8 @@ fn failed_thread_is_reported_and_ends_the_start() {
     assert!(calls > 60 && ends > 60, "{calls} threads, {ends} ends");
 }
 
-/// No file of the state is lost where one of these calls for a place in it fails: the start says which,
-/// or does without. At least so many do not.
+/// Checks that no file of the state is lost if one of these calls for a path in it fails: the agent names the path
+/// and ends, or does without. At least `at_least` agents end.
 fn start_is_repeated(call: &str, error: i32, words: &str, at_least: usize) {
     let home = Home::new();
     home.leave_open();

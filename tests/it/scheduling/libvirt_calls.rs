@@ -69,7 +69,8 @@ impl Bed {
         self.counting.calls() - before
     }
 
-    /// The least calls that the changes of a guest take which destroy nothing: others may come between.
+    /// Returns the fewest calls of libvirt that each change without destruction takes in three tries: events may add
+    /// calls.
     fn least(&self) -> [usize; 4] {
         let guest = json!({
             "id": "uses-own", "type": "qemu", "memory": 16, "cpu": 1, "disks": [{ "size": 1 }],
@@ -128,7 +129,7 @@ fn disks_of_other_tools_count_as_used() {
         !problems.is_empty()
     };
     assert!(!is_refused());
-    // A new domain is seen at once, whatever libvirt tells, and so is one that has its name later.
+    // A new domain is seen at once, even before libvirt's event, and so is a later one of its name.
     bed.define("uses-thief", &wanted);
     assert!(is_refused());
     bed.undefine("uses-thief");
@@ -138,7 +139,7 @@ fn disks_of_other_tools_count_as_used() {
     bed.undefine("uses-thief");
     bed.define("uses-thief", &wanted);
     assert!(is_refused());
-    // libvirt tells of one that is defined again.
+    // libvirt sends an event for a domain that is defined again.
     let redefine = |from: &str, to: &str| {
         let xml = bed.stack.virsh_ok(&["dumpxml", "uses-thief"]).replace(from, to);
         let made = bed.stack.with_xml("define", &xml);
@@ -148,12 +149,12 @@ fn disks_of_other_tools_count_as_used() {
     wait_until("it is used no more", SOON, || !is_refused());
     redefine("/srv/other", &wanted);
     wait_until("it is used again", SOON, is_refused);
-    // libvirt tells nothing of this one: who would be refused has it read again.
+    // libvirt sends no event for this change: the agent reads the domain again before it refuses a caller.
     bed.stack.virsh_ok(&["detach-disk", "uses-thief", "vda", "--config"]);
     assert!(!is_refused());
     bed.undefine("uses-thief");
 
-    // What is destroyed is not what libvirt did not tell of: all is read again.
+    // Before a volume is destroyed, the agent reads all definitions, as libvirt sends no event for this change.
     bed.define("uses-thief", "/srv/other");
     assert!(!is_refused());
     bed.stack.virsh_ok(&["attach-disk", "uses-thief", &wanted, "vdb", "--config"]);

@@ -98,7 +98,7 @@ fn a_users_polls_do_not_wait_for_all_of_anothers() {
     let order: Vec<u32> =
         (0..=4 * polls).map(|_| answered.recv_timeout(SOON).expect("each is answered")).collect();
     let place = order.iter().position(|user| *user == 2).expect("it is among them");
-    // What the lane had, and then each user in turn.
+    // First the polls that the lane had, then each user in turn.
     assert_eq!(place, polls + 1, "{order:?}");
     drop(occupied);
     inside.end();

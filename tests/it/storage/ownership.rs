@@ -494,7 +494,7 @@ fn a_new_guest_gets_no_disk_that_was_written_to() {
         assert!(error.contains("it contains data, and no domain names it"), "{method}: {error}");
     }
     assert_eq!(store("DeleteGuestDisks"), None);
-    // One that was not is the guest's, and from then on no other's.
+    // A disk without data becomes the guest's, and from then on belongs to no other.
     assert_eq!(store("CreateGuestDisks"), None);
     bed.agent.ok("CreateGuest", &guest);
     bed.stack.virsh_ok(&["undefine", id]);

@@ -75,7 +75,7 @@ fn detached_volume_is_reusable_and_deleted_with_guest() {
     assert_eq!(guest["disks"], json!([before["disks"][0], before["disks"][2]]));
     assert_eq!(bed.disks(NEXT).len(), 2);
     bed.is_now(guest);
-    // Their places no longer tell which volumes they have.
+    // The index of a disk no longer determines its volume.
     bed.is_no_more(&bed.guest(&json!([{ "size": 1 }, { "size": 3 }])));
     let mut named = guest.clone();
     for disk in named["disks"].as_array_mut().expect("disks") {
@@ -113,7 +113,7 @@ fn only_volume_is_deleted_with_a_guest_without_disks() {
     bed.made(&json!([{ "size": 1 }]));
     let guest = bed.ok("DetachDisk", &json!({ "volume": bed.volume(0) }))["guest"].take();
     assert_eq!(guest.get("disks"), None);
-    // What else is kept with the guest leaves that in mind.
+    // A change of other metadata keeps the record of the detached volume.
     bed.agent.ok("SetMetadata", &json!({ "id": bed.id, "metadata": { "k": "v" } }));
     assert!(bed.everything().iter().any(|it| it.ends_with("disk-0")));
     bed.end();

@@ -60,10 +60,10 @@ fn systemctl_start_waits_and_status_shows_libvirt() {
     systemctl(&["stop", UNIT]);
     systemctl(&["start", UNIT]);
     TcpStream::connect(ADDRESS).expect("it listens when start returns");
-    wait_until("it is told", SOON, || service.property("StatusText") == "libvirt answers");
+    wait_until("it is reported", SOON, || service.property("StatusText") == "libvirt answers");
 
     // The journal is written by another process.
-    let found = wait_for("its places are in the journal", SOON, || {
+    let found = wait_for("its addresses are in the journal", SOON, || {
         let lines = run("journalctl", &["--quiet", "--output=json", "--unit", UNIT]);
         let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         let text = |line: &Value| line["MESSAGE"].as_str().map(str::to_owned).unwrap_or_default();
@@ -132,10 +132,12 @@ fn stop_under_load_cuts_no_call_and_keeps_guests() {
             false,
             || {
                 let call = scope.spawn(|| service.call("CreateGuest", &asked(&slow)));
-                // Jobs of its lanes may be others' as well: the storage is looked at now and then.
-                let keys = || service.scrape().value("mistify_keys_held");
-                // Or it was made between two looks.
-                wait_until("its guest is being made", SOON, || keys() > 0.0 || call.is_finished());
+                // Jobs of its lanes may be others' as well: the agent checks storage now and then.
+                let locks_held = || service.scrape().value("mistify_keys_held");
+                // Or it was made between two scrapes.
+                wait_until("its guest is being made", SOON, || {
+                    locks_held() > 0.0 || call.is_finished()
+                });
                 create = Some(call);
                 systemctl(&["stop", UNIT]);
             },

@@ -50,7 +50,7 @@ fn panic_in_a_late_handler_frees_lock_and_costs_state() {
     assert_eq!(lane(&pool, Lane::Control).totals.panicked, 1);
 }
 
-/// A state whose making and dropping panic when told so.
+/// A state whose making and dropping panic on request.
 struct Odd<'a>(&'a AtomicBool);
 
 impl Drop for Odd<'_> {
@@ -92,7 +92,7 @@ fn stop_completes_jobs_and_refuses_new_ones() {
         let first = first.wait_until_running();
         let queued = scope.spawn(|| pool.run(Lane::Control, job("queued"), None, |_| 7));
         let waiter = scope.spawn(|| pool.lock_guest("web-1", far()).map(drop));
-        until("one waits for the key", || pool.snapshot().callers.locks_waiting == 1);
+        until("one waits for the lock", || pool.snapshot().callers.locks_waiting == 1);
         until("one is queued", || lane(&pool, Lane::Control).queued == 1);
 
         let stop = scope.spawn(|| pool.stop(FAR));

@@ -14,7 +14,7 @@ fn verbs_on_one_guest_lock_run_in_arrival_order() {
             scope.spawn(move || {
                 let deadline = far();
                 let lock = pool.lock_guest("web-1", deadline).unwrap();
-                assert!(Instant::now() < deadline, "the key's release wakes the next");
+                assert!(Instant::now() < deadline, "the lock's release wakes the next");
                 order.lock().push(number);
                 let alone = pool.run(Lane::Control, job("verb"), Some(&lock), move |_| {
                     let alone = !inside.swap(true, SeqCst);
@@ -107,7 +107,7 @@ fn full_change_lanes_do_not_affect_read_and_urgent() {
 }
 
 #[test]
-fn a_key_stays_with_its_last_clone() {
+fn a_lock_stays_with_its_last_clone() {
     let pool = pool(&limits());
     let lock = pool.lock_guest("web-1", far()).unwrap();
     let clone = lock.clone();
@@ -144,8 +144,8 @@ fn nothing_is_left_after_a_hundred_thousand_calls() {
             let pool = &pool;
             scope.spawn(move || {
                 for number in 0..CALLS {
-                    let key = format!("web-{}", (thread + number) % 1000);
-                    let lock = pool.lock_guest(&key, far()).unwrap();
+                    let guest = format!("web-{}", (thread + number) % 1000);
+                    let lock = pool.lock_guest(&guest, far()).unwrap();
                     pool.run(Lane::Control, job("verb"), Some(&lock), |_| ()).unwrap();
                 }
             });

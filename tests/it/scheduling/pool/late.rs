@@ -20,7 +20,7 @@ fn late_job_holds_its_lock_until_return_and_is_undone() {
     drop(block);
     wait_undone.recv_timeout(FAR).unwrap();
     let held = pool.lock_guest("web-1", soon("").deadline).unwrap_err();
-    assert!(matches!(held, Error::GuestLocked { .. }), "the undo runs under the key: {held:?}");
+    assert!(matches!(held, Error::GuestLocked { .. }), "the undo runs under the lock: {held:?}");
     assert_eq!(pool.snapshot().callers.waits_late, 2);
 
     thread::scope(|scope| {
@@ -94,7 +94,7 @@ fn result_reaches_caller_or_late_handler_exactly_once() {
     let ran = Arc::new(AtomicUsize::new(0));
     let (mut in_time, mut reported_late, mut unrun) = (0, 0, 0);
     let end = far();
-    // And until each end was seen, which takes a loaded machine longer.
+    // And until both outcomes were seen, which takes a loaded machine longer.
     let mut number = 0;
     while number < CALLS || ((in_time == 0 || reported_late == 0) && Instant::now() < end) {
         number += 1;

@@ -60,22 +60,22 @@ fn lane(pool: &Pool<State>, lane: Lane) -> LaneSnapshot {
     lanes.into_iter().find(|snapshot| snapshot.lane == lane).unwrap()
 }
 
-/// The outside end of a job that says when it runs and goes on until it is let go.
+/// The handle of a job that reports when it runs; dropping the handle releases the job.
 struct Block {
     running: Receiver<()>,
-    _let_go: Sender<()>,
+    _release: Sender<()>,
 }
 
-/// A job that blocks, and its outside end; dropping that lets it go.
+/// A job that blocks, and its handle.
 fn block() -> (Block, impl FnOnce(&mut State) + Send + 'static) {
     let (running_sender, running) = bounded(1);
-    let (let_go, wait) = bounded::<()>(0);
+    let (release, released) = bounded::<()>(0);
     let work = move |_: &mut State| {
-        // Either end may be gone already: nobody asks whether it runs, or it was let go before.
+        // The handle may be dropped already.
         let _ = running_sender.send(());
-        let _ = wait.recv();
+        let _ = released.recv();
     };
-    (Block { running, _let_go: let_go }, work)
+    (Block { running, _release: release }, work)
 }
 
 impl Block {
@@ -85,7 +85,7 @@ impl Block {
     }
 }
 
-/// What a job does when it is let go, or its late handler.
+/// What a job does after its release, or its late handler.
 trait Then: FnOnce() + Send + Clone + 'static {}
 
 impl<F: FnOnce() + Send + Clone + 'static> Then for F {}

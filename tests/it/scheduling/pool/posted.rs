@@ -33,14 +33,14 @@ fn one_worker() -> PoolLimits {
 }
 
 #[test]
-fn worker_delivers_the_answer_after_freeing_its_place() {
+fn worker_delivers_the_answer_after_freeing_its_slot() {
     let pool = Arc::new(pool(&limits()));
     let (answers, answered) = unbounded();
     let seen = Arc::clone(&pool);
-    let place = pool.caller_slot().unwrap();
+    let slot = pool.caller_slot().unwrap();
     assert_eq!(pool.snapshot().callers.callers, 1);
     pool.post(
-        place,
+        slot,
         Lane::Read,
         job("Status web-1"),
         |_| 7,
@@ -55,7 +55,7 @@ fn worker_delivers_the_answer_after_freeing_its_place() {
     until("both are finished", || lane(&pool, Lane::Read).totals.finished == 2);
 }
 
-/// Posts a job that is late, and runs on until its block is let go.
+/// Posts a job that is late, and runs on until its block is dropped.
 fn post_late(pool: &Pool<State>) -> (Receiver<Answered<()>>, Block) {
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
@@ -81,10 +81,10 @@ fn post_late(pool: &Pool<State>) -> (Receiver<Answered<()>>, Block) {
 fn clock_answers_late_and_later_result_is_dropped() {
     let pool = pool(&one_worker());
     let (answered, block) = post_late(&pool);
-    assert_eq!(pool.snapshot().callers.callers, 0, "its place is free");
+    assert_eq!(pool.snapshot().callers.callers, 0, "its slot is free");
     let read = lane(&pool, Lane::Read);
     assert_eq!((read.running, read.totals.late, read.totals.finished), (1, 1, 0));
-    assert!(pool.late_answers().try_recv().is_ok(), "who judges stuck workers is told");
+    assert!(pool.late_answers().try_recv().is_ok(), "the watch of stuck workers is woken");
     assert_eq!(pool.overdue().len(), 1);
     drop(block);
     until("it is over", || lane(&pool, Lane::Read).totals.finished == 1);
@@ -134,8 +134,8 @@ fn panics_of_job_and_of_receiver_are_survived() {
     let pool = pool(&one_worker());
     let (answer, _) = only(&post(&pool, job("Status web-1"), |_| -> () { panic!("on purpose") }));
     assert_eq!(answer, Err(Error::Panicked { what: "Status web-1".to_owned() }));
-    let place = pool.caller_slot().unwrap();
-    pool.post(place, Lane::Read, job("told"), |_| (), |_| panic!("on purpose, too"));
+    let slot = pool.caller_slot().unwrap();
+    pool.post(slot, Lane::Read, job("told"), |_| (), |_| panic!("on purpose, too"));
     assert_eq!(only(&post(&pool, job("after"), |_| ())).0, Ok(()));
     until("all ended", || lane(&pool, Lane::Read).totals.finished == 2);
     assert_eq!(lane(&pool, Lane::Read).totals.panicked, 1);
@@ -144,10 +144,10 @@ fn panics_of_job_and_of_receiver_are_survived() {
 #[test]
 fn a_posted_job_takes_no_callers_place() {
     let pool = pool(&limits());
-    let places: Vec<_> = (0..8).map(|_| pool.caller_slot().unwrap()).collect();
+    let slots: Vec<_> = (0..8).map(|_| pool.caller_slot().unwrap()).collect();
     assert_eq!(pool.snapshot().callers.callers, 8, "a stop waits for them");
     assert_eq!(pool.run(Lane::Read, job("beside"), None, |_| 7), Ok(7));
-    drop(places);
+    drop(slots);
     assert_eq!(pool.snapshot().callers.callers, 0);
 }
 
@@ -259,10 +259,10 @@ fn pool_end_ends_jobs_that_wait_for_the_clock() {
     let (block, work) = block();
     let kept = Arc::new(());
     let held = Arc::clone(&kept);
-    let place = pool.caller_slot().unwrap();
+    let slot = pool.caller_slot().unwrap();
     let deadline = Instant::now() + FAR * 100;
     let far = Job { name: "far".into(), deadline };
-    pool.post(place, Lane::Read, far, work, move |_: Result<(), Error>| drop(held));
+    pool.post(slot, Lane::Read, far, work, move |_: Result<(), Error>| drop(held));
     let block = block.wait_until_running();
     drop(pool);
     drop(block);
@@ -275,20 +275,20 @@ fn many_short_deadlines_are_each_answered_once() {
     let pool = pool(&PoolLimits { read_workers: 2, ..limits() });
     let (answers, answered) = unbounded();
     let (mut posted, mut ends, end) = (0_usize, [0_usize; 2], Instant::now() + 10 * FAR);
-    // Until each end was a thousand times that of a job that might have had the other.
+    // Until each outcome occurred a thousand times, for jobs that might have had the other.
     while ends.iter().any(|count| *count < 1000) {
         assert!(Instant::now() < end, "{ends:?}");
         ends = answered.try_iter().fold(ends, |mut ends, is_ok| {
             ends[usize::from(is_ok)] += 1;
             ends
         });
-        let Some(place) = pool.caller_slot() else { continue };
+        let Some(slot) = pool.caller_slot() else { continue };
         // From 20 us to 40 ms: on a machine of any speed some of these are as long as a job takes.
         let wait = Duration::from_micros((20 + posted as u64 % 100) << (posted % 12));
         let job = Job { name: "short".into(), deadline: Instant::now() + wait };
         let answers = answers.clone();
         pool.post(
-            place,
+            slot,
             Lane::Read,
             job,
             |_| thread::yield_now(),

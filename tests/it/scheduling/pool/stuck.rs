@@ -34,7 +34,7 @@ fn hung_worker_is_replaced_and_ends_with_its_job() {
     assert_eq!(figures(&pool), (1, 0, 1));
     assert_eq!(pool.overdue(), [], "it is judged already");
     assert_eq!(name_of_worker(&pool).as_deref(), Some("control-1"));
-    assert_eq!(pool.snapshot().callers.locks_held, 1, "the key stays with the job");
+    assert_eq!(pool.snapshot().callers.locks_held, 1, "the lock stays with the job");
     let oldest = lane(&pool, Lane::Control).oldest.unwrap();
     assert_eq!(oldest.what, "late");
     assert!(!pool.abandon(&stuck).unwrap(), "once is enough");

@@ -29,8 +29,8 @@ fn no_early_closing_caller_is_mistaken_for_root() {
     let Some(_world) = require("users", World::new()) else { return };
     let began = Instant::now();
     let agent = Agent::start(&ON_TEST_DRIVER);
-    let place = agent.address().to_string();
-    let sent = client(setpriv(NOBODY), &["storm", &place, "10000", &create("stolen")]);
+    let address = agent.address().to_string();
+    let sent = client(setpriv(NOBODY), &["storm", &address, "10000", &create("stolen")]);
     assert_eq!(sent, "10000");
     assert!(!is_made(&agent, "stolen"));
     // The log includes the remaining work for these callers.
@@ -43,8 +43,8 @@ fn no_early_closing_caller_is_mistaken_for_root() {
 fn reused_port_lends_no_identity_to_its_former_caller() {
     let Some(_world) = require("users", World::new()) else { return };
     let agent = Agent::start(&ON_TEST_DRIVER);
-    let (place, pid) = (agent.address().to_string(), agent.pid().to_string());
-    let words = ["reuse", &place, &NOBODY.to_string(), &pid, &create("borrowed")];
+    let (address, pid) = (agent.address().to_string(), agent.pid().to_string());
+    let words = ["reuse", &address, &NOBODY.to_string(), &pid, &create("borrowed")];
     assert_eq!(client(setpriv(0), &words), "200", "root's own call");
     assert!(!is_made(&agent, "borrowed"));
     let log = agent.end();
@@ -67,17 +67,17 @@ fn a_user_has_a_share_of_connections() {
     let anywhere = "127.0.0.1:0".parse().expect("an address");
     let mut front = Front::bind(&[anywhere], limits).expect("a free port");
     front.admit(Access::new(&config).expect("users by number"));
-    let place = front.local_addresses()[0].to_string();
+    let address = front.local_addresses()[0].to_string();
     let handler = |_: &Request, responder: Responder| responder.send(Response::text("well"));
     let running = front.start(Arc::new(handler)).expect("threads");
     let mut words = Vec::new();
     for user in users.iter().map(String::as_str).chain(["0"]) {
-        words.extend(["keep-busy", &place, user, "80"]);
+        words.extend(["keep-busy", &address, user, "80"]);
     }
-    words.extend(["ask", &place]);
+    words.extend(["ask", &address]);
     let served = client(setpriv(0), &words);
     assert_eq!(served.lines().collect::<Vec<_>>(), ["64", "64", "64", "48", "16", "503"]);
-    wait_until("the places are free again", SOON, || ask(64004, &place) == "200");
+    wait_until("the places are free again", SOON, || ask(64004, &address) == "200");
     assert!(running.stop(SOON));
 }
 
@@ -85,9 +85,9 @@ fn a_user_has_a_share_of_connections() {
 fn idle_connections_of_root_do_not_lock_root_out() {
     let Some(_world) = require("users", World::new()) else { return };
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", "64001"]].concat());
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     // Of root's 1,100 the last stay, and of the other user, who was there first, all.
-    let words = ["hold", &place, "64001", "10", "press", &place, "0", "1100", "again"];
+    let words = ["hold", &address, "64001", "10", "press", &address, "0", "1100", "again"];
     let served = client(setpriv(0), &words);
     assert_eq!(served.lines().collect::<Vec<_>>(), ["10", "1100", "1024"]);
     agent.end();

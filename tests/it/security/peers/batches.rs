@@ -67,12 +67,12 @@ fn series(agent: &Agent, name: &str) -> Option<f64> {
 fn withstand(how: &str, then: impl FnOnce(&Agent)) {
     let Some(_world) = require("users", World::new()) else { return };
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", USER]].concat());
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     let mut calls = 0..CALM_CALLS;
     let calm = slowest_health(&agent, || calls.next().is_none());
     let before = Used::by(&agent);
     let slowest = thread::scope(|scope| {
-        let flood = scope.spawn(|| client(setpriv(0), &["flood", &place, USER, how]));
+        let flood = scope.spawn(|| client(setpriv(0), &["flood", &address, USER, how]));
         let is_quiet =
             || series(&agent, "mistify_http_connections{").is_some_and(|open| open <= 1.0);
         let slowest = slowest_health(&agent, || flood.is_finished() && is_quiet());
@@ -104,13 +104,13 @@ fn bodies_of_others_leave_memory_for_roots_changes() {
     let Some(_world) = require("users", World::new()) else { return };
     let users = ["64001", "64002", "64003", "64004"].map(|user| ["--allow-user", user]).concat();
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &users].concat());
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     let change = r#"{"method":"Libvirt.Run","params":[{"guest":{"id":"test"}}],"id":1}"#;
     // Two take what they can, a third the crumbs, and a fourth gets nothing.
     let words = [
-        &["fill", &place, "64001", "45", "1000000", "fill", &place, "64002", "45", "1000000"][..],
-        &["fill", &place, "64003", "60", "60000", "full", &place, "64004", change],
-        &["post", &place, "0", change],
+        &["fill", &address, "64001", "45", "1000000", "fill", &address, "64002", "45", "1000000"][..],
+        &["fill", &address, "64003", "60", "60000", "full", &address, "64004", change],
+        &["post", &address, "0", change],
     ];
     // On a slow machine the first bodies have their 10 s before the last ones fill the memory: then once more.
     wait_until("the bodies fill the memory", SOON, || {

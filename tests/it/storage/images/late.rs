@@ -17,7 +17,7 @@ fn late_volume_or_clone_does_not_block_the_next() {
     let gates = Scratch::new();
     let gate = gates.path().join("gate");
     let mut command = Command::new(PROGRAM);
-    // What the store keeps of a volume; it reads that of all of them before it promises space.
+    // The file of a volume's properties; the store reads those of all volumes before it reserves space.
     command.env("LD_PRELOAD", faults()).env("FAULT", "open64:0:*:guests/other/disk-0#");
     command.env("FAULT_WHILE", &gate);
     let bed = Bed::of(command, TEST_DRIVER, None, &["--deadline-change", "5"]);

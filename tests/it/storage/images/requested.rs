@@ -165,7 +165,7 @@ fn is_complete(bed: &Bed, id: &str) -> bool {
     found.is_ok_and(|found| found["images"][0]["status"] == "complete")
 }
 
-/// The curls that fetch from this service what has these words in its URL.
+/// The curl processes that fetch a URL with these words from this service.
 fn curls(service: &ImageService, words: &str) -> Vec<String> {
     let pattern = format!("^/usr/bin/curl .*{}.*{words}", service.address);
     let listed = Command::new("pgrep").args(["-f", &pattern]).output().expect("pgrep runs");
