@@ -184,9 +184,9 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
     assert_eq!(job[member], direct[member], "{job}");
     // Job.Get shows the end of a job before the event is sent.
     let ends = wait_for("the job's end is reported", SOON, || {
-        let reported = agent.agent.core.events().wait(0, Some("test"), 100, Instant::now());
-        let reported = serde_json::to_value(&reported.events).expect("JSON");
-        let mut ends = reported.as_array().expect("events").clone();
+        let page = agent.agent.core.events().wait(0, Some("test"), 100, Instant::now());
+        let events = serde_json::to_value(&page.events).expect("JSON");
+        let mut ends = events.as_array().expect("events").clone();
         ends.retain(|event| event["event"] == "job");
         (!ends.is_empty()).then_some(ends)
     });
@@ -242,7 +242,7 @@ fn call_answered_at_once_is_no_job() {
     let args = json!({ "guest": { "id": "test" }, "args": { "mistify.async": "true" } });
     let answer = agent.call_with("Status", &args);
     assert_eq!(answer["error"], "invalid argument: args: this method takes no mistify.async");
-    // On the old path the words of the new one are the caller's own.
+    // On the old path `async` is an unknown member, which is ignored.
     let own = json!({ "guest": test_guest("old"), "async": true });
     let answer = agent.call_with("SetMetadata", &own);
     assert_eq!(answer["result"], json!({ "guest": test_guest("old") }));
@@ -272,7 +272,7 @@ fn guest_jobs_are_ordered_bounded_and_cancellable() {
     config.jobs = JobLimits { queued: 4, queued_per_guest: 3, ..JobLimits::default() };
     let agent = InProcess::start(&config);
     let address = agent.address;
-    // The test driver is the process's, and its own guest that of all tests.
+    // All tests in this process share the test driver and its own guest.
     let owned = |owner: &str| json!({ "id": "job-order", "metadata": { "owner": owner } });
     let guest = json!({ "id": "job-order", "type": "test", "memory": 32, "cpu": 1 });
     rpc(address, "Libvirt.CreateGuest", &json!({ "guest": guest }));
@@ -481,7 +481,7 @@ fn stop_completes_the_job_and_next_start_runs_queued() {
     // Longer than a loaded machine needs until the stop.
     let [runs, waits] = hung.jobs(&agent, "10");
     agent.signal("TERM");
-    // Its worker is in a call that does not return, of which the agent's end says so.
+    // Its worker is in a call that does not return; the agent ends with success all the same.
     assert!(agent.wait().success());
     hung.tell_qemu("CONT");
     let agent = hung.agent();
@@ -519,7 +519,7 @@ fn random_kills_break_no_start_and_forget_no_job() {
                         let Some(answer) = try_rpc(address, "Libvirt.SetMetadata", &params) else {
                             return;
                         };
-                        // Too many may wait.
+                        // Without an id if too many jobs wait.
                         let id = answer["result"]["job"].as_str().map(str::to_owned);
                         taken.lock().expect("no panic").extend(id);
                     }
@@ -543,7 +543,7 @@ fn random_kills_break_no_start_and_forget_no_job() {
 }
 
 #[test]
-fn a_job_that_waits_for_its_guests_key_says_so() {
+fn a_job_that_waits_for_its_guests_lock_says_so() {
     let agent = InProcess::start(&InProcess::config());
     let lock =
         agent.agent.core.pool().lock_guest("test", Instant::now() + SOON).expect("nobody has it");

@@ -42,8 +42,8 @@ fn a_caller_that_ends_its_side_still_gets_its_answer() {
     assert!(client.is_closed());
 }
 
-/// Keeps the one handler, lets `leave` send and go meanwhile, and returns how many requests were given
-/// to the handler in all.
+/// Keeps the one handler busy while `leave` sends a request and leaves; returns how many requests the handler got in
+/// all.
 fn handled_after(leave: impl FnOnce(&Service)) -> (Service, usize) {
     let (service, gate) = gated(HttpLimits { handlers: 1, ..patient() });
     let mut first = service.connect();

@@ -111,7 +111,7 @@ fn request_longer_than_the_idle_time_is_answered() {
     let mut slow = service.connect();
     slow.send(GET_GATE);
     gate.wait_for_request();
-    // Opened later than this one, it is closed for being idle; so that time is over for the other.
+    // A connection that is opened later is closed as idle; so the idle time of `slow` is over, too.
     assert!(service.connect().is_closed());
     gate.open.send(()).unwrap();
     assert_eq!(slow.answer().status, 200);
@@ -165,8 +165,8 @@ fn new_connection_takes_the_place_of_the_longest_idle() {
     let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
     for client in &mut clients {
         assert_eq!(client.ask(GET).status, 200);
-        // A handler notes the time after its answer has gone: far apart, also one that has to wait for a processor
-        // then keeps the order.
+        // A handler records the time after it has sent its answer. The pause keeps the order even if a handler has to
+        // wait for a processor.
         thread::sleep(Duration::from_millis(200));
     }
     // From now on the second is the longest idle.

@@ -163,7 +163,7 @@ fn a_network_of_another_guest_is_kept_by_delete() {
     let bare = json!({ "id": "clone-former", "type": "qemu", "memory": 32, "cpu": 1 });
     bed.agent.ok("CreateGuest", &bare);
 
-    // The mark says its id, and the uuid of the other.
+    // The network's mark has this id, and the uuid of the renamed domain.
     let with_nic = json!({ "id": "clone-former", "nics": [{ "network": "mistify0", "mac": MAC }] });
     let unplugged = bed.unplug("clone-now");
     bed.agent.ok("Delete", &with_nic);
@@ -234,10 +234,10 @@ fn a_copy_of_a_guest_of_others_has_no_metadata() {
         .replace(&format!("<uuid>{}</uuid>", uuid.trim()), "");
     assert!(bed.stack.with_xml("define", &xml).status.success());
 
-    let reported =
+    let described =
         |id: &str| bed.agent.ok("Describe", &json!({ "id": id }))["Metadata"].to_string();
-    assert!(reported("clone-of").contains("alice"), "{}", reported("clone-of"));
-    assert!(!reported("clone-copy").contains("alice"), "{}", reported("clone-copy"));
+    assert!(described("clone-of").contains("alice"), "{}", described("clone-of"));
+    assert!(!described("clone-copy").contains("alice"), "{}", described("clone-copy"));
     for id in ["clone-copy", "clone-of"] {
         bed.agent.ok("Delete", &json!({ "id": id }));
     }
@@ -266,13 +266,13 @@ fn metadata_of_a_clone_is_its_own_after_each_change() {
         let answer = bed.agent.call_with(verb, &request);
         assert_eq!(answer["error"], Value::Null, "{verb}: {answer}");
 
-        let reported = described("clone-copy");
+        let metadata = described("clone-copy");
 
         assert!(
-            !reported.contains("alice") && !reported.contains("clone-of"),
-            "{verb}: {reported}"
+            !metadata.contains("alice") && !metadata.contains("clone-of"),
+            "{verb}: {metadata}"
         );
-        assert_eq!(reported.contains("bob"), verb == "SetMetadata", "{reported}");
+        assert_eq!(metadata.contains("bob"), verb == "SetMetadata", "{metadata}");
         bed.agent.ok("Delete", &json!({ "id": "clone-copy" }));
     }
     assert!(described("clone-of").contains("alice"), "the original's stays");

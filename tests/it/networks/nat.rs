@@ -152,7 +152,7 @@ fn a_killed_create_leaves_no_reservation() {
         dying.wait();
         wait_for_libvirt(&uri);
         let agent = Agent::start(&flags);
-        wait_until("it is settled", SOON, || agent.is_recovered());
+        wait_until("it is recovered", SOON, || agent.is_recovered());
         let names = stack.virsh_ok(&["net-list", "--all", "--name"]);
         let (is_whole, has_network) = (names.contains(&mac(6)), names.contains(NETWORK));
         let expected: Vec<_> = is_whole.then(|| reserved(6, "192.168.77.66")).into_iter().collect();

@@ -143,7 +143,7 @@ fn on_a_full_disk(directory: &Path) {
     no_space(entry.note(long("y")).err());
     drop((entry, journal));
     let journal = open(directory).expect("a start takes no space");
-    let entry = journal.open_of("web-1").expect("it is not settled");
+    let entry = journal.open_of("web-1").expect("it is open");
     assert_eq!(entry.intent().steps, [network(0), network(1)]);
     // What frees space needs none.
     entry.complete().expect("an end takes no space");

@@ -138,7 +138,7 @@ impl Bed {
                 let context = format!("{method}, call {number} {way}: {answer}");
                 if let Some(error) = answer["error"].as_str() {
                     assert!(has_failed && error.contains(sentence), "{context}");
-                    wait_until("it is settled", SOON, || self.agent.is_recovered());
+                    wait_until("it is recovered", SOON, || self.agent.is_recovered());
                     let now = self.everything();
                     let lost: Vec<_> = before.iter().filter(|it| !now.contains(it)).collect();
                     let new: Vec<_> = now.iter().filter(|it| !before.contains(it)).collect();

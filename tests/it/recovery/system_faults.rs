@@ -90,9 +90,9 @@ impl Home {
     }
 
     /// Starts an agent without a fault, which recovers what is open.
-    fn settle(&self) {
+    fn recover(&self) {
         let agent = Agent::start(&self.flags());
-        wait_until("it is settled", SOON, || agent.is_recovered());
+        wait_until("it is recovered", SOON, || agent.is_recovered());
         agent.end();
         assert_eq!(entries(&self.path("store/guests")), 0);
         assert_eq!(entries(&self.path("state/set-aside")), 0);
@@ -133,7 +133,7 @@ fn start_is_repeated(call: &str, error: i32, words: &str, at_least: usize) {
     };
     let (calls, ends) = home.each((call, error, &state), ended, |_| {});
     assert!(ends >= at_least, "{calls} calls, {ends} ends");
-    home.settle();
+    home.recover();
 }
 
 #[test]
@@ -161,10 +161,10 @@ fn failed_fsync_is_an_error_and_leaves_nothing() {
                 failed.set(failed.get() + 1);
             }
         }
-        wait_until("it is settled", SOON, || agent.is_recovered());
+        wait_until("it is recovered", SOON, || agent.is_recovered());
         assert_eq!(entries(&home.path("store/guests")), 0);
     });
-    // A CreateGuest hears of each; a Delete is done, whatever its journal can note.
+    // A CreateGuest fails with each fault; a Delete succeeds even if its journal cannot be written.
     let failed = failed.map(Cell::into_inner);
     assert!(failed[0] > 5 && failed[1] == 0, "{calls} calls, {ends} ends, {failed:?}");
 }
@@ -188,7 +188,7 @@ fn failed_event_loop_is_reported_and_continues() {
     let agent = home.start(&format!("epoll_wait:{}:1", libc::EIO), &[]).expect("it goes on");
     let fails = "libvirt's event loop failed; retrying: Input/output error (os error 5)";
     agent.logged(fails);
-    // Of what happens to a guest libvirt tells by its loop.
+    // libvirt sends the events of a guest by its event loop.
     agent.ok("Poweroff", &json!({ "id": "test" }));
     agent.logged("libvirt's event loop recovered");
     agent.end();

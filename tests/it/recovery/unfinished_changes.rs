@@ -74,7 +74,7 @@ fn open_changes_are_shown_and_recovered_with_libvirtd() {
     stack.signal_libvirtd("KILL");
 
     let agent = Agent::start(&flags);
-    wait_until("it says why it cannot settle it", SOON, || {
+    wait_until("it says why it cannot recover it", SOON, || {
         let (status, health) = agent.health();
         let open = &health["journal"]["open"][0];
         status == 503
@@ -92,7 +92,7 @@ fn open_changes_are_shown_and_recovered_with_libvirtd() {
     assert_eq!(planned["warnings"][0], open, "{planned}");
 
     stack.start_libvirtd();
-    wait_until("it is settled", SOON, || agent.is_recovered());
+    wait_until("it is recovered", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
     wait_until("it is healthy", SOON, || agent.health().0 == 200);
     assert_eq!(agent.get("/readyz").0, 200);
@@ -136,7 +136,7 @@ fn retry_pauses_grow_until_one_succeeds() {
 
     fs::remove_dir(&properties).expect("it is empty");
     fs::rename(&aside, &properties).expect("it can be moved back");
-    wait_until("it is settled", SOON, || agent.is_recovered());
+    wait_until("it is recovered", SOON, || agent.is_recovered());
     assert!(!disk.exists() && !properties.exists());
     assert_eq!(listed(), Value::Null);
     agent.end();
@@ -154,7 +154,7 @@ fn interrupted_create_keeps_a_guest_started_by_others() {
     let there = in_libvirt(&stack);
 
     let agent = Agent::start(&flags);
-    wait_until("it is settled", SOON, || agent.is_recovered());
+    wait_until("it is recovered", SOON, || agent.is_recovered());
     agent.logged("guest is running; keeping the partial CreateGuest; guest=\"taken\"");
     assert_eq!(in_libvirt(&stack), there);
     assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
@@ -182,7 +182,7 @@ fn refused_undo_is_named_and_repeated() {
     });
     assert!(in_libvirt(&stack).contains("kept\n"));
     drop(obstacle);
-    wait_until("it is settled", SOON, || agent.is_recovered());
+    wait_until("it is recovered", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
     assert!(!directory.path().join("store/guests/kept").exists());
     agent.end();
@@ -269,7 +269,7 @@ fn stop_ends_in_time_and_next_start_recovers_the_rest() {
 
     pipe.read();
     let agent = Agent::start(&flags);
-    wait_until("it is settled", SOON, || agent.is_recovered());
+    wait_until("it is recovered", SOON, || agent.is_recovered());
     assert_eq!(in_libvirt(&stack), before);
     agent.ok("Delete", &agent.ok("CreateGuest", &guest)["guest"]);
     assert_eq!(in_libvirt(&stack), before);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use super::{NOBODY, ON_TEST_DRIVER, PYTHON, SOON, World, ask, client, places, setpriv};
+use super::{NOBODY, ON_TEST_DRIVER, PYTHON, SOON, World, addresses, ask, client, setpriv};
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::{Scratch, wait_for};
@@ -58,12 +58,12 @@ fn passed_sockets_replace_the_port_and_outlive_agent() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc").display().to_string();
     let agent = Agent::run(launcher("rpc:rpc", &format!("tcp {socket}")), &ON_TEST_DRIVER);
-    let places = places(&agent, 2);
-    assert_eq!(places[1], socket);
-    for place in &places {
-        assert_eq!(client(setpriv(0), &["ask", place]), "200", "{place}");
+    let addresses = addresses(&agent, 2);
+    assert_eq!(addresses[1], socket);
+    for address in &addresses {
+        assert_eq!(client(setpriv(0), &["ask", address]), "200", "{address}");
     }
-    assert_eq!(ask(0, &places[0]), "200");
+    assert_eq!(ask(0, &addresses[0]), "200");
     agent.end();
     assert!(Path::new(&socket).exists(), "it is whose who made it");
 }
@@ -72,7 +72,7 @@ fn passed_sockets_replace_the_port_and_outlive_agent() {
 fn passed_sockets_are_not_inherited() {
     let Some(()) = require("users", python()) else { return };
     let agent = Agent::run(launcher("-", "tcp"), &ON_TEST_DRIVER);
-    places(&agent, 1);
+    addresses(&agent, 1);
     let info = fs::read_to_string(format!("/proc/{}/fdinfo/3", agent.pid())).expect("it has it");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags");
     let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");

@@ -1,4 +1,4 @@
-//! Callers that want what they may not have: another's name, or everybody's places.
+//! Callers that want what they may not have: another's name, or everybody's connections.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,7 +77,7 @@ fn a_user_has_a_share_of_connections() {
     words.extend(["ask", &address]);
     let served = client(setpriv(0), &words);
     assert_eq!(served.lines().collect::<Vec<_>>(), ["64", "64", "64", "48", "16", "503"]);
-    wait_until("the places are free again", SOON, || ask(64004, &address) == "200");
+    wait_until("connections are free again", SOON, || ask(64004, &address) == "200");
     assert!(running.stop(SOON));
 }
 

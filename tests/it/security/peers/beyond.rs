@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::{
-    NOBODY, ON_TEST_DRIVER, SOON, STRANGER, World, ask, client, create, one_in_ten_seconds, places,
-    setpriv,
+    NOBODY, ON_TEST_DRIVER, SOON, STRANGER, World, addresses, ask, client, create,
+    one_in_ten_seconds, setpriv,
 };
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::skip::{Skip, require};
@@ -73,15 +73,15 @@ impl Neighbour {
     }
 
     /// Returns the answer to this text.
-    fn say(&self, place: &str, text: &str) -> String {
+    fn say(&self, address: &str, text: &str) -> String {
         let mut runner = Command::new("nsenter");
         runner.args(["-n", "-t", &self.0.id().to_string()]);
-        client(runner, &["say", place, text])
+        client(runner, &["say", address, text])
     }
 
     /// The status of `GET /healthz` with these fields.
-    fn status(&self, place: &str, fields: &str) -> String {
-        let answer = self.say(place, &get(fields));
+    fn status(&self, address: &str, fields: &str) -> String {
+        let answer = self.say(address, &get(fields));
         answer.split(' ').nth(1).unwrap_or("closed").to_owned()
     }
 }
@@ -172,15 +172,15 @@ fn remote_callers_need_the_token_and_local_the_user() {
     }
     let began = Instant::now();
     let agent = neighbour.agent(&world, &flags);
-    let mut places = places(&agent, 4);
-    let everywhere = places.remove(3);
-    places.push(everywhere.replace("[::]", "192.0.2.1"));
-    places.push(everywhere.replace("[::]", "[2001:db8::1]"));
-    let loopback = places.remove(0);
+    let mut addresses = addresses(&agent, 4);
+    let everywhere = addresses.remove(3);
+    addresses.push(everywhere.replace("[::]", "192.0.2.1"));
+    addresses.push(everywhere.replace("[::]", "[2001:db8::1]"));
+    let loopback = addresses.remove(0);
 
     let lower = TOKEN.to_lowercase();
-    for place in &places {
-        let none = neighbour.say(place, &get(""));
+    for address in &addresses {
+        let none = neighbour.say(address, &get(""));
         assert!(
             none.contains("401 Unauthorized") && none.contains("WWW-Authenticate: Bearer"),
             "{none}"
@@ -193,22 +193,22 @@ fn remote_callers_need_the_token_and_local_the_user() {
             format!("Authorization: Basic {TOKEN}\\r\\n"),
             bearer(TOKEN) + &bearer(TOKEN),
         ] {
-            assert_eq!(neighbour.status(place, &fields), "401", "{place} {fields}");
+            assert_eq!(neighbour.status(address, &fields), "401", "{address} {fields}");
         }
-        assert_eq!(neighbour.status(place, &bearer(TOKEN)), "200", "{place}");
+        assert_eq!(neighbour.status(address, &bearer(TOKEN)), "200", "{address}");
         let fields = format!("aUTHORIZATION: bEARER {TOKEN}\\r\\n");
-        assert_eq!(neighbour.status(place, &fields), "200", "{place}");
-        assert_eq!(neighbour.status(place, &(bearer(TOKEN) + "Origin: null\\r\\n")), "403");
+        assert_eq!(neighbour.status(address, &fields), "200", "{address}");
+        assert_eq!(neighbour.status(address, &(bearer(TOKEN) + "Origin: null\\r\\n")), "403");
     }
     // What is wrong about a token is not told, and its body is not asked for.
     let words = |answer: String| answer.split("Date").next().map(str::to_owned);
-    let place = &places[0];
-    let none = neighbour.say(place, &get("Content-Length: 9\\r\\nExpect: 100-continue\\r\\n"));
-    assert_eq!(words(none), words(neighbour.say(place, &get(&bearer(OTHER)))));
+    let address = &addresses[0];
+    let none = neighbour.say(address, &get("Content-Length: 9\\r\\nExpect: 100-continue\\r\\n"));
+    assert_eq!(words(none), words(neighbour.say(address, &get(&bearer(OTHER)))));
     let body = create("stolen").replace('\\', "\\\\");
     let fields = format!("Content-Type: application/json\\r\\nContent-Length: {}", body.len());
     let head = "POST /_mistify_RPC_ HTTP/1.1\\r\\nHost: 192.0.2.1\\r\\nConnection: close\\r\\n";
-    let answer = neighbour.say(place, &format!("{head}{fields}\\r\\n\\r\\n{body}"));
+    let answer = neighbour.say(address, &format!("{head}{fields}\\r\\n\\r\\n{body}"));
     assert!(answer.contains(" 401 "), "{answer}");
     let log = agent.log();
     assert!(!log.contains("CreateGuest") && !log.contains(TOKEN), "{log}");
@@ -232,16 +232,16 @@ fn remote_callers_need_the_token_and_local_the_user() {
     assert_eq!(here(NOBODY, &["ask", &loopback]), "closed");
     let with_token = get(&bearer(TOKEN));
     assert_eq!(here(NOBODY, &["say", &loopback, &with_token]), "closed", "no token opens loopback");
-    assert_eq!(here(0, &["ask", place]), "401");
+    assert_eq!(here(0, &["ask", address]), "401");
     let list = |flags: &[&str]| {
         let mut command = Command::new("nsenter");
-        command.args(["-n", "-t", &agent.pid().to_string(), PROGRAM, "list", "--listen", place]);
+        command.args(["-n", "-t", &agent.pid().to_string(), PROGRAM, "list", "--listen", address]);
         let output = command.args(["--config", "/dev/null"]).args(flags).output();
         output.expect("it starts").status.success()
     };
     assert!(list(&["--token-file", &file]), "the commands of the shell show it, too");
     assert!(!list(&[]));
-    assert!(here(NOBODY, &["say", place, &with_token]).contains(" 200 "));
+    assert!(here(NOBODY, &["say", address, &with_token]).contains(" 200 "));
     agent.end();
 }
 
@@ -256,14 +256,14 @@ fn loopback_is_closed_to_other_hosts() {
         Some(log.split("metrics are served on ").nth(1)?.lines().next()?.trim().to_owned())
     });
     neighbour.reach_loopback(&agent);
-    let own = |place: &str| {
+    let own = |address: &str| {
         let mut runner = Command::new("nsenter");
         runner.args(["-n", "-t", &agent.pid().to_string()]);
-        client(runner, &["ask", place])
+        client(runner, &["ask", address])
     };
-    for place in [agent.address().to_string(), metrics] {
-        assert_eq!(own(&place), "200", "{place}");
-        assert_eq!(neighbour.status(&place, ""), "closed", "{place}");
+    for address in [agent.address().to_string(), metrics] {
+        assert_eq!(own(&address), "200", "{address}");
+        assert_eq!(neighbour.status(&address, ""), "closed", "{address}");
     }
     agent.logged("or not on this host");
     agent.end();
@@ -279,25 +279,25 @@ fn images_need_the_token_and_metrics_have_their_own() {
     let store = format!("directory:{}", scratch.path().display());
     let mut flags = vec!["--listen", "192.0.2.1:0", "--image-store", "--image-store-port", "0"];
     flags.extend(["--token-file", &file, "--storage", &store, "--metrics-listen", "192.0.2.1:0"]);
-    let place = |agent: &Agent, words: &str| {
+    let address = |agent: &Agent, words: &str| {
         wait_for("its line", SOON, || {
             let log = agent.log();
             Some(log.split(words).nth(1)?.lines().next()?.trim().to_owned())
         })
     };
     let agent = neighbour.agent(&world, &[&flags[..], &["--metrics-token-file", &other]].concat());
-    let images = place(&agent, "the image store listens on ");
-    let metrics = place(&agent, "metrics are served on ");
-    for (place, right, wrong) in [(&images, TOKEN, OTHER), (&metrics, OTHER, TOKEN)] {
-        assert_eq!(neighbour.status(place, ""), "401", "{place}");
-        assert_eq!(neighbour.status(place, &bearer(wrong)), "401", "{place}");
-        assert_eq!(neighbour.status(place, &bearer(right)), "200", "{place}");
+    let images = address(&agent, "the image store listens on ");
+    let metrics = address(&agent, "metrics are served on ");
+    for (address, right, wrong) in [(&images, TOKEN, OTHER), (&metrics, OTHER, TOKEN)] {
+        assert_eq!(neighbour.status(address, ""), "401", "{address}");
+        assert_eq!(neighbour.status(address, &bearer(wrong)), "401", "{address}");
+        assert_eq!(neighbour.status(address, &bearer(right)), "200", "{address}");
     }
     agent.end();
 
     let neighbour = Neighbour::new().expect("as before");
     let agent = neighbour.agent(&world, &[&flags[..], &["--metrics-open"]].concat());
-    let metrics = place(&agent, "metrics are served on ");
+    let metrics = address(&agent, "metrics are served on ");
     assert_eq!(neighbour.status(&metrics, ""), "200");
     let page = get("").replace("192.0.2.1", "evil.example");
     assert!(neighbour.say(&metrics, &page).contains(" 403 "), "a page by a name of its own");

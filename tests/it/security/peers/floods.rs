@@ -18,7 +18,7 @@ use crate::harness::support::{poll, signal, wait_until};
 const ATTACK: &str = include_str!("attack.py");
 /// Each may have 256 connections, all others than root 1,000 together.
 const ATTACKERS: [u32; 4] = [64001, 64002, 64003, 64004];
-const PLACES: usize = 1000;
+const CONNECTIONS_OF_OTHERS: usize = 1000;
 /// The agent's idle limit (`http.idle`); what takes longer is not its doing.
 const IDLE: Duration = Duration::from_secs(120);
 const KEPT_CALLS: usize = 2000;
@@ -34,10 +34,10 @@ struct Attack {
 }
 
 impl Attack {
-    fn start(kind: &str, uid: u32, place: &str, connections: usize) -> Self {
+    fn start(kind: &str, uid: u32, address: &str, connections: usize) -> Self {
         slow("attacks, then waits for the idle limit of 120 s");
         let mut command = setpriv(uid);
-        command.args([PYTHON, "-c", ATTACK, kind, place, &connections.to_string()]);
+        command.args([PYTHON, "-c", ATTACK, kind, address, &connections.to_string()]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let ready = lines.next().and_then(Result::ok);
@@ -103,11 +103,11 @@ fn measure(agent: &Agent) -> [Duration; 2] {
 /// What the agent has in memory, in bytes.
 fn resident(agent: &Agent) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is told");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux has it");
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
-/// What a series of the agent's own front says.
+/// The value of a series of the agent's metrics.
 fn series(agent: &Agent, name: &str) -> f64 {
     let text = agent.request("GET", "/metrics", &[], b"").text();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
@@ -132,12 +132,12 @@ fn withstand(
         flags.extend(["--allow-user".to_owned(), uid.to_string()]);
     }
     let agent = Agent::start(&flags);
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     let calm = measure(&agent);
     let before = resident(&agent);
 
     let attacks: Vec<_> =
-        uids.iter().map(|uid| Attack::start(kind, *uid, &place, connections)).collect();
+        uids.iter().map(|uid| Attack::start(kind, *uid, &address, connections)).collect();
     wait_until("the attack is under way", SOON, || is_under_way(&agent, &attacks));
     let troubled = measure(&agent);
     wait_until("the attack goes on", SOON, || is_under_way(&agent, &attacks));
@@ -216,7 +216,7 @@ fn garbage_behind_requests_costs_others_nothing() {
 
 #[test]
 fn connections_beyond_the_limits_do_not_delay_others() {
-    let full = held(PLACES);
+    let full = held(CONNECTIONS_OF_OTHERS);
     // Each of their idle connections gives way to another of the same user.
     let is_replaced = |attack: &Attack| attack.made() > 560;
     withstand("hold", &ATTACKERS, 280, move |agent, attacks| {

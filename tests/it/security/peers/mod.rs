@@ -96,17 +96,17 @@ fn client(mut runner: Command, words: &[&str]) -> String {
 }
 
 /// Returns the answer to a request of this user.
-fn ask(uid: u32, place: &str) -> String {
-    client(setpriv(uid), &["ask", place])
+fn ask(uid: u32, address: &str) -> String {
+    client(setpriv(uid), &["ask", address])
 }
 
-/// Everything that an agent listens on, once it is so many.
-fn places(agent: &Agent, count: usize) -> Vec<String> {
+/// The addresses that an agent listens on, once there are `count` of them.
+fn addresses(agent: &Agent, count: usize) -> Vec<String> {
     wait_for("it listens on all", SOON, || {
         let log = agent.log();
-        let places = log.lines().filter_map(|line| line.split("listening on ").nth(1));
-        let places: Vec<String> = places.map(str::to_owned).collect();
-        (places.len() == count).then_some(places)
+        let addresses = log.lines().filter_map(|line| line.split("listening on ").nth(1));
+        let addresses: Vec<String> = addresses.map(str::to_owned).collect();
+        (addresses.len() == count).then_some(addresses)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ON_TEST_DRIVER, client, create, places};
+use super::{ON_TEST_DRIVER, addresses, client, create};
 use crate::harness::agent::Agent;
 use crate::harness::support::Scratch;
 
@@ -43,11 +43,11 @@ fn flags_list_host_names_and_the_socket_accepts_any() {
     let mut flags = ON_TEST_DRIVER.to_vec();
     flags.extend(["--socket", &socket, "--allow-host", "hv1", "--allow-host", "hv1.example"]);
     let agent = Agent::start(&flags);
-    let tcp = places(&agent, 2).remove(0);
-    let ask = |place: &str, path: &str, host: &str| {
+    let tcp = addresses(&agent, 2).remove(0);
+    let ask = |address: &str, path: &str, host: &str| {
         let text =
             format!("GET {path} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n");
-        let answer = client(std::process::Command::new("env"), &["say", place, &text]);
+        let answer = client(std::process::Command::new("env"), &["say", address, &text]);
         answer.split(' ').nth(1).unwrap_or("closed").to_owned()
     };
     for path in ["/healthz", "/metrics"] {

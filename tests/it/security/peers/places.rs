@@ -1,4 +1,4 @@
-//! One allowed user holds all the places that it can get: others, and root, still get theirs.
+//! One allowed user has all connections and permits that it can get: others, and root, still get theirs.
 
 use super::{ON_TEST_DRIVER, World, client, setpriv};
 use crate::harness::agent::Agent;
@@ -12,10 +12,10 @@ const ALICE: &str = "64001";
 fn root_beside_alice(count: usize, refused: usize, text: &str, of_root: &str) -> Option<String> {
     let _world = require("users", World::new())?;
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", ALICE]].concat());
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     let (count, refused) = (count.to_string(), refused.to_string());
     let words =
-        ["take", &place, ALICE, &count, &refused, text, "take", &place, "0", "1", "1", of_root];
+        ["take", &address, ALICE, &count, &refused, text, "take", &address, "0", "1", "1", of_root];
     let said = client(setpriv(0), &words);
     agent.end();
     let (of_alice, of_root) = said.split_once('\n').expect("two lines");

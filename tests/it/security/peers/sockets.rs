@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::places;
+use super::addresses;
 use crate::harness::agent::{Agent, PROGRAM, Reply};
 use crate::harness::support::Scratch;
 
@@ -28,13 +28,13 @@ fn socket_of_a_killed_agent_is_replaced_and_removed() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc");
     let first = Agent::start(&flags(&socket));
-    places(&first, 2);
+    addresses(&first, 2);
     assert_eq!(status(&socket), 200);
     drop(first);
     assert!(fs::symlink_metadata(&socket).expect("it was killed").file_type().is_socket());
 
     let second = Agent::start(&flags(&socket));
-    places(&second, 2);
+    addresses(&second, 2);
     assert_eq!(status(&socket), 200);
     second.end();
     assert!(!socket.exists());
@@ -45,7 +45,7 @@ fn a_socket_that_another_process_has_is_left_to_it() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc");
     let first = Agent::start(&flags(&socket));
-    places(&first, 2);
+    addresses(&first, 2);
     let output = Command::new("timeout")
         .args(["60", PROGRAM, "--port", "0", "--state-dir"])
         .arg(scratch.path())

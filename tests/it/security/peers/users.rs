@@ -8,14 +8,14 @@ use std::thread;
 use std::time::Instant;
 
 use super::{
-    CLIENT, NOBODY, ON_TEST_DRIVER, PYTHON, SOON, STRANGER, World, ask, client, one_in_ten_seconds,
-    places, setpriv,
+    CLIENT, NOBODY, ON_TEST_DRIVER, PYTHON, SOON, STRANGER, World, addresses, ask, client,
+    one_in_ten_seconds, setpriv,
 };
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::skip::require;
 use crate::harness::support::wait_until;
 
-/// An agent on every kind of socket of this host, and where that is.
+/// An agent on every kind of socket of this host, and its addresses.
 fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
     let socket = world.at("socket");
     let mut all = ON_TEST_DRIVER.to_vec();
@@ -26,21 +26,21 @@ fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
     all.extend(["--socket", &socket, "--socket-group", "65534"]);
     all.extend(flags);
     let agent = Agent::start(&all);
-    let mut places = places(&agent, 4);
+    let mut addresses = addresses(&agent, 4);
     // A caller with an IPv6 socket whose peer is an IPv4 address.
-    places.push(places[0].replace("127.0.0.1", "[::ffff:127.0.0.1]"));
-    (agent, places)
+    addresses.push(addresses[0].replace("127.0.0.1", "[::ffff:127.0.0.1]"));
+    (agent, addresses)
 }
 
 #[test]
 fn only_root_may_call_an_agent_of_root() {
     let Some(world) = require("users", World::new()) else { return };
     let began = Instant::now();
-    let (agent, places) = agent_everywhere(&world, &[]);
-    for place in &places {
-        assert_eq!(ask(0, place), "200", "{place}");
-        assert_eq!(ask(NOBODY, place), "closed", "{place}");
-        assert_eq!(ask(STRANGER, place), "closed", "{place}");
+    let (agent, addresses) = agent_everywhere(&world, &[]);
+    for address in &addresses {
+        assert_eq!(ask(0, address), "200", "{address}");
+        assert_eq!(ask(NOBODY, address), "closed", "{address}");
+        assert_eq!(ask(STRANGER, address), "closed", "{address}");
     }
     let log = agent.log();
     one_in_ten_seconds(&log, " refused: ", began);
@@ -53,23 +53,23 @@ fn only_root_may_call_an_agent_of_root() {
 fn users_that_are_named_may_call_and_no_others() {
     let Some(world) = require("users", World::new()) else { return };
     let user = STRANGER.to_string();
-    let (_agent, places) = agent_everywhere(&world, &["--allow-user", &user]);
-    for place in &places {
+    let (_agent, addresses) = agent_everywhere(&world, &["--allow-user", &user]);
+    for address in &addresses {
         for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
-            assert_eq!(ask(uid, place), answer, "{uid} {place}");
+            assert_eq!(ask(uid, address), answer, "{uid} {address}");
         }
-        assert_eq!(client(setpriv(STRANGER), &["half", place]), "200", "{place}");
+        assert_eq!(client(setpriv(STRANGER), &["half", address]), "200", "{address}");
     }
 }
 
 #[test]
 fn everybody_may_call_by_a_flag_with_a_warning() {
     let Some(world) = require("users", World::new()) else { return };
-    let (agent, places) = agent_everywhere(&world, &["--allow-any-local"]);
+    let (agent, addresses) = agent_everywhere(&world, &["--allow-any-local"]);
     assert!(agent.log().contains("WARN"), "{}", agent.log());
     assert!(agent.log().contains("--allow-any-local: every user"), "{}", agent.log());
-    for place in &places {
-        assert_eq!(ask(NOBODY, place), "200", "{place}");
+    for address in &addresses {
+        assert_eq!(ask(NOBODY, address), "200", "{address}");
     }
 }
 
@@ -87,9 +87,9 @@ fn the_agents_own_user_may_call_it() {
     let mut flags = vec!["--state-dir", &state, "--storage", &storage];
     flags.extend(ON_TEST_DRIVER);
     let agent = Agent::run(command, &flags);
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
-        assert_eq!(ask(uid, &place), answer, "{uid}");
+        assert_eq!(ask(uid, &address), answer, "{uid}");
     }
 }
 
@@ -117,13 +117,13 @@ fn members_of_a_named_group_may_call() {
     let mut flags = ON_TEST_DRIVER.to_vec();
     flags.extend(["--allow-group", "callers"]);
     let agent = Agent::run(command, &flags);
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     for (uid, answer) in [(64001, "200"), (64002, "200"), (64003, "closed"), (STRANGER, "closed")] {
-        assert_eq!(ask(uid, &place), answer, "{uid}");
+        assert_eq!(ask(uid, &address), answer, "{uid}");
     }
 }
 
-/// The database of groups is a file that cannot be opened until it is let go.
+/// The database of groups is a file that cannot be opened until the client releases it.
 #[test]
 fn slow_group_lookup_delays_only_bounded_waiters() {
     let Some(world) = require("users", World::new()) else { return };
@@ -140,7 +140,7 @@ fn slow_group_lookup_delays_only_bounded_waiters() {
     let mut flags = ON_TEST_DRIVER.to_vec();
     flags.extend(["--allow-group", "64100"]);
     let agent = Agent::run(command, &flags);
-    let place = agent.address().to_string();
+    let address = agent.address().to_string();
     let mut user = Command::new(PYTHON);
     user.args(["-c", CLIENT, "keep", &group]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut user = user.spawn().expect("it starts");
@@ -149,18 +149,18 @@ fn slow_group_lookup_delays_only_bounded_waiters() {
     assert_eq!(said().as_deref(), Some("kept"));
 
     thread::scope(|scope| {
-        let waiting: Vec<_> = (0..10).map(|_| scope.spawn(|| ask(64001, &place))).collect();
+        let waiting: Vec<_> = (0..10).map(|_| scope.spawn(|| ask(64001, &address))).collect();
         assert_eq!(said().as_deref(), Some("asked"));
         let is_turned_away = || waiting.iter().filter(|ask| ask.is_finished()).count() == 2;
         wait_until("two are too many", SOON, is_turned_away);
-        assert_eq!(ask(0, &place), "200", "root does not wait");
+        assert_eq!(ask(0, &address), "200", "root does not wait");
         assert!(is_turned_away(), "the others do");
-        // The end of its input is the sign to let go.
+        // At the end of its input the client releases the file.
         drop(user.stdin.take());
-        let mut reported: Vec<_> =
-            waiting.into_iter().map(|ask| ask.join().expect("told")).collect();
-        reported.sort_unstable();
-        assert_eq!(reported, [&["200"; 8][..], &["closed"; 2]].concat());
+        let mut answers: Vec<_> =
+            waiting.into_iter().map(|ask| ask.join().expect("an answer")).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [&["200"; 8][..], &["closed"; 2]].concat());
     });
     user.wait().expect("it is our child");
     agent.end();
@@ -173,12 +173,12 @@ fn call_from_another_host_address_belongs_to_its_user() {
     let mut command = Command::new("unshare");
     command.args(["-n", "/bin/sh", "-c", script, "sh", &world.program()]);
     let agent = Agent::run(command, &ON_TEST_DRIVER);
-    let place = format!("192.0.2.7>{}", agent.address());
+    let address = format!("192.0.2.7>{}", agent.address());
     for (uid, answer) in [(0, "200"), (NOBODY, "closed")] {
         let mut runner = Command::new("nsenter");
         runner.args(["-n", "-t", &agent.pid().to_string(), "setpriv"]);
         runner.args(setpriv(uid).get_args());
-        assert_eq!(client(runner, &["ask", &place]), answer, "{uid}");
+        assert_eq!(client(runner, &["ask", &address]), answer, "{uid}");
     }
 }
 
@@ -190,7 +190,7 @@ fn a_socket_is_opened_by_its_group_alone() {
     let mut flags = ON_TEST_DRIVER.to_vec();
     flags.extend(["--socket", &socket, "--allow-user", &user]);
     let agent = Agent::start(&flags);
-    places(&agent, 2);
+    addresses(&agent, 2);
     let script = format!(
         "import socket; s = socket.socket(socket.AF_UNIX); print(s.connect_ex({socket:?}))"
     );

@@ -451,7 +451,7 @@ fn no_import_destroys_the_image_of_another_one() {
         let StandIn { store, scratch } = StandIn::new(DEAD_IMPORT);
         StandIn { store: store.with_locks(locks.clone()), scratch }
     };
-    // Both have seen the rest of the same import.
+    // Both list what the same import has left.
     let (first, second) = (stand_in(), stand_in());
     let id = |text: &str| Id::parse(text).unwrap();
     let file = File::open("/dev/null").unwrap();
