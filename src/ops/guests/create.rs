@@ -129,7 +129,7 @@ impl Guests {
                 self.set_seed_content(guest, &uuid, &mut wanted)?;
             }
         }
-        // Before the first step, as all that may fail without one.
+        // Before the first step: an error here leaves nothing to undo.
         let files = self.core.own_seed_files(guest, &uuid)?;
         if !wanted.is_empty() {
             (transaction, unclaimed) =
