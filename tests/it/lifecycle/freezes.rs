@@ -39,9 +39,9 @@ fn with_file_system(bed: &Bed, id: &str) -> (Value, Console) {
 /// Whether the guest itself says that it is frozen.
 fn is_frozen(bed: &Bed, id: &str) -> bool {
     let asked = ["qemu-agent-command", id, r#"{"execute":"guest-fsfreeze-status"}"#];
-    let reported = bed.stack.virsh_ok(&asked);
-    assert!(reported.contains("frozen") || reported.contains("thawed"), "{reported}");
-    reported.contains("frozen")
+    let status = bed.stack.virsh_ok(&asked);
+    assert!(status.contains("frozen") || status.contains("thawed"), "{status}");
+    status.contains("frozen")
 }
 
 /// Starts a write to the file system of a guest, which ends in `/tmp/written` of this name.

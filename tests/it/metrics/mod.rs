@@ -24,8 +24,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// A stack and its guests, each with a disk that it writes to and an interface.
 struct Bed {
     guests: Vec<String>,
-    /// Freed after the stack.
     stack: Stack,
+    /// Freed after the stack.
     _disk: BlockDevice,
 }
 

@@ -79,7 +79,7 @@ fn shutdown_of_a_stopped_guest_completes_on_resume() {
 fn guest_under_change_is_omitted_and_named() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (changing, other) = (bed.guests[0].as_str(), bed.guests[1].as_str());
-    // Beside the stack it sees no processes there: it is the verb that keeps it from asking.
+    // This agent runs outside the stack and sees no processes there: only the verb keeps it from asking.
     let uri = bed.stack.uri();
     let flags = ["--libvirt-uri", &uri, "--metrics-max-age", "0", "--deadline-change", "600"];
     let agent = Agent::start(&flags);

@@ -108,7 +108,7 @@ fn one_hung_guest_of_twenty_hides_no_other() {
     let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
     one_stopped(&bed, &agent.agent, &bed.guests[7], &bed.guests[3], false);
     drop(agent);
-    // Beside the stack it sees none of its processes.
+    // This agent runs outside the stack and sees none of its processes.
     let agent = Agent::start(&["--libvirt-uri", &bed.stack.uri(), "--metrics-max-age", "0"]);
     one_stopped(&bed, &agent, &bed.guests[8], &bed.guests[4], true);
 }

@@ -199,9 +199,9 @@ fn counters_never_decrease() {
     watch(&agent, other, "slow");
     bed.signal(guest, "CONT");
     watch(&agent, guest, "slow");
-    // Scrapes that come one after the other cause a slow sample in 15 s, less a tenth, and a look at
-    // storage in a minute, not one each: at its state and at guests' volumes. The start lists the marks of volumes
-    // once more, and the first scrape lists those of guests.
+    // However many scrapes there are, they cause one slow sample in 15 s, less a tenth, and two jobs of storage in a
+    // minute: a check of its state, and a listing of guests' volumes. The start lists volumes once more, for their
+    // marks.
     let (scrape, took) = (agent.scrape(), began.elapsed().as_secs_f64());
     let looks = scrape.value("mistify_lane_finished_total{lane=\"storage\"}");
     assert!((2.0..=3.0 + 2.0 * took / 60.0).contains(&looks), "{looks}");

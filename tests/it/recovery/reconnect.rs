@@ -99,7 +99,7 @@ fn stopped_libvirtd_fails_calls_and_recovers_in_2_s() {
             stack.signal_libvirtd("STOP");
             let began = Instant::now();
             wait_until("it is known to be silent", SOON, || {
-                // A call that is late has the agent look.
+                // After a late call the agent checks libvirt.
                 let late = json!({ "guest": &steady, "args": { "mistify.timeout": "1" } });
                 agent.call_with("Status", &late);
                 agent.health().0 == 503
@@ -140,7 +140,7 @@ fn stopped_libvirtd_fails_calls_and_recovers_in_2_s() {
         });
     }
     let log = agent.log();
-    assert!(!log.contains(" is stuck"), "nobody is written off while libvirt hangs: {log}");
+    assert!(!log.contains(" is stuck"), "no worker is abandoned while libvirt hangs: {log}");
     assert_eq!(log.matches("listening on").count(), 1);
     assert_eq!(error(&agent, "Poweroff", &steady), None);
     agent.end();
@@ -169,7 +169,7 @@ fn a_call_with_time_left_outlives_its_connection() {
     });
 }
 
-/// What became of an orchestrator's guest.
+/// The outcome for an orchestrator's guest.
 #[derive(Debug, PartialEq)]
 enum Fate {
     /// Deleted in the end, after so many lives.
@@ -230,7 +230,7 @@ fn killed_libvirtd_loses_and_duplicates_no_guest() {
             })
         })
         .collect();
-    // It is nobody's business and stays.
+    // No caller changes this guest, which stays.
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let bystander = guest_xml("qemu", "bystander", disk.path());
     assert!(stack.with_xml("define", &bystander).status.success());
@@ -262,7 +262,7 @@ fn killed_libvirtd_loses_and_duplicates_no_guest() {
     println!("{fates:?}, back after {:?}", back.lock());
     assert!(back.lock().iter().all(|&back| back < BACK), "{back:?}");
     assert!(fates.iter().any(|fate| matches!(fate, Fate::Deleted(1..))), "{fates:?}");
-    // What libvirt keeps is there once; of the others nothing is.
+    // Each guest that libvirt keeps locked exists once; nothing of the others is left.
     let (held, deleted): (Vec<_>, Vec<_>) =
         guests.iter().zip(&fates).partition(|(_, fate)| **fate == Fate::HeldByLibvirt);
     let id = |guest: &Value| guest["id"].as_str().expect("it is a text").to_owned();

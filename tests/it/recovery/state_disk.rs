@@ -20,34 +20,34 @@ use crate::harness::support::{Scratch, wait_until};
 /// Longer than a loaded machine needs for what takes no time.
 const SOON: Duration = Duration::from_secs(60);
 
-/// An agent whose calls of `fault` hang as long as a file exists.
+/// An agent whose calls of one function hang as long as the file `blocker` exists.
 struct Hanging {
     agent: Agent,
     state: PathBuf,
-    gate: PathBuf,
+    blocker: PathBuf,
     _directory: Scratch,
 }
 
 impl Hanging {
     fn start(call: &str, below: &str, deadline_s: &str) -> Self {
         let directory = Scratch::new();
-        let (state, gate) = (directory.path().join("state"), directory.path().join("hangs"));
+        let (state, blocker) = (directory.path().join("state"), directory.path().join("hangs"));
         let mut command = Command::new(PROGRAM);
         let part = state.join(below).display().to_string();
         command.env("LD_PRELOAD", faults()).env("FAULT", format!("{call}:5:*:{part}"));
-        command.env("FAULT_WHILE", &gate);
+        command.env("FAULT_WHILE", &blocker);
         let state_dir = state.display().to_string();
         let flags = ["--libvirt-uri", "test:///default", "--deadline-change", deadline_s];
         let agent = Agent::run(command, &[&flags[..], &["--state-dir", &state_dir]].concat());
-        Self { agent, state, gate, _directory: directory }
+        Self { agent, state, blocker, _directory: directory }
     }
 
     fn hang(&self) {
-        fs::write(&self.gate, "").expect("scratch is writable");
+        fs::write(&self.blocker, "").expect("scratch is writable");
     }
 
     fn go_on(&self) {
-        fs::remove_file(&self.gate).expect("it is there");
+        fs::remove_file(&self.blocker).expect("it is there");
     }
 
     /// Sends a call, whose answer is read later.

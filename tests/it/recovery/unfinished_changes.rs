@@ -321,7 +321,7 @@ fn same_create_after_a_late_one_succeeds_after_undo() {
     config.host.libvirt_uri = stack.uri();
     config.host.bridge_type = BridgeType::Linux;
     config.state_dir = Some(directory.path().join("state"));
-    // So that the one has a connection when libvirtd stops.
+    // So that the only worker has a connection when libvirtd stops.
     config.pool.control_workers = 1;
     let agent = Libvirt::with_config(&config).expect("threads can be started");
     let request = |timeout: &str| GuestRequest {

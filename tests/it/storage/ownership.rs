@@ -357,7 +357,7 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
     let names = bed.stack.virsh_ok(&["list", "--all", "--name"]);
     assert!(!names.contains("own-thief"), "{names}");
 
-    // A volume without a mark that a guest has already is not another's as well.
+    // A volume without a mark that one guest has as a disk is refused to another.
     let shared = json!({ "id": "guests/own-both/disk-0", "size": 1 });
     assert_eq!(bed.agent.store_error("CreateVolume", &shared), None);
     let source = store.join("guests/own-both/disk-0").display().to_string();

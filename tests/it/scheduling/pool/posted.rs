@@ -205,7 +205,7 @@ fn held_back_jobs_run_in_order_or_are_reported() {
     let first = post(&pool, named(far()), work);
     let block = block.wait_until_running();
     for _ in 0..5 {
-        // More than there is room for: those that nobody waits for give way.
+        // More jobs than the queue has room for: unrun ones give way.
         let short = post(&pool, named(Instant::now() + Duration::from_millis(20)), |_| ());
         assert!(matches!(only(&short).0, Err(Error::Unrun { .. })));
     }

@@ -14,12 +14,12 @@ use crate::harness::support::{Scratch, wait_until};
 fn late_volume_or_clone_does_not_block_the_next() {
     crate::harness::cost::slow("waits for deadlines of 5 s");
     // A late call takes as long: it has to be started by then, also on a loaded machine.
-    let gates = Scratch::new();
-    let gate = gates.path().join("gate");
+    let scratch = Scratch::new();
+    let blocker = scratch.path().join("blocker");
     let mut command = Command::new(PROGRAM);
     // The file of a volume's properties; the store reads those of all volumes before it reserves space.
     command.env("LD_PRELOAD", faults()).env("FAULT", "open64:0:*:guests/other/disk-0#");
-    command.env("FAULT_WHILE", &gate);
+    command.env("FAULT_WHILE", &blocker);
     let bed = Bed::of(command, TEST_DRIVER, None, &["--deadline-change", "5"]);
     if !bed.import("image", b"content", 1) {
         return;
@@ -31,12 +31,12 @@ fn late_volume_or_clone_does_not_block_the_next() {
         ("CreateVolume", json!({ "id": volume, "size": 1 })),
         ("CloneImage", json!({ "id": "image", "dest": volume })),
     ] {
-        fs::write(&gate, "").expect("the directory takes files");
+        fs::write(&blocker, "").expect("the directory takes files");
         let late = bed.error(method, &params);
         let words = format!("deadline: {method} ");
         assert!(late.starts_with(&words) && late.contains(" not done in "), "{late}");
 
-        fs::remove_file(&gate).expect("it is there");
+        fs::remove_file(&blocker).expect("it is there");
         // It waits for the late one, whose volume would be in its way.
         wait_until("it succeeds", SOON, || bed.call(method, &params).is_ok());
         wait_until("it is gone", SOON, || {
