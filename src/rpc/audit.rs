@@ -67,7 +67,7 @@ impl CallContext<'_> {
         self.inbound.is_some_and(Inbound::may_be_abandoned)
     }
 
-    /// Returns whether the memory budget has room for an answer of this total size in bytes.
+    /// Reserves memory for an answer of this total size in bytes; returns `false` if the budget is exhausted.
     pub(super) fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.inbound.is_none_or(|inbound| inbound.reserve_answer(answer_bytes))
     }
