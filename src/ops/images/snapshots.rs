@@ -146,7 +146,7 @@ impl Images {
         no_seed(&name)?;
         let deadline = self.core.storage_deadline();
         let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
-        let lock = self.core.lock_guest(&id, deadline)?;
+        let lock = self.core.lock_guest(lock_name(name.dataset()), deadline)?;
 
         let looked_for = name.clone();
         let look = move |volumes: &dyn Volumes| {

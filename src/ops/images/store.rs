@@ -15,7 +15,7 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::libvirt::{Connection, XmlKind};
 use crate::ops::disks::domain_uses::{DomainUse, VolumeUse, all_uses};
-use crate::ops::disks::volume_owners::{guest_of, lock_name};
+use crate::ops::disks::volume_owners::lock_name;
 use crate::ops::disks::volumes::{complete, make};
 use crate::ops::hypervisor::definition::described;
 use crate::ops::images::fetches::Stage;
@@ -165,7 +165,7 @@ impl Images {
         const VERB: &str = "DeleteDataset";
         let what = name.clone();
         let deadline = self.core.storage_deadline();
-        let lock = self.core.lock_and_recover(guest_of(&name).unwrap_or_default(), deadline)?;
+        let lock = self.core.lock_and_recover(lock_name(&name), deadline)?;
         self.core.check_not_saved(VERB, &lock, deadline)?;
         let in_use = self.core.others(VERB, lock.guest(), deadline)?.in_use;
         let delete = move |volumes: &dyn Volumes| {
@@ -335,7 +335,7 @@ impl Images {
         }
     }
 
-    /// Runs a job on the storage lane that changes a dataset, under the guest lock if the dataset is a guest's.
+    /// Runs a job on the storage lane that changes a dataset, under the lock of its guest, or its own.
     pub(super) fn change_dataset<T: Send + 'static>(
         &self,
         verb: &str,
@@ -343,9 +343,9 @@ impl Images {
         work: impl FnOnce(&dyn Volumes, Instant) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let deadline = self.core.storage_deadline();
-        let lock = guest_of(name).map(|id| self.core.lock_and_recover(id, deadline)).transpose()?;
+        let lock = self.core.lock_and_recover(lock_name(name), deadline)?;
         let work = move |volumes: &dyn Volumes| work(volumes, deadline);
-        self.core.on_storage(verb, name.as_str(), lock.as_ref(), deadline, work)
+        self.core.on_storage(verb, name.as_str(), Some(&lock), deadline, work)
     }
 
     /// Returns the dataset that a request names.
