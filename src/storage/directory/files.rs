@@ -199,8 +199,8 @@ impl DirectoryStore {
     /// Removes the drafts of ended processes from a directory.
     pub(super) fn sweep(&self, directory: &Path) -> Result<(), Error> {
         for name in names_in(directory)? {
-            let maker = name.strip_prefix('%').and_then(|it| it.rsplit_once('-'));
-            if maker.is_some_and(|(maker, _)| !is_running(maker)) {
+            let draft = name.strip_prefix('%').and_then(|it| it.rsplit_once('-'));
+            if draft.is_some_and(|(process, _)| !is_running(process)) {
                 remove_if_there(&directory.join(name))?;
             }
         }
@@ -233,12 +233,12 @@ impl DirectoryStore {
 }
 
 /// Returns whether the process that made a draft still runs; older agents stored only its pid.
-fn is_running(maker: &str) -> bool {
-    match maker.parse::<u32>() {
+fn is_running(identity: &str) -> bool {
+    match identity.parse::<u32>() {
         // The system did not provide the identity of the process.
-        Err(_) if maker.is_empty() => true,
+        Err(_) if identity.is_empty() => true,
         Ok(pid) => Path::new("/proc").join(pid.to_string()).exists(),
-        Err(_) => process::running(maker).is_some(),
+        Err(_) => process::running(identity).is_some(),
     }
 }
 

@@ -180,8 +180,8 @@ impl DirectoryStore {
         in_guests(name.dataset(), &self.pool)?;
         let mut found = self.snapshots_of(name.dataset())?;
         let at = found.iter().position(|seen| seen.snapshot.name == *name);
-        let going = found.split_off(at.ok_or_else(|| not_found(name))? + 1);
-        if newer == NewerSnapshots::Keep && !going.is_empty() {
+        let newer_found = found.split_off(at.ok_or_else(|| not_found(name))? + 1);
+        if newer == NewerSnapshots::Keep && !newer_found.is_empty() {
             return Err(Error::HasNewer { name: name.to_string() });
         }
         let path = self.path(name.dataset())?;
@@ -193,7 +193,7 @@ impl DirectoryStore {
             draft.fill_from(&self.snapshot_path(name)?, deadline)?;
             draft.replace(&path)?;
         }
-        for seen in going {
+        for seen in newer_found {
             remove_if_there(&self.snapshot_path(&seen.snapshot.name)?)?;
         }
         Ok(())

@@ -303,7 +303,7 @@ pub(super) struct Pipe {
     /// The first bytes of the output, up to the maximum.
     pub(super) start: Vec<u8>,
     max: usize,
-    /// Whether the output was longer.
+    /// Whether the output was longer than the maximum.
     over: bool,
 }
 

@@ -250,7 +250,7 @@ impl ZfsStore {
         let own = stream.try_clone().map_err(|error| writing(name, error))?;
         let (mut seen, mut since) = (None, Instant::now());
         let late = || {
-            // A pipe has no position, so that a slow stream looks like a stuck one.
+            // A pipe has no position: a slow stream would look like a stuck one, so that no limit applies.
             let at = (&mut &*stream).stream_position().ok();
             if at != seen {
                 (seen, since) = (at, Instant::now());

@@ -55,7 +55,7 @@ enum Depth {
     Zero,
     /// Also their children and snapshots.
     One,
-    /// Also their children, grandchildren, and the snapshots of both.
+    /// Also their children and grandchildren, and the snapshots of the named datasets and children.
     Two,
     /// Everything below.
     All,

@@ -19,7 +19,7 @@ impl ZfsStore {
         let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
         let seen = self.look(Depth::One, ALL, &names, deadline)?;
         let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen, deadline)).collect();
-        // The volumes of one call belong to one guest, so the limit of one applies to all.
+        // The volumes of one call belong to one guest, so they share the free space above the first one.
         let mut above = wanted.first().into_iter().flat_map(|first| above(&first.volume));
         let bound = above.find_map(|it| find(&seen, it.as_str()));
         let bound = bound.or_else(|| find(&seen, self.pool.as_str()));

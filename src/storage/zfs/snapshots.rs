@@ -90,11 +90,11 @@ impl ZfsStore {
         deadline: Instant,
     ) -> Result<(), Error> {
         in_guests(name.dataset(), &self.pool)?;
-        let going = self.named(name, recursion, deadline)?;
-        if going.is_empty() {
+        let found = self.named(name, recursion, deadline)?;
+        if found.is_empty() {
             return Err(not_found(name));
         }
-        check_free(going.iter())?;
+        check_free(found.iter())?;
         let words = match recursion {
             Recursion::Itself => &["destroy", "--", name.as_str()][..],
             Recursion::Below => &["destroy", "-r", "--", name.as_str()],
@@ -118,11 +118,11 @@ impl ZfsStore {
                 && entry.dataset() == dataset
                 && entry.createtxg > target.createtxg
         };
-        let going: Vec<&Entry> = entries.iter().filter(is_newer).collect();
-        if newer == NewerSnapshots::Keep && !going.is_empty() {
+        let newer_found: Vec<&Entry> = entries.iter().filter(is_newer).collect();
+        if newer == NewerSnapshots::Keep && !newer_found.is_empty() {
             return Err(Error::HasNewer { name: name.to_string() });
         }
-        check_free(going.into_iter())?;
+        check_free(newer_found.into_iter())?;
         if find(dataset).is_some_and(|entry| entry.kind == Kind::Volume) {
             // zfs itself would roll back an open volume while it is in use.
             self.wait_closed(dataset, self.patience(deadline))?

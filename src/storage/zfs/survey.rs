@@ -37,18 +37,18 @@ impl Survey {
             entries.iter().filter(is_of_root).partition(|entry| entry.kind == Kind::Snapshot);
         datasets.order_by(&|a, b| b.createtxg.cmp(&a.createtxg));
         let mut survey = Self::default();
-        let mut going = BTreeSet::new();
+        let mut selected = BTreeSet::new();
         for entry in &datasets {
             let is_root = entry.name == root && entry.kind == Kind::FileSystem;
             if is_root || chosen(entry) {
-                going.insert(entry.name.as_str());
+                selected.insert(entry.name.as_str());
             } else {
                 survey.foreign.push(entry.name.clone());
             }
         }
         let of_volume = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
         let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).into_set();
-        let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
+        let used = of_volume.filter(|entry| selected.contains(entry.name.as_str()));
         let mut staying: BTreeMap<&str, RetentionCause> =
             used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).into_map();
         // A volume that stays keeps its origin, which may keep another one: repeated until nothing changes.
@@ -56,17 +56,20 @@ impl Survey {
             let before = staying.len();
             for snapshot in &snapshots {
                 let dataset = snapshot.dataset();
-                if !going.contains(dataset) || staying.contains_key(dataset) {
+                if !selected.contains(dataset) || staying.contains_key(dataset) {
                     continue;
                 }
                 // A volume's clones are volumes; a file system of that name is not removed with them.
-                let may_go = |clone: &str| !volumes.contains(dataset) || volumes.contains(clone);
-                let gone = |clone: &&String| {
+                let may_be_removed =
+                    |clone: &str| !volumes.contains(dataset) || volumes.contains(clone);
+                let is_removed = |clone: &&String| {
                     let clone = clone.as_str();
-                    going.contains(clone) && !staying.contains_key(clone) && may_go(clone)
+                    selected.contains(clone)
+                        && !staying.contains_key(clone)
+                        && may_be_removed(clone)
                 };
                 let clones: Vec<String> =
-                    snapshot.clones.iter().filter(|it| !gone(it)).cloned().collect();
+                    snapshot.clones.iter().filter(|it| !is_removed(it)).cloned().collect();
                 if !clones.is_empty() {
                     staying.insert(dataset, RetentionCause::Clones(clones));
                 } else if snapshot.holds > 0 {
@@ -79,7 +82,7 @@ impl Survey {
         }
         for entry in datasets.iter().filter(|entry| entry.kind == Kind::Volume) {
             let name = entry.name.as_str();
-            if going.contains(name) && !staying.contains_key(name) {
+            if selected.contains(name) && !staying.contains_key(name) {
                 survey.doomed.push(entry.name.clone());
             }
         }
