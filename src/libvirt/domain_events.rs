@@ -241,17 +241,17 @@ unsafe extern "C" fn lifecycle(
     domain: Dom,
     event: c_int,
     detail: c_int,
-    sink: *mut c_void,
+    opaque: *mut c_void,
 ) -> c_int {
     let (event, detail) = lifecycle_words(event, detail);
     // SAFETY: libvirt keeps the domain alive for the call.
-    unsafe { send_change(domain, sink, DomainChange::Lifecycle { event, detail }) }
+    unsafe { send_change(domain, opaque, DomainChange::Lifecycle { event, detail }) }
     0
 }
 
-unsafe extern "C" fn reboot(_: Conn, domain: Dom, sink: *mut c_void) {
+unsafe extern "C" fn reboot(_: Conn, domain: Dom, opaque: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, DomainChange::Reboot) }
+    unsafe { send_change(domain, opaque, DomainChange::Reboot) }
 }
 
 unsafe extern "C" fn io_error(
@@ -261,7 +261,7 @@ unsafe extern "C" fn io_error(
     device: *const c_char,
     action: c_int,
     reason: *const c_char,
-    sink: *mut c_void,
+    opaque: *mut c_void,
 ) {
     // SAFETY: libvirt's strings, or NULL, which live until this function returns.
     let [source, device, reason] =
@@ -269,63 +269,63 @@ unsafe extern "C" fn io_error(
     let action = word(&["none", "pause", "report"], action);
     let change = DomainChange::IoError { source, device, action, reason };
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, change) }
+    unsafe { send_change(domain, opaque, change) }
 }
 
-unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, sink: *mut c_void) {
+unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, opaque: *mut c_void) {
     let actions = ["none", "pause", "reset", "poweroff", "shutdown", "debug", "inject-nmi"];
     let change = DomainChange::Watchdog { action: word(&actions, action) };
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, change) }
+    unsafe { send_change(domain, opaque, change) }
 }
 
-unsafe extern "C" fn agent(_: Conn, domain: Dom, state: c_int, _: c_int, sink: *mut c_void) {
+unsafe extern "C" fn agent(_: Conn, domain: Dom, state: c_int, _: c_int, opaque: *mut c_void) {
     // virConnectDomainEventAgentLifecycleState counts from 1.
     let change =
         DomainChange::Agent { state: word(&[UNKNOWN, "connected", "disconnected"], state) };
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, change) }
+    unsafe { send_change(domain, opaque, change) }
 }
 
-unsafe extern "C" fn device_added(_: Conn, domain: Dom, _: *const c_char, sink: *mut c_void) {
+unsafe extern "C" fn device_added(_: Conn, domain: Dom, _: *const c_char, opaque: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, DomainChange::DeviceAdded) }
+    unsafe { send_change(domain, opaque, DomainChange::DeviceAdded) }
 }
 
 unsafe extern "C" fn device_removed(
     _: Conn,
     domain: Dom,
     device: *const c_char,
-    sink: *mut c_void,
+    opaque: *mut c_void,
 ) {
     // SAFETY: libvirt's string, which lives until this function returns.
     let device = unsafe { copy_borrowed(device) }.unwrap_or_default();
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, DomainChange::DeviceRemoved { device }) }
+    unsafe { send_change(domain, opaque, DomainChange::DeviceRemoved { device }) }
 }
 
-unsafe extern "C" fn balloon(_: Conn, domain: Dom, memory_kib: c_ulonglong, sink: *mut c_void) {
+unsafe extern "C" fn balloon(_: Conn, domain: Dom, memory_kib: c_ulonglong, opaque: *mut c_void) {
     // SAFETY: as in `lifecycle`.
-    unsafe { send_change(domain, sink, DomainChange::Balloon { memory_kib }) }
+    unsafe { send_change(domain, opaque, DomainChange::Balloon { memory_kib }) }
 }
 
-unsafe extern "C" fn closed(_: Conn, _: c_int, sink: *mut c_void) {
-    send(sink, Notification::Closed);
+unsafe extern "C" fn closed(_: Conn, _: c_int, opaque: *mut c_void) {
+    send(opaque, Notification::Closed);
 }
 
 /// # Safety
 /// `domain` is live during the call.
-unsafe fn send_change(domain: Dom, sink: *mut c_void, change: DomainChange) {
-    // SAFETY: live by the promise.
+unsafe fn send_change(domain: Dom, opaque: *mut c_void, change: DomainChange) {
+    // SAFETY: live by the caller's promise.
     let name = unsafe { sys::virDomainGetName(domain) };
     // SAFETY: the domain's own string, which lives as long as it.
     let name = unsafe { copy_borrowed(name) };
-    send(sink, Notification::Domain { name: name.unwrap_or_default(), change });
+    send(opaque, Notification::Domain { name: name.unwrap_or_default(), change });
 }
 
-/// Sends a notification; drops it after the end of the subscription.
-fn send(sink: *mut c_void, notification: Notification) {
-    let sink = SINKS.lock().get(&sink.addr()).cloned();
+/// Sends a notification to the sink with the number in `opaque`; drops it after the end of the subscription.
+fn send(opaque: *mut c_void, notification: Notification) {
+    let sink = SINKS.lock().get(&opaque.addr()).cloned();
     if let Some(sink) = sink {
         sink.send(notification);
     }

@@ -370,7 +370,7 @@ mod tests {
     }
 
     impl Seen {
-        /// Returns the number of calls so far, and how often it was freed.
+        /// Returns how often the callback was called and the data was freed.
         fn so_far(&self) -> (i32, i32) {
             (self.called.load(Ordering::SeqCst), self.freed.load(Ordering::SeqCst))
         }
