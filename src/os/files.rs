@@ -94,8 +94,8 @@ pub fn is_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 
-/// Locks the whole file for this open file description, until all its descriptors are closed; the lock ends with the
-/// process. Returns `false` if another one holds the lock.
+/// Locks the whole file for this open file description, until all its descriptors are closed, also those in other
+/// processes. Returns `false` if another open file description holds the lock.
 ///
 /// # Errors
 /// If the file system has no locks.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::files::straight;
-use super::resolve::{ResolveError, Resolved, TrustedUsers, changed_by, check_holder, resolve};
+use super::resolve::{ResolveError, Resolved, TrustedUsers, changed_by, check_parent, resolve};
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -25,7 +25,7 @@ const LOGS: &str = "/var/log";
 pub fn check_place(path: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     let Some(parent) = path.parent() else { return Ok(()) };
     match resolve(parent, trusted)? {
-        Resolved::Found { real, .. } => check_holder(&real, trusted),
+        Resolved::Found { real, .. } => check_parent(&real, trusted),
         // The nearest existing directory is one that no other user can change.
         Resolved::Absent { .. } => Ok(()),
     }

@@ -92,7 +92,7 @@ impl Running {
             said.extend(bytes.iter().take(room));
         };
         let mut ended = None;
-        // One more round after the end, for the last output.
+        // Reads the outputs once more after the end, for the last bytes.
         while ended.is_none() && Instant::now() < deadline && !is_unwanted() {
             ended = self.child.try_wait()?;
             let pause = if ended.is_some() { Duration::ZERO } else { LOOK };

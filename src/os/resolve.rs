@@ -332,7 +332,7 @@ pub fn changed_by(found: &Metadata, trusted: TrustedUsers) -> Option<String> {
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub(super) fn check_holder(directory: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
+pub(super) fn check_parent(directory: &Path, trusted: TrustedUsers) -> Result<(), ResolveError> {
     is_shared(directory, trusted).map(drop)
 }
 
