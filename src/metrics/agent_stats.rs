@@ -71,7 +71,7 @@ pub struct MountedSize {
 pub struct GuestVolume {
     /// The guest.
     pub guest: String,
-    /// Its full name.
+    /// The volume's full name.
     pub name: String,
     /// Its size.
     pub size_bytes: u64,

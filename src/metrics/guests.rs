@@ -49,8 +49,8 @@ const STUCK: Family = Family {
     help: "Time in seconds for which the guest's emulator has not answered",
 };
 
-/// Writes the families of all guests. `metadata` are the names of the values that the view has of
-/// each guest.
+/// Writes the families of all guests. `metadata` are the names of the metadata values that the view
+/// has of each guest.
 pub(super) fn write(text: &mut Text, view: &View, metadata: &[String]) {
     let guests: Vec<GuestView<'_>> = view.guests().collect();
     text.family(&UP);

@@ -82,7 +82,7 @@ pub struct View {
     pub fast_ended: u64,
     /// See above.
     pub fast_failed: u64,
-    /// The duration of the last one.
+    /// The duration of the last fast sample that succeeded.
     pub fast_took: Duration,
     /// The results of slow samples.
     pub slow: Arc<Slow>,

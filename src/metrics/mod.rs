@@ -1,11 +1,12 @@
-//! The resource usage of guests, at the cost of one call: samples, the kernel's counters, and both
-//! as text.
+//! The metrics of guests and of the agent: samples from libvirt, the kernel's counters, and their
+//! text.
 //!
 //! - There are two tiers. The fast one uses values that libvirt knows itself, and the kernel for
 //!   the rest; it cannot hang on an emulator. The slow one queries emulators, rarely, and leaves
 //!   out guests that hang.
 //! - Each series has one source, so that a counter never jumps between two that disagree.
-//! - A scrape writes the values in memory. Without scrapes there are no samples and no wake-ups.
+//! - A scrape requests new samples, waits for them briefly, and writes the values in memory. Without
+//!   scrapes there are no samples and no wake-ups.
 
 mod agent_stats;
 mod calls;
@@ -37,8 +38,8 @@ pub use text::Format;
 /// A text takes some 8 KB for the agent itself and as much for each guest.
 const BYTES_EACH: usize = 8 * 1024;
 
-/// Writes all metrics as one text. `metadata` are the names of the values that the view has of each
-/// guest.
+/// Writes all metrics as one text. `metadata` are the names of the metadata values that the view has
+/// of each guest.
 pub fn write(view: &View, own: &AgentStats, metadata: &[String], format: Format) -> String {
     let guests = view.fast.as_ref().map_or(0, |fast| fast.guests.len());
     let mut text = text::Text::new(format, BYTES_EACH * (guests + 1));

@@ -247,9 +247,9 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
     disk.counters = Some(counters);
 }
 
-/// Returns whether the emulator of a running guest was queried. libvirt adds the size of the
-/// emulator's process after every query to a monitor, and only then. A driver without emulators, such
-/// as the test driver, reports no balloon values at all.
+/// Returns `false` if libvirt could not query the emulator of a running guest. libvirt adds the size
+/// of the emulator's process after every query to a monitor, and only then. A driver without
+/// emulators, such as the test driver, reports no balloon values at all.
 pub(super) fn is_whole(stats: &DomainStats) -> bool {
     let has = |wanted: &str| stats.params.iter().any(|(name, _)| **name == *wanted);
     stats.id.is_none() || has("balloon.rss") || !has("balloon.current")

@@ -1,7 +1,7 @@
 //! Samples of all guests: taken on request if the last is old, and shared by all waiting requests.
 //!
 //! ```text
-//! scrape ── wants ──► metrics-fast   one bulk call, the kernel's counters      waited for, shortly
+//! scrape ── wants ──► metrics-fast   one bulk call, the kernel's counters      waited for, briefly
 //!        └─ wants ──► metrics-slow ──► metrics-ask-N   one call on a connection of its own
 //! ```
 //! Without requests all threads sleep, and after a while the connections are closed.
@@ -103,8 +103,8 @@ impl Sampler {
             // The channel is not full, as in `want_fast`.
             let _ = self.slow.try_send(());
         }
-        let has_started = state.slow_wanted.is_some_and(|at| now < at + limits.wait);
-        has_started && state.slow.at.is_none_or(|at| now >= at + 2 * limits.slow_interval)
+        let was_just_requested = state.slow_wanted.is_some_and(|at| now < at + limits.wait);
+        was_just_requested && state.slow.at.is_none_or(|at| now >= at + 2 * limits.slow_interval)
     }
 }
 

@@ -119,8 +119,8 @@ impl Tier {
         }
     }
 
-    /// Takes one sample, from the first call that returns. While a call is late, another query thread makes
-    /// one, each with twice the timeout of the one before.
+    /// Takes one sample, from the first call that returns. When a call is late, another query thread makes
+    /// the next call, with twice the timeout.
     fn sample(&mut self) {
         while let Ok(outcome) = self.answers.1.try_recv() {
             self.complete(outcome);

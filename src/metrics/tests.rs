@@ -235,7 +235,7 @@ fn running_guest_without_sample_is_reported() {
 }
 
 #[test]
-fn values_of_another_run_or_too_old_are_hidden() {
+fn values_of_another_run_are_hidden() {
     let view = view(1);
     assert!(view.guest("web-1").unwrap().slow.is_some());
     let mut another = view.clone();

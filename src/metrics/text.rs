@@ -125,9 +125,9 @@ impl Text {
         self.line("", labels, value);
     }
 
-    /// Writes a histogram of the open family. `counts` has the count of each bound in seconds,
-    /// without those of lower bounds, and then the count above the last bound; `sum_ns` is the sum
-    /// in nanoseconds.
+    /// Writes a histogram of the open family. `bounds` are upper bounds in seconds. `counts` has for
+    /// each bound the number of values up to it and above the previous one, and then the number
+    /// above the last bound; `sum_ns` is the sum of all values in nanoseconds.
     pub(super) fn histogram(
         &mut self,
         labels: Labels<'_>,
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_has_it_on_samples_alone_and_an_end() {
+    fn openmetrics_has_the_suffix_on_samples_and_an_end() {
         let text = text(Format::OpenMetrics);
         assert!(text.starts_with("# HELP reads Reads\n# TYPE reads counter\nreads_total{"));
         assert!(text.contains("# TYPE build info\nbuild_info 1\n"), "{text}");
