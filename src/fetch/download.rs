@@ -28,7 +28,7 @@ const BYTES_MIN: u64 = MIB;
 pub struct Download<'d> {
     /// The store.
     pub volumes: &'d dyn Volumes,
-    /// The image service of this process: a host, and a port other than that of http.
+    /// The image service of this process: a host, and its port if that is not 80.
     pub service: Option<&'d str>,
     /// The number of concurrent downloads, which share the free space.
     pub sharers: u64,
@@ -116,8 +116,8 @@ pub fn sha256(content: &File, kill: Duration) -> Result<String, Box<dyn Error>> 
         let room = SUM_DIGITS.saturating_sub(said.len());
         said.extend(bytes.iter().take(room));
     });
-    let lacks = |error| format!("cannot run {SHA256SUM} (package coreutils): {error}");
-    let Ended { status, first_error_line } = ended.map_err(lacks)?;
+    let cannot_run = |error| format!("cannot run {SHA256SUM} (package coreutils): {error}");
+    let Ended { status, first_error_line } = ended.map_err(cannot_run)?;
     (&*content).rewind()?;
     match String::from_utf8(said) {
         Ok(sum) if status.success() && is_sum(&sum) => Ok(sum),

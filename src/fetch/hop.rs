@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
 /// redirects there. Everything else must use https and have a public address.
 ///
 /// # Errors
-/// In words, if no address is permitted.
+/// The cause in one line: a scheme that is not permitted, a name that cannot be resolved, or no permitted address.
 fn allowed(
     url: &Url,
     from: Option<&Url>,
@@ -74,9 +74,11 @@ fn allowed(
 ) -> Result<Vec<IpAddr>, String> {
     let Url { host, port, .. } = url;
     let has_host = |url: &Url| service.is_some_and(|it| it.host == url.host);
-    let has_place = |url: &Url| has_host(url) && service.is_some_and(|it| it.port == url.port);
+    let has_host_and_port =
+        |url: &Url| has_host(url) && service.is_some_and(|it| it.port == url.port);
     let may_be_private = has_host(url) && from.is_none_or(has_host);
-    if url.scheme == Scheme::Http && !(has_place(url) && from.is_none_or(has_place)) {
+    if url.scheme == Scheme::Http && !(has_host_and_port(url) && from.is_none_or(has_host_and_port))
+    {
         return Err(format!(
             "cannot fetch {url}: only https is allowed; http is allowed only for the host and port of \
              image-service, and not in a redirect from another server"
@@ -327,15 +329,16 @@ mod tests {
         assert_eq!((after("--max-filesize"), after("--max-time")), ("5", "9"));
         assert_eq!((after("--proto"), after("--proto-redir")), ("=http,https", "=https"));
         assert_eq!(after("--max-redirs"), "3");
-        // A lower rate than this for this long aborts curl, and the last value is its maximum rate.
+        // curl aborts a download that is slower than the first rate for this many seconds, and limits itself to the
+        // last rate.
         assert_eq!((after("--speed-limit"), after("--speed-time")), ("65536", "60"));
         assert_eq!(after("--limit-rate"), "104857600");
     }
 
-    /// Starts a server with these answers, one for each connection.
+    /// Starts a server with these answers, one for each connection; returns its address and thread.
     fn server(answers: Vec<String>) -> (String, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let place = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap().to_string();
         let thread = thread::spawn(move || {
             for answer in answers {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -347,7 +350,7 @@ mod tests {
                 let _ = stream.write_all(answer.as_bytes());
             }
         });
-        (place, thread)
+        (address, thread)
     }
 
     fn content(body: &str) -> String {
@@ -365,11 +368,11 @@ mod tests {
 
     /// Fetches from such a server, configured as the image service, into a file of at most 100 bytes.
     fn fetched(answers: Vec<String>) -> Result<String, String> {
-        let (place, thread) = server(answers);
+        let (address, thread) = server(answers);
         let file = files::nameless(&env::temp_dir()).unwrap();
         file.write_all_at(b"of before", 0).unwrap();
-        let service = Service::parse(&place).unwrap();
-        let order = FetchRequest { url: format!("http://{place}/images"), bytes_max: 100 };
+        let service = Service::parse(&address).unwrap();
+        let order = FetchRequest { url: format!("http://{address}/images"), bytes_max: 100 };
         let outcome = fetch(&order, Some(&service), &file, &|| false);
         thread.join().unwrap();
         outcome.map(|bytes| {
@@ -391,8 +394,8 @@ mod tests {
 
     #[test]
     fn curl_obeys_the_pinned_address() {
-        let (place, thread) = server(vec![content("disk")]);
-        let port = place.rsplit(':').next().unwrap();
+        let (address, thread) = server(vec![content("disk")]);
+        let port = address.rsplit(':').next().unwrap();
         // No resolver knows this name (RFC 6761).
         let url = Url::parse(&format!("http://name.invalid:{port}/image")).unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();

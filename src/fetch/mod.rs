@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! the agent, or `image pull`            mistify-libvirt-fetch@.service, or a child as nobody
-//!   order and a file without a name ──►   resolve, judge the addresses, curl; at most three redirects
+//!   order and a file without a name ──►   resolve, check the addresses, curl; at most three redirects
 //!   import, confined                ◄──   how many bytes, or what went wrong
 //! ```
 //!
 //! The fetcher has access to the network and nothing else: no privileges, and only the file that it fills. It knows the
-//! image service from its own configuration; an order cannot name one. The process that orders has no network. The
-//! fetcher checks each address after resolving the name, and curl connects to exactly that address: a later change of
-//! the name's address has no effect. Redirects are checked in the same way.
+//! image service from its own options; an order cannot name one. The agent's unit reaches no other host. The fetcher
+//! checks each address after resolving the name, and curl connects to exactly that address: a later change of the name's
+//! address has no effect. Redirects are checked in the same way.
 
 mod address;
 mod download;

@@ -65,7 +65,7 @@ impl Cancellation {
         }
     }
 
-    /// Returns whether it was cancelled.
+    /// Returns whether the download was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.lock().is_cancelled
     }
@@ -94,7 +94,7 @@ impl Cancellation {
 /// `service` as the image service. Returns the number of bytes.
 ///
 /// # Errors
-/// As [`fetch`]; if it was cancelled; if no fetcher is available.
+/// As [`fetch`]; if the download was cancelled; if no fetcher is available.
 ///
 /// # Blocking
 /// Somewhat longer than [`fetch`] may take.
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_without_a_file_or_cut_off_is_none() {
+    fn order_without_a_file_or_a_line_end_is_refused() {
         for (line, why) in
             [("{\"url\":\"https://a.example/\",\"bytes_max\":1}\n", "no file"), ("", "no file")]
         {

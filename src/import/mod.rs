@@ -172,8 +172,8 @@ fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result
         ended.map_err(|error| format!("cannot run {program}: {error}"))?;
     if status.signal() == Some(libc::SIGXFSZ) {
         let directory = files::temporary();
-        let place = directory.display();
-        return Err(format!("cannot decompress the file: it does not fit into {place}"));
+        let name = directory.display();
+        return Err(format!("cannot decompress the file: it does not fit into {name}"));
     }
     if !status.success() {
         return Err(format!(

@@ -44,8 +44,8 @@ impl Qcow2<'_> {
             let room = REPORT_BYTES.saturating_sub(report.len());
             report.extend(bytes.iter().take(room));
         });
-        let lacks = |error| format!("cannot run {QEMU_IMG} (package qemu-utils): {error}");
-        let Ended { status, first_error_line } = ended.map_err(lacks)?;
+        let cannot_run = |error| format!("cannot run {QEMU_IMG} (package qemu-utils): {error}");
+        let Ended { status, first_error_line } = ended.map_err(cannot_run)?;
         // 3: leaked clusters, which damage no data.
         if matches!(status.code(), Some(0 | 3)) {
             return Ok(());
