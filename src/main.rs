@@ -19,8 +19,8 @@ use mistify_libvirt::{check, client, fetch, libvirt};
 fn main() -> ExitCode {
     memory::bound_arenas();
     libvirt::quiet_log();
-    // Both while the process has one thread: later threads and programs must inherit no_new_privs, and must not
-    // get the passed sockets.
+    // Sets no_new_privs and takes the passed sockets while the process has one thread: later threads and programs must
+    // inherit no_new_privs, and must not get the sockets.
     if let Err(error) = process::forgo_new_privileges() {
         return fail(&format!("cannot set no_new_privs: {error}"));
     }

@@ -20,16 +20,16 @@ const ORCHESTRATOR: &str = "mistify-agent";
 
 pub(super) fn callers(config: &Config) -> Vec<Finding> {
     let CallerConfig { users, groups, any_local, .. } = &config.callers;
-    let mut places: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    places.extend(config.socket.iter().map(|socket| socket.path.display().to_string()));
+    let mut addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    addresses.extend(config.socket.iter().map(|socket| socket.path.display().to_string()));
     let mut who = vec!["root".to_owned()];
     who.extend(users.iter().map(|user| format!("user {user}")));
     who.extend(groups.iter().map(|group| format!("group {group}")));
-    let seen = format!("{}: permitted callers are {}", places.join(", "), who.join(", "));
+    let seen = format!("{}: permitted callers are {}", addresses.join(", "), who.join(", "));
     let mut found = vec![match any_local {
         true => Finding::warn(
             "callers",
-            format!("{}: every local user is permitted", places.join(", ")),
+            format!("{}: every local user is permitted", addresses.join(", ")),
             "name the permitted users with --allow-user instead of --allow-any-local",
         ),
         false => Finding::ok("callers", seen),
@@ -117,7 +117,7 @@ fn held_by(address: SocketAddr, name: &str) -> String {
 /// it does not accept.
 pub(super) fn tokens(config: &Config) -> Vec<Finding> {
     let CallerConfig { token_file, metrics_token_file, .. } = &config.callers;
-    let named = [("--token-file", token_file), ("--metrics-token-file", metrics_token_file)];
+    let files = [("--token-file", token_file), ("--metrics-token-file", metrics_token_file)];
     let user = match agent_user() {
         Ok(user) => user,
         Err(why) => {
@@ -135,7 +135,7 @@ pub(super) fn tokens(config: &Config) -> Vec<Finding> {
             ),
         })
     };
-    let found: Vec<Finding> = named.into_iter().filter_map(look).collect();
+    let found: Vec<Finding> = files.into_iter().filter_map(look).collect();
     if found.is_empty() {
         return vec![Finding::ok("tokens", "no token is set: other hosts are not permitted")];
     }
@@ -206,7 +206,6 @@ mod tests {
 
     #[test]
     fn agent_user_must_be_able_to_read_the_token() {
-        // Without a unit that sets a user, the agent runs as the user of this test.
         let file = std::env::temp_dir().join(format!("mistify-token-{}", std::process::id()));
         fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
         let look = |user: u32, mode: u32| {

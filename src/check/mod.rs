@@ -1,7 +1,7 @@
 //! `mistify-libvirt check`: the requirements that a host does not meet, a line each, with the
 //! remedy.
 //!
-//! The checks change nothing, and only test whether a running agent answers.
+//! The checks change nothing, and need no running agent.
 
 mod callers;
 mod guests;
@@ -68,9 +68,9 @@ impl Finding {
 }
 
 /// A check; it may return several findings.
-type Look = fn(&Config) -> Vec<Finding>;
+type Check = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 16] = [
+const CHECKS: [(&str, Check); 16] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
     ("guests", guests::machines),
@@ -101,8 +101,8 @@ pub fn run(config: &Config, json: bool) -> io::Result<bool> {
     let for_people = !json && io::stdout().is_terminal();
     let mut worst = Level::Ok;
     let mut all = Vec::new();
-    for (subject, look) in LOOKS {
-        for finding in within(CHECK_LOOK, subject, config, look) {
+    for (subject, check) in CHECKS {
+        for finding in within(CHECK_LOOK, subject, config, check) {
             worst = worst.max(finding.level);
             match for_people {
                 true => io::stdout().write_all(line(&finding).as_bytes())?,
@@ -118,10 +118,10 @@ pub fn run(config: &Config, json: bool) -> io::Result<bool> {
 
 /// Returns the findings of a check, or a failure if it did not end in time: then its thread is left
 /// running.
-fn within(limit: Duration, subject: &'static str, config: &Config, look: Look) -> Vec<Finding> {
+fn within(limit: Duration, subject: &'static str, config: &Config, check: Check) -> Vec<Finding> {
     let (done, found) = bounded(1);
     let config = config.clone();
-    let work = move || drop(done.send(look(&config)));
+    let work = move || drop(done.send(check(&config)));
     let hangs = || Finding::fail(subject, format!("no answer after {} s", limit.as_secs()), "");
     match thread::Builder::new().name(subject.to_owned()).spawn(work) {
         Ok(_) => found.recv_timeout(limit).unwrap_or_else(|_| vec![hangs()]),
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn hung_probe_fails_while_others_continue() {
-        let hang: Look = |_| {
+    fn hung_check_fails_after_its_time() {
+        let hang: Check = |_| {
             thread::sleep(Duration::from_secs(3600));
             Vec::new()
         };

@@ -8,8 +8,8 @@
 //!
 //! The fetcher has access to the network and nothing else: no privileges, and only the file that it fills. It knows the
 //! image service from its own options; an order cannot name one. The agent's unit reaches no other host. The fetcher
-//! checks each address after resolving the name, and curl connects to exactly that address: a later change of the name's
-//! address has no effect. Redirects are checked in the same way.
+//! checks each address after resolving the name, and curl connects to exactly that address: a later change of the
+//! name's address has no effect. Redirects are checked in the same way.
 
 mod address;
 mod download;
