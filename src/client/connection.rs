@@ -38,7 +38,7 @@ fn own_wait(params: &Value) -> Duration {
 pub enum Endpoint {
     /// Its Unix socket.
     Unix(PathBuf),
-    /// Its port.
+    /// Its TCP address.
     Tcp(SocketAddr),
 }
 
@@ -59,8 +59,8 @@ pub(super) fn is_local(config: &Config) -> bool {
 
 /// An agent, and how to call it.
 pub(super) struct Client {
-    guests: Endpoint,
-    images: Endpoint,
+    rpc: Endpoint,
+    image_store: Endpoint,
     /// The file with the token for an agent beyond loopback.
     token_file: Option<PathBuf>,
     /// The longest wait for a part of a response.
@@ -73,9 +73,9 @@ impl Client {
     /// # Errors
     /// [`Error::Asked`] if neither a socket nor a listen address is set.
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
-        let tcp = |listen: &[SocketAddr]| listen.first().map(|address| reachable(*address));
-        let port = tcp(&config.listen);
-        let guests = match (&config.socket, port) {
+        let tcp = |addresses: &[SocketAddr]| addresses.first().map(|address| reachable(*address));
+        let listen = tcp(&config.listen);
+        let rpc = match (&config.socket, listen) {
             (Some(socket), _) => Endpoint::Unix(socket.path.clone()),
             (None, Some(address)) => Endpoint::Tcp(address),
             (None, None) => {
@@ -83,12 +83,12 @@ impl Client {
                 return Err(Error::Asked(why.to_owned()));
             }
         };
-        let host = port.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
-        let images = tcp(&config.image_store)
+        let host = listen.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
+        let image_store = tcp(&config.image_store)
             .unwrap_or_else(|| SocketAddr::new(host, DEFAULT_IMAGE_STORE_PORT));
         Ok(Self {
-            guests,
-            images: Endpoint::Tcp(images),
+            rpc,
+            image_store: Endpoint::Tcp(image_store),
             token_file: config.callers.token_file.clone(),
             patience: config.deadlines.change + CLIENT_MARGIN,
         })
@@ -104,8 +104,8 @@ impl Client {
     /// Up to the agent's deadline for changes and 10 s, and as long as the call itself may wait.
     pub(super) fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {
         let endpoint = match method.starts_with("ImageStore.") {
-            true => &self.images,
-            false => &self.guests,
+            true => &self.image_store,
+            false => &self.rpc,
         };
         let unreached = |why: &dyn fmt::Display| {
             Error::Unreached(format!("cannot call the agent at {endpoint}: {why}"))
@@ -235,7 +235,7 @@ mod tests {
     fn endpoint(change: impl Fn(&mut Config)) -> String {
         let mut config = Config::default();
         change(&mut config);
-        Client::new(&config).unwrap().guests.to_string()
+        Client::new(&config).unwrap().rpc.to_string()
     }
 
     #[test]

@@ -239,8 +239,8 @@ fn list(guests: &Value) -> String {
     table.text()
 }
 
-/// Returns the first address of a guest that reaches beyond its link; such addresses come first in the list. It has
-/// its source, and its age if that is longer than the interval of queries to the source.
+/// Returns the first address of a guest, with its source, and with its age from 5 minutes on; `-` if no address reaches
+/// beyond its link: addresses that do come first in the list.
 fn address(guest: &Value) -> String {
     let first = &guest["addresses"][0];
     let (address, source) = (word(&first["address"]), word(&first["source"]));
