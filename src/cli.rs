@@ -44,7 +44,7 @@ pub enum Request {
     Help,
     /// Print the version on standard output.
     Version,
-    /// Fetch the image that the socket on standard input requests. The content is the image service, or the
+    /// Fetch the image that the socket on standard input requests, with this image service; or answer with this
     /// error of the configuration.
     Fetch(Result<Option<Service>, String>),
 }
@@ -195,7 +195,8 @@ pub fn parse(
     Ok(Request::Do(command, options))
 }
 
-/// Returns the setting, and the switch, of this name, or of this letter if there is one, after these words.
+/// Returns the setting, and the switch, of this name, or of this letter if there is one, after these words of the
+/// command line.
 fn option(
     name: &str,
     letter: Option<char>,

@@ -119,7 +119,7 @@ pub enum Command {
     },
 }
 
-/// Returns the words of a subcommand as one text, for errors and for [`Switches::check`].
+/// Returns the words of a command line as one text, for errors and for [`Switches::check`].
 pub(super) fn text(args: &[OsString]) -> String {
     let mut text = String::new();
     for arg in args {

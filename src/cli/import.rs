@@ -21,7 +21,7 @@ use crate::storage::{self, Id, MIB, StoredImage, Volumes};
 /// # Blocking
 /// As [`import`].
 pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
-    let image = bring(config, file, id)
+    let image = import_file(config, file, id)
         .map_err(|error| format!("cannot import {}: {error}", file.display()))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
     Ok(())
@@ -35,13 +35,13 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
 /// # Blocking
 /// As [`Download::run`], [`sha256`](crate::fetch::sha256) and [`import`].
 pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), String> {
-    let image =
-        fetched(config, url, id, sha256).map_err(|error| format!("cannot pull {url}: {error}"))?;
+    let image = fetch_and_import(config, url, id, sha256)
+        .map_err(|error| format!("cannot pull {url}: {error}"))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
     Ok(())
 }
 
-fn fetched(
+fn fetch_and_import(
     config: &Config,
     url: &str,
     id: &str,
@@ -78,7 +78,7 @@ fn store(config: &Config) -> Result<(Arc<dyn Volumes>, TrustedUsers), Box<dyn Er
     Ok((storage::open(&config.host, &config.storage, trusted, None)?, trusted))
 }
 
-fn bring(config: &Config, file: &Path, id: &str) -> Result<StoredImage, Box<dyn Error>> {
+fn import_file(config: &Config, file: &Path, id: &str) -> Result<StoredImage, Box<dyn Error>> {
     let id = Id::parse(id)?;
     let (volumes, trusted) = store(config)?;
     let (content, may_change) = open(file, trusted)?;

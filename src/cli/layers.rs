@@ -47,11 +47,11 @@ pub(super) fn combine(layers: &[Vec<OptionValue>]) -> Result<Draft, String> {
     for option in OPTIONS {
         let mut given = layers.iter().map(|layer| given_in(layer, option));
         let Some(given) = given.find(|given| !given.is_empty()) else { continue };
-        let counts = match option.takes {
+        let effective = match option.takes {
             Takes::Many(_) => &given[..],
             Takes::One(_) | Takes::Switch => &given[given.len() - 1..],
         };
-        for given in counts {
+        for given in effective {
             given.apply(&mut draft)?;
         }
     }
@@ -101,14 +101,14 @@ pub(super) fn environment(
 }
 
 /// Reads the settings of a file: a line for each value, `name = value`; `#` starts a comment. A
-/// file that does not exist has no settings if `may_miss`.
+/// file that does not exist has no settings if `is_optional`.
 ///
 /// # Errors
 /// The first invalid line, with its number; a file that cannot be read, or is larger than 64 KiB.
 ///
 /// # Blocking
 /// As long as the file system blocks.
-pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<OptionValue>, String> {
+pub(super) fn file(path: &Path, is_optional: bool) -> Result<Vec<OptionValue>, String> {
     let at = |why: &str| format!("cannot read {}: {why}", path.display());
     let mut text = String::new();
     let read = File::open(path).and_then(|file| {
@@ -118,7 +118,7 @@ pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<OptionValue>, Stri
     match read {
         Ok(()) if text.len() as u64 > CONFIG_FILE_BYTES => Err(at("larger than 64 KiB")),
         Ok(()) => lines(path, &text),
-        Err(error) if may_miss && error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if is_optional && error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(at(&error.to_string())),
     }
 }

@@ -44,7 +44,7 @@ impl Switch {
         self
     }
 
-    /// Returns whether the subcommand that starts with these words takes the option.
+    /// Returns whether a command line with these words takes the option.
     fn is_of(&self, words: &str) -> bool {
         self.of.is_empty() || self.of.iter().any(|command| begins(words, command))
     }
@@ -164,8 +164,8 @@ pub(super) const CHECK_CONFIG: &str = "check-config";
 pub(super) const HELP: &str = "help";
 pub(super) const VERSION: &str = "version";
 
-/// Returns the row of this name, or of this letter if there is one, for a subcommand that starts with
-/// these words; otherwise the first such row of any subcommand.
+/// Returns the row of this name, or of this letter if there is one, for a command line with these
+/// words; otherwise the first such row of any subcommand.
 pub(super) fn switch(name: &str, letter: Option<char>, words: &str) -> Option<&'static Switch> {
     let mut found = None;
     for row in SWITCHES {
@@ -201,7 +201,7 @@ impl Switches {
         Ok(())
     }
 
-    /// Refuses options that this subcommand, by its first words, does not take.
+    /// Refuses options that a command line with these words does not take.
     ///
     /// # Errors
     /// The first such option.
