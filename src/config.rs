@@ -272,7 +272,7 @@ pub struct PoolLimits {
     /// Concurrent calls of the store, each on a thread. More calls would only wait for its two
     /// workers.
     pub stores: usize,
-    /// Concurrent Poweroff calls, each on a thread. There is one for each urgent worker.
+    /// Concurrent Poweroff and Thaw calls, each on a thread. There is one for each urgent worker.
     pub urgent: usize,
     /// Concurrent batches, each on a thread. Each call of a batch also counts against its own
     /// limit.
@@ -297,7 +297,7 @@ pub struct PoolLimits {
     /// are stuck. libvirtd serves 20 calls.
     pub stuck: usize,
     /// Time after which a running call is stuck, and an event reports it. This is well above the 30
-    /// s that libvirt itself waits for a guest's lock.
+    /// s that libvirt itself waits for a domain's state change lock.
     pub stuck_age: Duration,
 }
 
@@ -369,7 +369,7 @@ pub struct Deadlines {
     /// agent hangs.
     pub read: Duration,
     /// Deadline of calls that change something. It exceeds the 30 s that libvirt itself waits for a
-    /// guest's lock.
+    /// domain's state change lock.
     pub change: Duration,
 }
 

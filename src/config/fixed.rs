@@ -8,7 +8,7 @@ pub const HEALTH_FRESH: Duration = Duration::from_secs(10);
 /// Maximum age of the last check of libvirt and storage for a scrape. Scrapes repeat every few
 /// seconds, a check starts one to three processes, and the store fills slowly.
 pub const HEALTH_FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
-/// Pause after an attempt to complete the marks of volumes that failed. It is one listing of all volumes.
+/// Pause after a failed attempt to complete the marks of volumes. An attempt lists all volumes.
 pub const MARKS_PAUSE: Duration = Duration::from_secs(60);
 /// Pause after the first failed attempt to recover a change. Each further failure doubles it. An
 /// obstacle such as a busy device disappears in about that time.
@@ -28,7 +28,7 @@ pub const STATE_WRITE: Duration = Duration::from_secs(1);
 /// Time that the agent's own recovery may keep its sockets closed at start. Callers then see the
 /// actual state, and do not wait long for it.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// Time to roll back volumes, counted from the failure. It exceeds `storage.busy`.
+/// Time to roll back a failed change, counted from the failure. It exceeds `storage.busy`.
 pub const TAKE_BACK: Duration = Duration::from_secs(30);
 /// Time to open a connection for samples. Opening takes about 10 ms, and no scrape waits that long.
 pub const SAMPLE_OPEN: Duration = Duration::from_secs(2);
@@ -190,9 +190,10 @@ pub const AGENT_PAUSE: Duration = Duration::from_secs(30);
 pub const AGENT_REFRESH: Duration = Duration::from_secs(60);
 /// The same after a guest agent knew no address, or has just connected again: a guest that boots soon has one.
 pub const AGENT_REFRESH_SOON: Duration = Duration::from_secs(5);
-/// Requests at this shorter interval after a guest agent has connected: for a minute.
+/// Requests at `agent_refresh_soon` to a guest agent that has connected and knows no address: for a minute.
 pub const AGENT_REFRESH_SOON_TRIES: u32 = 12;
-/// The same after a guest agent was silent: each such request occupies one of few threads.
+/// Time after which the agent asks a slow or silent guest agent for addresses again, of its own accord. Each such
+/// request occupies one of few threads.
 pub const AGENT_REFRESH_SILENT: Duration = Duration::from_secs(300);
 /// Pause between two guest agents that the agent asks of its own accord: 4 in a second.
 pub const AGENT_REFRESH_GAP: Duration = Duration::from_millis(250);

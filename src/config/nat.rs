@@ -21,8 +21,8 @@ impl Nat {
     /// Name of this network in libvirt.
     pub const NETWORK: &'static str = "mistify-nat";
 
-    /// Reads `192.168.77.0/24`; none for another text, for bits behind the prefix, and for a prefix that is
-    /// shorter than 8 or longer than 29.
+    /// Parses a text such as `192.168.77.0/24`; returns `None` for another text, for an address with bits behind the
+    /// prefix, and for a prefix that is shorter than 8 or longer than 29.
     pub fn parse(text: &str) -> Option<Self> {
         let (network, prefix) = text.split_once('/')?;
         let network = network.parse::<Ipv4Addr>().ok()?.to_bits();
