@@ -23,10 +23,9 @@ pub(crate) fn configuration(data: &[u8]) {
     let given = match read() {
         Ok(given) => given,
         Err(error) => {
-            let said = error;
-            let number = said.strip_prefix("a.conf:").and_then(|rest| rest.split(':').next());
+            let number = error.strip_prefix("a.conf:").and_then(|rest| rest.split(':').next());
             let number: usize = number.and_then(|it| it.parse().ok()).expect("it has a place");
-            assert!((1..=text.lines().count()).contains(&number), "{said}");
+            assert!((1..=text.lines().count()).contains(&number), "{error}");
             return;
         }
     };

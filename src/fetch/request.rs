@@ -188,25 +188,25 @@ fn line_of(what: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Executes the order from the socket on standard input: the subcommand `mistify-libvirt fetch`. `settings` is this
-/// process's own configuration: the image service, or the error of reading it, which becomes the answer.
+/// Executes the order from the socket on standard input: the subcommand `mistify-libvirt fetch`. `service` is the image
+/// service in this process's own configuration, or the error of reading that, which becomes the answer.
 ///
 /// # Errors
 /// If no order arrives. A failed download is an answer, not an error.
 ///
 /// # Blocking
 /// As [`fetch`].
-pub fn serve(settings: Result<Option<Service>, String>) -> Result<(), String> {
+pub fn serve(service: Result<Option<Service>, String>) -> Result<(), String> {
     let text = |error: io::Error| format!("cannot fetch: {error}");
     let stream = io::stdin().as_fd().try_clone_to_owned().map_err(text)?;
-    serve_on(&UnixStream::from(stream), settings).map_err(text)
+    serve_on(&UnixStream::from(stream), service).map_err(text)
 }
 
-fn serve_on(mut stream: &UnixStream, settings: Result<Option<Service>, String>) -> io::Result<()> {
+fn serve_on(mut stream: &UnixStream, service: Result<Option<Service>, String>) -> io::Result<()> {
     stream.set_read_timeout(Some(FETCH_ORDER))?;
     stream.set_write_timeout(Some(FETCH_ORDER))?;
     let (order, target) = receive(stream)?;
-    let fetched = match settings {
+    let fetched = match service {
         Ok(service) => fetch(&order, service.as_ref(), &target, &|| has_left(stream)),
         Err(why) => Err(format!("cannot read the fetcher's option image-service: {why}")),
     };
@@ -277,12 +277,12 @@ mod tests {
         FetchRequest { url: url.to_owned(), bytes_max: 100 }
     }
 
-    /// Returns the answer of a fetcher with these settings to an order.
-    fn answered(settings: Result<Option<Service>, String>, url: &str) -> Result<u64, String> {
+    /// Returns the answer to an order, of a fetcher with this image service or error of its configuration.
+    fn answered(service: Result<Option<Service>, String>, url: &str) -> Result<u64, String> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         thread::scope(|scope| {
-            let server = scope.spawn(move || serve_on(&theirs, settings));
+            let server = scope.spawn(move || serve_on(&theirs, service));
             let said = talk(ours, &order(url), &file).unwrap();
             server.join().unwrap().unwrap();
             answer(said)

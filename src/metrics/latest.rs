@@ -201,7 +201,7 @@ impl Shared {
     }
 
     /// Returns the number of guests in the last fast sample; 0 before the first.
-    pub(super) fn guests(&self) -> usize {
+    pub(super) fn guest_count(&self) -> usize {
         self.state.lock().fast.as_ref().map_or(0, |fast| fast.guests.len())
     }
 

@@ -151,7 +151,7 @@ impl Tier {
     /// Returns the timeout of a sample's first call: longer if the last sample took long.
     fn patience(&self) -> Duration {
         let limits = &self.shared.limits;
-        let guests = u32::try_from(self.shared.guests()).unwrap_or(u32::MAX);
+        let guests = u32::try_from(self.shared.guest_count()).unwrap_or(u32::MAX);
         let common = limits.slow_late + limits.slow_late_each.saturating_mul(guests);
         common.max((2 * self.known.took).min(2 * limits.slow_late))
     }
