@@ -203,7 +203,7 @@ impl<'t> Progress<'t> {
     }
 
     fn report(&self, done_bytes: u64) {
-        let step_bytes = (self.size_bytes / PROGRESS_STEPS).max(1);
+        let step_bytes = self.size_bytes.div_ceil(PROGRESS_STEPS).max(1);
         let step = done_bytes / step_bytes;
         if step > self.steps.replace(step) {
             (self.report)(done_bytes, self.size_bytes);
@@ -232,6 +232,17 @@ mod tests {
             std::os::unix::fs::fchown(&file, Some(65534), None).unwrap();
             assert!(can_change(own));
             assert!(!can_change(TrustedUsers::with_agent(65534)));
+        }
+    }
+
+    #[test]
+    fn progress_is_reported_twenty_times_at_most() {
+        for size_bytes in [0, 1, 19, 20, 39, 41, 1000] {
+            let count = Cell::new(0);
+            let report = |_, _| count.set(count.get() + 1);
+            let progress = Progress::new(size_bytes, &report);
+            (0..=size_bytes).for_each(|done_bytes| progress.report(done_bytes));
+            assert!(count.get() <= PROGRESS_STEPS, "{size_bytes} bytes: {}", count.get());
         }
     }
 
