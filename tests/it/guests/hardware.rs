@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
 use crate::harness::linux::{Console, discarded_space_is_freed};
-use crate::harness::linux_bed::{Bed, text};
+use crate::harness::linux_bed::{Bed, text, trim};
 use crate::harness::scrape::scrape;
 use crate::harness::support::wait_until;
 
@@ -63,8 +63,7 @@ fn a_modern_guest_sees_a_modern_machine() {
     sixteen_devices_come(&bed, &mut console);
     let disk = bed.files.path().join("hot-1.raw");
     let used = || fs::metadata(&disk).expect("the disk").blocks() * 512;
-    let trim = || drop(bed.agent.ok("Trim", &guest));
-    discarded_space_is_freed(&mut console, 40, trim, used);
+    discarded_space_is_freed(&mut console, 40, || trim(&bed.agent, "modern"), used);
 
     let updated = bed.agent.ok("Update", &json!({ "id": "modern", "firmware": "uefi" }));
     assert_eq!(updated["message"], "saved for the next start");

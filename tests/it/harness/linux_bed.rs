@@ -1,6 +1,7 @@
 //! An agent with the disk of a real Linux guest.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,10 @@ use super::agent::Agent;
 use super::linux::{Console, SMALL_MIB, small_disk};
 use super::skip::require;
 use super::stack::Stack;
-use super::support::Scratch;
+use super::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs for what takes a second.
+const SOON: Duration = Duration::from_secs(90);
 
 /// An agent on a stack, with the disk of a real Linux guest.
 pub(crate) struct Bed {
@@ -59,6 +63,18 @@ impl Bed {
         self.agent.ok("Run", guest);
         Console::log_in(self.stack, guest["id"].as_str().expect("an id"))
     }
+}
+
+/// Has the guest agent of a guest trim. A guest agent that was late for another question, as on a loaded machine, is
+/// asked again after the agent's pause.
+pub(crate) fn trim(agent: &Agent, id: &str) {
+    let params = json!({ "guest": { "id": id } });
+    wait_until("the guest agent trims", SOON, || {
+        let error = agent.call_with("Trim", &params)["error"].take();
+        let is_paused = error.as_str().is_some_and(|why| why.contains("it is asked again in "));
+        assert!(error.is_null() || is_paused, "{error}");
+        error.is_null()
+    });
 }
 
 pub(crate) fn text(path: &Path) -> String {

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{Directory, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
 use crate::harness::image_store::Bed;
 use crate::harness::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
+use crate::harness::linux_bed::trim;
 use crate::harness::skip::require;
-use crate::harness::support::{wait_for, wait_until};
+use crate::harness::support::wait_for;
 
 /// How many times slower than on the host these guests are, at most.
 const SLOWNESS: u32 = 8;
@@ -61,11 +62,7 @@ fn trims(bed: &mut LinuxBed) {
         bytes.trim().parse().expect("a count of bytes")
     };
     let LinuxBed { bed, directory, console } = bed;
-    let params = json!({ "guest": { "id": directory.guest } });
-    // A guest agent that was slow a moment ago is left alone for some seconds.
-    let trims = || bed.agent.call_with("Trim", &params)["error"].is_null();
-    let trim = || wait_until("the guest agent trims", SOON, trims);
-    discarded_space_is_freed(console, 24, trim, referenced);
+    discarded_space_is_freed(console, 24, || trim(&bed.agent, &directory.guest), referenced);
 }
 
 /// What a guest gets (`rx`) or sends (`tx`) by TCP in 10 s, after 3 s, in bytes a second.
